@@ -1,0 +1,1 @@
+"""The ivshmem server, its peers and their command lines."""

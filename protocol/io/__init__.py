@@ -1,0 +1,21 @@
+"""What the protocols need of Linux, for trio: sockets that pass fds, eventfds, listeners, readiness."""
+
+from protocol.io.eventfd import EventFd
+from protocol.io.listener import Listener, SocketInUseError, inherited_listener, listen, systemd_listener
+from protocol.io.readiness import notify, watchdog
+from protocol.io.stream import AncillaryLostError, Credentials, FdStream, connect
+
+__all__ = [
+    "AncillaryLostError",
+    "Credentials",
+    "EventFd",
+    "FdStream",
+    "Listener",
+    "SocketInUseError",
+    "connect",
+    "inherited_listener",
+    "listen",
+    "notify",
+    "systemd_listener",
+    "watchdog",
+]

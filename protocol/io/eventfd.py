@@ -1,0 +1,77 @@
+"""Eventfds that other processes hold too: signalled and read without ever blocking the loop.
+
+eventfd(2). O_NONBLOCK belongs to the open file, which every process that was passed the descriptor
+shares, and QEMU sets and clears it at will. So nothing here relies on it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+
+import trio
+
+from protocol.fds import OwnedFd
+
+_ONE = (1).to_bytes(8, sys.byteorder)
+
+
+class EventFd(OwnedFd):
+    """An eventfd: a counter that one side adds to and the other waits on and resets.
+
+    Signals coalesce: a reader learns how often it was signalled since it last read. Have one reader.
+    """
+
+    __slots__ = ("_buffer", "_poll")
+
+    def __init__(self, fd: int) -> None:
+        """Take ownership of the open eventfd `fd`."""
+        super().__init__(fd)
+        self._buffer = bytearray(8)
+        self._poll: select.poll | None = None
+
+    @classmethod
+    def create(cls) -> EventFd:
+        """Return a new eventfd that counts from 0. Raises OSError at the fd limit."""
+        return cls(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+
+    def signal(self) -> None:
+        """Add 1. Does nothing where the counter is full: the reader has an event to take already."""
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self.fileno(), select.POLLOUT)
+        if self._poll.poll(0):
+            os.write(self.fileno(), _ONE)
+
+    def take(self) -> int:
+        """Return the counter and reset it to 0; returns 0 where nobody signalled. Never blocks."""
+        try:
+            os.preadv(self.fileno(), [self._buffer], -1, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return 0
+        return int.from_bytes(self._buffer, sys.byteorder)
+
+    async def wait(self) -> int:
+        """Wait until somebody signals; return the counter (at least 1) and reset it.
+
+        Raises trio.BusyResourceError where another task waits already, trio.ClosedResourceError if
+        the eventfd is closed meanwhile (close with `close()`).
+        """
+        if count := await self._take_at_once():
+            return count
+        while not (count := self.take()):
+            await trio.lowlevel.wait_readable(self.fileno())
+        return count
+
+    async def _take_at_once(self) -> int:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if count := self.take():
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return count
+
+    def close(self) -> None:
+        """Close the eventfd; a task that waits on it gets trio.ClosedResourceError."""
+        if not self.closed and trio.lowlevel.in_trio_run():
+            trio.lowlevel.notify_closing(self.fileno())
+        super().close()

@@ -1,0 +1,230 @@
+"""Listening UNIX sockets: bound to a path, inherited as a descriptor, or handed over by systemd."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import trio
+
+from protocol.fds import OwnedFd
+from protocol.io.stream import FdStream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+LISTEN_FDS_START = 3
+"""The first descriptor that systemd hands over (sd_listen_fds(3))."""
+
+BACKLOG = 128
+
+MAX_PATH = 107
+"""Most bytes of a socket's path (unix(7), sun_path less its end)."""
+
+LOCK_TRIES = 50
+LOCK_RETRY_SECONDS = 0.01
+
+
+class SocketInUseError(OSError):
+    """Another process listens on the path already."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            errno.EADDRINUSE, "another server listens there; stop it or choose another path", path
+        )
+
+
+class Listener:
+    """A listening socket. `close()` closes it and removes its path, if we made that and it is still ours."""
+
+    def __init__(self, sock: socket.socket, *, made: str | None = None) -> None:
+        """Take ownership of a listening socket; `made` is the path to remove in the end."""
+        sock.setblocking(False)
+        self._sock = sock
+        self._made = made
+        self._identity = _identity(made) if made else None
+
+    @property
+    def path(self) -> str:
+        """The path that the socket is bound to; "" if it has none."""
+        name = self._sock.getsockname()
+        return name if isinstance(name, str) else "@" + os.fsdecode(name[1:])
+
+    def fileno(self) -> int:
+        """Return the descriptor, still owned by this object."""
+        return self._sock.fileno()
+
+    async def wait_readable(self) -> None:
+        """Wait until a connection is there to accept (or another process was quicker)."""
+        await trio.lowlevel.wait_readable(self._sock)
+
+    def accept_nowait(self) -> FdStream:
+        """Accept a connection; the caller closes it. Raises BlockingIOError where there is none, OSError."""
+        return FdStream(self._sock.accept()[0])
+
+    async def accept(self) -> FdStream:
+        """Wait for a connection and accept it; the caller closes it. Raises OSError (EMFILE among others)."""
+        while True:
+            await self.wait_readable()
+            with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
+                return self.accept_nowait()
+
+    def close(self) -> None:
+        """Close the socket; remove its path unless another server has put its own there."""
+        if self._sock.fileno() < 0:
+            return
+        if self._made and _identity(self._made) == self._identity:
+            with contextlib.suppress(OSError):
+                Path(self._made).unlink()
+        if trio.lowlevel.in_trio_run():
+            trio.lowlevel.notify_closing(self._sock)
+        self._sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def listen(
+    path: str, *, mode: int | None = None, owner: int = -1, group: int = -1, backlog: int = BACKLOG
+) -> Listener:
+    """Listen on `path`, replacing a socket that a dead process left there.
+
+    `mode` (permission bits), `owner` and `group` (numbers, -1 leaves them) are in force before
+    anybody can connect; without `mode` the umask decides. Raises SocketInUseError where somebody
+    listens there, OSError otherwise. The caller closes the listener.
+    """
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise OSError(errno.ENAMETOOLONG, f"a socket's path has at most {MAX_PATH} bytes", path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if mode is not None:
+            os.fchmod(
+                sock.fileno(), mode & stat.S_IRWXU
+            )  # what bind gives the path: nobody else's, until below
+        with _locked(Path(path).parent):
+            _bind(sock, path)
+            listener = Listener(sock, made=path)
+    except BaseException:
+        sock.close()
+        raise
+    try:
+        if (owner, group) != (-1, -1):
+            os.chown(path, owner, group)
+        if mode is not None:
+            Path(path).chmod(mode)
+        sock.listen(backlog)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def inherited_listener(fd: int) -> Listener:
+    """Take over `fd`, a listening UNIX stream socket that the parent process opened (`--fd`).
+
+    Its path stays when the listener is closed. Raises ValueError where `fd` is anything else.
+    """
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as error:
+        raise ValueError(f"descriptor {fd} is no socket: {error.strerror}") from None
+    if (
+        sock.family == socket.AF_UNIX
+        and sock.type == socket.SOCK_STREAM
+        and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    ):
+        os.set_inheritable(fd, False)
+        return Listener(sock)
+    sock.detach()
+    raise ValueError(f"descriptor {fd} is no listening UNIX stream socket")
+
+
+def systemd_listener() -> Listener | None:
+    """Take over the socket that systemd activated us with, or return None where it did not.
+
+    Forgets the variables, so that no child takes it for its own. Raises ValueError for more than
+    one socket, or one that is no listening UNIX stream socket.
+    """
+    count, pid = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_PID", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if not count or pid != str(os.getpid()):
+        return None
+    if count != "1":
+        raise ValueError(f"systemd handed over {count} sockets; one was expected (one ListenStream=)")
+    return inherited_listener(LISTEN_FDS_START)
+
+
+def _bind(sock: socket.socket, path: str) -> None:
+    try:
+        sock.bind(path)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise OSError(error.errno, error.strerror, path) from None
+        _remove_stale(path)
+        sock.bind(path)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket that a dead process left at `path`. Raises SocketInUseError, OSError."""
+    if not stat.S_ISSOCK(Path(path).lstat().st_mode):
+        raise OSError(
+            errno.EEXIST, "something that is no socket is there; remove it or choose another path", path
+        )
+    # A datagram socket cannot connect to a stream socket: the kernel says whether one is alive
+    # there, and the server that owns it never sees a client come and go.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        error = probe.connect_ex(path)
+    if error == errno.ECONNREFUSED:
+        Path(path).unlink()
+    elif error == errno.EACCES:
+        raise OSError(
+            error, "a socket is there that we may not connect to; remove it or choose another path", path
+        )
+    else:
+        raise SocketInUseError(path)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Keep other starting servers out of the directory between the probe and the bind.
+
+    They hold it for microseconds; where somebody holds it longer, or we may not read the directory,
+    go on without: a stranger's lock must not keep us from starting.
+    """
+    try:
+        lock = OwnedFd(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except PermissionError:
+        yield
+        return
+    with lock:
+        for _ in range(LOCK_TRIES):
+            try:
+                fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(LOCK_RETRY_SECONDS)
+        yield
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = Path(path).lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,192 @@
+"""A UNIX stream socket that passes file descriptors: exact reads, sends that survive cancellation."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import socket
+import struct
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import trio
+
+from protocol.fds import OwnedFd, rights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import TracebackType
+
+MAX_FDS = 253
+"""Most descriptors that one message can carry (SCM_MAX_FD of Linux)."""
+
+RETRY_SECONDS = 0.001
+"""How long to wait when too many descriptors are in flight: nothing tells when that clears."""
+
+_INT_SIZE = array.array("i").itemsize
+
+
+class AncillaryLostError(OSError):
+    """Descriptors were lost on the way (MSG_CTRUNC): we are at our limit of open files."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EMFILE, "file descriptors were lost on receipt; raise the limit (ulimit -n)")
+
+
+class Credentials(NamedTuple):
+    """Who is on the other end of a socket, as the kernel noted when it connected (SO_PEERCRED)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class FdStream:
+    """A connected UNIX stream socket, non-blocking, used by one reading and one writing task.
+
+    `close()` closes it; whoever holds the object does so. Descriptors received are close-on-exec.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Take ownership of a connected socket; it becomes non-blocking."""
+        sock.setblocking(False)
+        self._sock = sock
+        self._received = bytearray()
+        self._received_fds: list[OwnedFd] = []
+        self._unsent = memoryview(b"")
+
+    def fileno(self) -> int:
+        """Return the descriptor (-1 once closed), still owned by this object."""
+        return self._sock.fileno()
+
+    def peer_credentials(self) -> Credentials:
+        """Return pid, uid and gid of the other end."""
+        raw = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return Credentials(*struct.unpack("3i", raw))
+
+    async def receive(self, max_bytes: int, max_fds: int = 1) -> tuple[bytes, list[OwnedFd]]:
+        """Wait for one read: at least one byte, or b"" at the end of the connection.
+
+        The caller owns the descriptors. Raises OSError; AncillaryLostError where descriptors got
+        lost, having closed those that came.
+        """
+        while True:
+            await trio.lowlevel.wait_readable(self._sock)
+            with contextlib.suppress(BlockingIOError):
+                return self.receive_nowait(max_bytes, max_fds)
+
+    def receive_nowait(self, max_bytes: int, max_fds: int = 1) -> tuple[bytes, list[OwnedFd]]:
+        """As `receive()`, but raises BlockingIOError where nothing has come."""
+        space = socket.CMSG_SPACE(max_fds * _INT_SIZE) if max_fds else 0
+        flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+        data, ancillary, result, _ = self._sock.recvmsg(max_bytes, space, flags)
+        fds = list(_descriptors(ancillary))
+        if result & socket.MSG_CTRUNC:
+            for fd in fds:
+                fd.close()
+            raise AncillaryLostError
+        return data, fds
+
+    async def receive_exactly(self, size: int, max_fds: int = 0) -> tuple[bytes, list[OwnedFd]]:
+        """Wait for exactly `size` bytes; return them with the descriptors that came on the way.
+
+        Cancelled half-way, it loses nothing: the next call goes on where this one stopped. Returns
+        fewer bytes (perhaps none) only at the end of the connection. Raises as `receive()` does.
+        """
+        while len(self._received) < size:
+            data, fds = await self.receive(size - len(self._received), max_fds)
+            self._received += data
+            self._received_fds += fds
+            if not data:
+                break
+        result = bytes(self._received[:size]), self._received_fds
+        del self._received[:size]
+        self._received_fds = []
+        return result
+
+    def send_nowait(self, buffers: Sequence[bytes], ancillary: Iterable[tuple[int, int, bytes]] = ()) -> int:
+        """Send at once what the kernel takes; return how many bytes that was.
+
+        Raises BlockingIOError where it takes none now, OSError (ETOOMANYREFS among them).
+        """
+        return self._sock.sendmsg(buffers, ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+    async def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Send all of `data`, with `fds` (which stay the caller's) on its first byte.
+
+        Cancelled before its first byte was taken, it has sent nothing. Cancelled later, the rest is
+        kept and goes out before anything else that is sent: the other side sees whole messages.
+        """
+        await self.flush()
+        self._unsent = memoryview(data)[await self._send_some(data, rights(*fds)) :]
+        await self.flush()
+
+    async def flush(self) -> None:
+        """Send what a cancelled `send()` has left."""
+        while self._unsent:
+            self._unsent = self._unsent[await self._send_some(self._unsent, []) :]
+
+    async def wait_writable(self) -> None:
+        """Wait until the kernel takes more."""
+        await trio.lowlevel.wait_writable(self._sock)
+
+    def close(self) -> None:
+        """Close the socket and descriptors that nobody took; a task waiting gets ClosedResourceError."""
+        for fd in self._received_fds:
+            fd.close()
+        self._received_fds = []
+        if self._sock.fileno() >= 0 and trio.lowlevel.in_trio_run():
+            trio.lowlevel.notify_closing(self._sock)
+        self._sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def _send_some(self, data: bytes | memoryview, ancillary: list[tuple[int, int, bytes]]) -> int:
+        """Send at least one byte. Nothing is awaited after the kernel took bytes, so none get lost."""
+        while True:
+            try:
+                return self._sock.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._sock)
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS:
+                    raise
+                await trio.sleep(RETRY_SECONDS)
+
+
+def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> Iterable[OwnedFd]:
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers = array.array("i")
+            numbers.frombytes(data[: len(data) // _INT_SIZE * _INT_SIZE])
+            for number in numbers:
+                yield OwnedFd(number)
+
+
+async def connect(path: str) -> FdStream:
+    """Connect to the UNIX stream socket at `path`; the caller closes the stream. Raises OSError.
+
+    A full accept queue (EAGAIN, which a UNIX socket gives instead of waiting) is waited out.
+    """
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.connect(path)
+        except BlockingIOError:
+            sock.close()
+            await trio.sleep(RETRY_SECONDS)
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return FdStream(sock)

@@ -1,0 +1,42 @@
+"""Which id the next client of an ivshmem server may have.
+
+A QEMU that sees an id again after it saw its disconnect uses freed memory, so an id becomes free
+only when nobody who saw it leave is connected any more.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+
+from protocol.ivshmem.messages import MAX_ID
+
+
+class IdAllocator:
+    """Hands out the lowest id that no connected client has seen leave.
+
+    Times are any growing integers, the same clock for all calls.
+    """
+
+    def __init__(self) -> None:
+        self._unused = 0
+        self._free: list[int] = []
+        self._left: deque[tuple[int, int]] = deque()
+
+    def allocate(self, oldest_join: int | None) -> int | None:
+        """Return an id for a new client, or None where there is none.
+
+        `oldest_join` is when the longest-connected client joined, None where there is no client.
+        """
+        while self._left and (oldest_join is None or self._left[0][0] < oldest_join):
+            heapq.heappush(self._free, self._left.popleft()[1])
+        if self._free:
+            return heapq.heappop(self._free)
+        if self._unused > MAX_ID:
+            return None
+        self._unused += 1
+        return self._unused - 1
+
+    def release(self, id_: int, now: int) -> None:
+        """Note that the client `id_` left at the time `now`, no earlier than any other call's."""
+        self._left.append((now, id_))

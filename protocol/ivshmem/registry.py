@@ -1,0 +1,135 @@
+"""Who is connected to an ivshmem server, and who must be told of whom; no I/O.
+
+QEMU docs/specs/ivshmem-spec.rst, "The ivshmem server".
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from protocol.errors import LocalProtocolError
+from protocol.ivshmem.ids import IdAllocator
+from protocol.ivshmem.messages import MAX_VECTORS, MEMORY_MESSAGE
+from protocol.ivshmem.server_session import Announcement, Message, ServerSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from protocol.fds import OwnedFd
+
+
+class IdsExhaustedError(Exception):
+    """No id is free that every connected client would survive."""
+
+
+@dataclass(eq=False, slots=True)
+class Member:
+    """A connected client: what it is to be sent, and how the others know it."""
+
+    announcement: Announcement
+    joined: int
+    session: ServerSession = field(default_factory=ServerSession)
+
+    @property
+    def id(self) -> int:
+        """The client's id."""
+        return self.announcement.id
+
+
+@dataclass(eq=False, slots=True)
+class _Vacancy:
+    """A slot whose client has left; those who joined before `since` know its eventfds."""
+
+    announcement: Announcement
+    since: int
+
+
+class Registry:
+    """The members of one server, and the messages that joins and leaves give rise to.
+
+    With `sticky`, a leave is kept from the others: the slot (id and eventfds) waits for the next
+    client. That avoids what crashes QEMU after a disconnect, at the price that peers get no notice.
+    """
+
+    def __init__(self, memory: int, vectors: int, *, sticky: bool = False) -> None:
+        """`memory` is the shared memory's descriptor, which stays the caller's; `vectors` 1 to 2048."""
+        if not 1 <= vectors <= MAX_VECTORS:
+            raise LocalProtocolError(f"{vectors} vectors: 1..{MAX_VECTORS} are possible")
+        self.vectors = vectors
+        self.sticky = sticky
+        self._memory = Message(MEMORY_MESSAGE, memory)
+        self._members: dict[int, Member] = {}
+        self._vacancies: dict[int, _Vacancy] = {}
+        self._vacant_ids: list[int] = []
+        self._ids = IdAllocator()
+        self._clock = 0
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Member]:
+        """Iterate over the members in the order they joined."""
+        return iter(self._members.values())
+
+    def join(self, make_eventfds: Callable[[int], Sequence[OwnedFd]]) -> Member:
+        """Admit a client: queue its set-up, and its connect notification for the others.
+
+        `make_eventfds(vectors)` is called where no vacant slot brings eventfds along; what it
+        raises goes through. Raises IdsExhaustedError. Nothing has changed where this raises.
+        The member owns the eventfds until `leave()`.
+        """
+        vacancy = self._take_vacancy()
+        announcement = vacancy.announcement if vacancy else self._announce(make_eventfds)
+        member = Member(announcement, self._tick())
+        member.session.welcome(announcement, self._memory, (m.announcement for m in self))
+        for other in self:
+            if vacancy is None or other.joined > vacancy.since:
+                other.session.peer_joined(announcement)
+        self._members[member.id] = member
+        return member
+
+    def leave(self, member: Member) -> None:
+        """Let a client go: queue its disconnect notification for the others, or vacate its slot."""
+        if self._members.pop(member.id, None) is not member:
+            raise LocalProtocolError(f"client {member.id} is not connected")
+        if self.sticky:
+            self._vacancies[member.id] = _Vacancy(member.announcement, self._tick())
+            heapq.heappush(self._vacant_ids, member.id)
+            return
+        for other in self:
+            other.session.peer_left(member.announcement)
+        member.announcement.withdraw()
+        self._ids.release(member.id, self._tick())
+
+    @property
+    def vacant(self) -> int:
+        """How many slots wait for a client (sticky only)."""
+        return len(self._vacancies)
+
+    def close(self) -> None:
+        """Close the eventfds of all members and vacant slots."""
+        for member in self._members.values():
+            member.announcement.withdraw()
+        for vacancy in self._vacancies.values():
+            vacancy.announcement.withdraw()
+        self._members.clear()
+        self._vacancies.clear()
+
+    def _take_vacancy(self) -> _Vacancy | None:
+        return self._vacancies.pop(heapq.heappop(self._vacant_ids)) if self._vacant_ids else None
+
+    def _announce(self, make_eventfds: Callable[[int], Sequence[OwnedFd]]) -> Announcement:
+        eventfds = make_eventfds(self.vectors)
+        oldest = next(iter(self), None)
+        id_ = self._ids.allocate(oldest.joined if oldest else None)
+        if id_ is None:
+            for fd in eventfds:
+                fd.close()
+            raise IdsExhaustedError
+        return Announcement(id_, self._tick(), eventfds)
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock

@@ -1,0 +1,1 @@
+"""Virtio and PCI: numbers and layouts, no I/O."""
