@@ -46,11 +46,7 @@ class EventFd(OwnedFd):
 
     def take(self) -> int:
         """Return the counter and reset it to 0; returns 0 where nobody signalled. Never blocks."""
-        try:
-            os.preadv(self.fileno(), [self._buffer], -1, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return 0
-        return int.from_bytes(self._buffer, sys.byteorder)
+        return drain(self.fileno(), self._buffer)
 
     async def wait(self) -> int:
         """Wait until somebody signals; return the counter (at least 1) and reset it.
@@ -75,3 +71,13 @@ class EventFd(OwnedFd):
         if not self.closed and trio.lowlevel.in_trio_run():
             trio.lowlevel.notify_closing(self.fileno())
         super().close()
+
+
+def drain(fd: int, buffer: bytearray | None = None) -> int:
+    """Return the counter of the eventfd `fd` and reset it to 0; 0 if nobody signalled. Never blocks."""
+    buffer = bytearray(8) if buffer is None else buffer
+    try:
+        os.preadv(fd, [buffer], -1, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return 0
+    return int.from_bytes(buffer, sys.byteorder)

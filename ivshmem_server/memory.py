@@ -1,0 +1,284 @@
+"""The memory that an ivshmem server shares: a POSIX shm object, a file in a directory, or a memfd."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import mmap
+import os
+import stat
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from ivshmem_server.sizes import format_size, round_up_to_power_of_two
+from protocol.fds import OwnedFd
+from protocol.ivshmem.registers import MIN_MEMORY_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+SHM_DIRECTORY = Path("/dev/shm")
+"""Where shm_open(3) keeps its objects on Linux."""
+
+MAX_NAME = 255
+"""Most bytes of a file's name."""
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+_log = logging.getLogger("ivshmem_server")
+
+
+class MemoryUnavailableError(Exception):
+    """The shared memory cannot be had; the text is one line that says why and what to do."""
+
+
+class SharedMemory:
+    """Memory for guests and peers to share. `close()` lets go of it and removes what we created.
+
+    Clients get a descriptor of it, so they keep the memory when the server has gone.
+    """
+
+    def __init__(
+        self,
+        fd: OwnedFd,
+        size: int,
+        kind: str,
+        *,
+        path: Path | None = None,
+        release: Callable[[], None] | None = None,
+    ) -> None:
+        """Take ownership of `fd`, memory of `size` bytes; `release` is called in the end."""
+        self.fd = fd
+        self.size = size
+        self.kind = kind
+        self.path = path
+        self._release = release
+
+    @classmethod
+    def posix(cls, name: str, size: int) -> SharedMemory:
+        """Create the POSIX shm object `name`, or use one that is there, of the same size and in nobody's use.
+
+        Raises MemoryUnavailableError: another server uses it, its size differs, or it cannot be made.
+        """
+        size = _rounded(size)
+        path = _shm_path(name)
+        try:
+            return _open_posix(path, size)
+        except OSError as error:
+            raise MemoryUnavailableError(f"cannot open shared memory {path}: {error.strerror}") from None
+
+    @classmethod
+    def directory(cls, path: str, size: int) -> SharedMemory:
+        """Create a file without a name in the directory `path`, such as a mounted hugetlbfs.
+
+        Raises MemoryUnavailableError: no such directory, no room, not enough huge pages.
+        """
+        try:
+            page = _huge_page_size(path)
+            number, name = tempfile.mkstemp(prefix="ivshmem-", dir=path)
+            Path(name).unlink()
+        except OSError as error:
+            raise MemoryUnavailableError(f"cannot create a file in {path}: {error.strerror}") from None
+        with contextlib.ExitStack() as stack:
+            fd = stack.enter_context(OwnedFd(number))
+            size = _rounded(size, page or MIN_MEMORY_SIZE)
+            _set_size(fd, size, path, huge=page is not None)
+            stack.pop_all()
+        return cls(fd, size, "hugetlbfs" if page else "directory", path=Path(path))
+
+    @classmethod
+    def memfd(cls, size: int, *, hugetlb: int | None = None) -> SharedMemory:
+        """Create anonymous memory, sealed so that no client can resize it (which kills the others by SIGBUS).
+
+        `hugetlb` is the size of the huge pages to use, bytes. Raises MemoryUnavailableError.
+        """
+        size = _rounded(size, hugetlb or MIN_MEMORY_SIZE)
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        if hugetlb:
+            flags |= os.MFD_HUGETLB | (hugetlb.bit_length() - 1) << os.MFD_HUGE_SHIFT
+        try:
+            fd = OwnedFd(os.memfd_create("ivshmem", flags))
+        except OSError as error:
+            what = f"huge pages of {format_size(hugetlb)}" if hugetlb else "a memfd"
+            raise MemoryUnavailableError(f"the kernel gives no {what}: {error.strerror}") from None
+        _set_size(fd, size, "a memfd", huge=hugetlb is not None)
+        fcntl.fcntl(
+            fd.fileno(), fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        )
+        return cls(fd, size, "memfd")
+
+    def close(self) -> None:
+        """Close the descriptor; remove the shm object if we created it."""
+        if self._release:
+            self._release()
+            self._release = None
+        self.fd.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __str__(self) -> str:
+        where = f" {self.path}" if self.path else ""
+        return f"{self.kind}{where}, {format_size(self.size)}"
+
+
+def _rounded(size: int, unit: int = MIN_MEMORY_SIZE) -> int:
+    """Return the size that QEMU takes for one of `size` bytes in pages of `unit`; warn where it differs."""
+    rounded = max(round_up_to_power_of_two(size), unit)
+    if rounded != size:
+        why = "a power of two" if rounded > unit else f"at least {format_size(unit)}"
+        _log.warning("size %s rounded up to %s: it must be %s", format_size(size), format_size(rounded), why)
+    return rounded
+
+
+def _shm_path(name: str) -> Path:
+    bare = name.removeprefix("/")
+    if not bare or "/" in bare or "\0" in bare or bare in {".", ".."} or len(os.fsencode(bare)) > MAX_NAME:
+        raise MemoryUnavailableError(
+            f"'{name}' is no name for POSIX shared memory; use one without '/', as ivshmem"
+        )
+    return SHM_DIRECTORY / bare
+
+
+def _open_posix(path: Path, size: int) -> SharedMemory:
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                fd, created = _create_or_open(path)
+            except FileNotFoundError:
+                continue  # its server removed it as we looked
+            stack.enter_context(fd)
+            lock = stack.enter_context(_lock(fd, path))
+            if not _is_at(path, fd):
+                continue  # its server removed it between our open and our lock
+            if created:
+                stack.callback(path.unlink)
+            _fit(fd, path, size)
+            stack.pop_all()
+            return SharedMemory(
+                fd, size, "shm", path=path, release=partial(_release, lock, path if created else None)
+            )
+
+
+def _create_or_open(path: Path) -> tuple[OwnedFd, bool]:
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return OwnedFd(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)), True
+    except FileExistsError:
+        return OwnedFd(os.open(path, flags)), False
+
+
+def _lock(fd: OwnedFd, path: Path) -> OwnedFd:
+    """Lock the object for this server's life; return the lock's owner.
+
+    The lock is on an open file of its own: clients are passed `fd` and would keep a lock on that.
+    """
+    lock = OwnedFd(os.open(f"/proc/self/fd/{fd.fileno()}", os.O_RDWR | os.O_CLOEXEC))
+    try:
+        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise MemoryUnavailableError(
+            f"shared memory {path} is in use by {_holder(fd)}; stop it or choose another name with -M"
+        ) from None
+    return lock
+
+
+def _holder(fd: OwnedFd) -> str:
+    """Name the process that holds the lock on `fd`'s file, as /proc/locks tells it."""
+    inode = str(os.fstat(fd.fileno()).st_ino)
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == inode:
+            return f"another server (pid {fields[4]})"
+    return "another server"
+
+
+def _is_at(path: Path, fd: OwnedFd) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(fd.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _fit(fd: OwnedFd, path: Path, size: int) -> None:
+    """Give an empty object its size; refuse one of another size, which other programs may have mapped."""
+    status = os.fstat(fd.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise MemoryUnavailableError(f"{path} is no shared memory object; choose another name with -M")
+    if status.st_size == 0:
+        _set_size(fd, size, str(path), huge=False)
+    elif status.st_size != size:
+        raise MemoryUnavailableError(
+            f"shared memory {path} exists with {format_size(status.st_size)}, not {format_size(size)}; "
+            "remove it if nobody uses it, or give its size with -l, or another name with -M"
+        )
+
+
+def _release(lock: OwnedFd, created: Path | None) -> None:
+    if created:
+        created.unlink(missing_ok=True)
+    lock.close()
+
+
+def _huge_page_size(directory: str) -> int | None:
+    """Return the page size of a hugetlbfs, None for any other file system."""
+    status = os.statvfs(directory)
+    return status.f_bsize if status.f_bsize > mmap.PAGESIZE and _is_hugetlbfs(directory) else None
+
+
+def _is_hugetlbfs(directory: str) -> bool:
+    where = Path(directory).resolve()
+    device = where.stat().st_dev
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        major, minor = fields[2].split(":")
+        if os.makedev(int(major), int(minor)) == device:
+            return fields[fields.index("-") + 1] == "hugetlbfs"
+    return False
+
+
+def _set_size(fd: OwnedFd, size: int, where: str, *, huge: bool) -> None:
+    """Give a new file its size. Raises MemoryUnavailableError where the backing cannot hold it."""
+    if not huge and size > (capacity := _capacity(fd)):
+        raise MemoryUnavailableError(
+            f"{where} can hold {format_size(capacity)}, not {format_size(size)}; give less with -l"
+        )
+    try:
+        os.ftruncate(fd.fileno(), size)
+        if huge:
+            # Mapping reserves the pages; without, a guest would die of SIGBUS where they run out.
+            mmap.mmap(fd.fileno(), size).close()
+    except OSError as error:
+        remedy = "add huge pages (vm.nr_hugepages) or give less with -l" if huge else "give less with -l"
+        raise MemoryUnavailableError(
+            f"{where} cannot hold {format_size(size)}: {error.strerror}; {remedy}"
+        ) from None
+
+
+def _capacity(fd: OwnedFd) -> int:
+    """Return how many bytes the file system below `fd` can hold when it is empty."""
+    status = os.fstatvfs(fd.fileno())
+    return status.f_blocks * status.f_frsize or _ram_and_swap()
+
+
+def _ram_and_swap() -> int:
+    """A memfd lives in the kernel's own tmpfs, which has no size: memory and swap are its limit."""
+    total = 0
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name in {"MemTotal", "SwapTotal"}:
+            total += int(value.split()[0]) * 1024
+    return total

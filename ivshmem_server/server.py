@@ -1,0 +1,328 @@
+"""IvshmemServer: hands clients the shared memory and the eventfds that ring the others.
+
+QEMU docs/specs/ivshmem-spec.rst, "The ivshmem server".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from protocol.fds import OwnedFd
+from protocol.io.eventfd import EventFd, drain
+from protocol.io.stream import RETRY_SECONDS, Credentials
+from protocol.ivshmem import IdsExhaustedError, Refusal, Registry, ServerSession
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from ivshmem_server.memory import SharedMemory
+    from protocol.io import FdStream, Listener
+    from protocol.ivshmem import Member
+
+DEFAULT_MAX_PEERS = 65536
+DEFAULT_MAX_QUEUED = 65536
+
+ACCEPT_RETRY_SECONDS = 0.1
+"""How long to leave a connection waiting where not even the means to refuse it are left."""
+
+_OUT_OF_MEANS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+_log = logging.getLogger("ivshmem_server")
+
+
+class Client:
+    """A connected client, as the server knows it. Read its fields; change nothing."""
+
+    __slots__ = ("blocked", "credentials", "member", "since", "stream")
+
+    def __init__(self, stream: FdStream, member: Member, credentials: Credentials) -> None:
+        self.stream = stream
+        self.member = member
+        self.credentials = credentials
+        self.since = time.time()
+        self.blocked = False
+        """A task waits until the client reads; nobody else sends to it."""
+
+    def __str__(self) -> str:
+        return f"peer {self.member.id} (pid {self.credentials.pid}, uid {self.credentials.uid})"
+
+
+class IvshmemServer:
+    """An ivshmem server over one shared memory.
+
+    ::
+
+        with SharedMemory.memfd(1 << 20) as memory, listen("/tmp/sock") as listener:
+            await IvshmemServer(memory, vectors=2).serve(listener)
+
+    Any number of servers may run in one process, each with its own memory and listener. A client
+    that sends anything, stops reading for too long or dies is disconnected, logged with the reason,
+    and no other client is hurt; nothing that a connected client is to be told is ever left out.
+    """
+
+    def __init__(
+        self,
+        memory: SharedMemory,
+        *,
+        vectors: int = 1,
+        sticky: bool = False,
+        max_peers: int = DEFAULT_MAX_PEERS,
+        max_queued: int = DEFAULT_MAX_QUEUED,
+        allow_uids: Collection[int] = (),
+        allow_gids: Collection[int] = (),
+    ) -> None:
+        """Serve `memory`, which stays the caller's to close.
+
+        `vectors` (1 to 2048) is how many interrupts each client has. With `sticky`, a leave is kept
+        from the others, and the next client gets the id and eventfds of the one that left. A client
+        with more than `max_queued` messages unread, its own set-up apart, is disconnected. Where
+        `allow_uids` or `allow_gids` is not empty, a client needs a user or a group that is in them.
+        """
+        self.memory = memory
+        self.sticky = sticky
+        self.max_peers = max_peers
+        self.max_queued = max_queued
+        self.counters: Counter[str] = Counter()
+        """What happened since the start, how often: "joined", "messages", "refused: full" and so on."""
+        self._registry = Registry(memory.fd.fileno(), vectors, sticky=sticky)
+        self._allow_uids = frozenset(allow_uids)
+        self._allow_gids = frozenset(allow_gids)
+        self._clients: dict[Member, Client] = {}
+        self._doomed: dict[Client, str] = {}
+        self._spare = _spare_descriptor()
+
+    @property
+    def vectors(self) -> int:
+        """How many interrupt vectors each client has."""
+        return self._registry.vectors
+
+    @property
+    def vacant_slots(self) -> int:
+        """How many slots wait for a client to take them over (sticky servers only)."""
+        return self._registry.vacant
+
+    @property
+    def clients(self) -> Iterator[Client]:
+        """The connected clients, in the order they joined."""
+        return iter(self._clients.values())
+
+    async def serve(
+        self, listener: Listener, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve clients of `listener`, which stays the caller's, until cancelled; call it once.
+
+        Clients are disconnected at the end; they keep the memory and their doorbells. Raises OSError
+        where the listener itself fails.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while True:
+                    await listener.wait_readable()
+                    await self._accept(listener, nursery)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        for client in self._clients.values():
+            client.stream.close()
+        self._clients.clear()
+        self._registry.close()
+        if self._spare:
+            self._spare.close()
+
+    # A client comes
+
+    async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
+        try:
+            self._admit(listener.accept_nowait(), nursery)
+        except (BlockingIOError, ConnectionAbortedError):
+            pass  # it has gone again, or another process took it
+        except OSError as error:
+            if error.errno not in _OUT_OF_MEANS:
+                raise
+            await self._refuse_without_means(listener)
+
+    async def _refuse_without_means(self, listener: Listener) -> None:
+        """Refuse a client at the limit of open files, with the descriptor kept for that."""
+        if self._spare:
+            self._spare.close()
+        try:
+            self._refuse(listener.accept_nowait(), Refusal.NO_RESOURCES)
+        except OSError:
+            await trio.sleep(ACCEPT_RETRY_SECONDS)
+        self._spare = _spare_descriptor()
+
+    def _admit(self, stream: FdStream, nursery: trio.Nursery) -> None:
+        credentials = stream.peer_credentials()
+        member = self._join(credentials)
+        if isinstance(member, Refusal):
+            self._refuse(stream, member)
+            return
+        client = self._clients[member] = Client(stream, member, credentials)
+        self._note("joined", client)
+        nursery.start_soon(self._watch, client, nursery)
+        self._settle(nursery)
+
+    def _join(self, who: Credentials) -> Member | Refusal:
+        if not self._allows(who):
+            return Refusal.NOT_ALLOWED
+        if len(self._registry) >= self.max_peers:
+            return Refusal.FULL
+        try:
+            member = self._registry.join(_make_eventfds)
+        except IdsExhaustedError:
+            return Refusal.IDS_EXHAUSTED
+        except OSError:
+            return Refusal.NO_RESOURCES
+        if self.sticky:
+            for eventfd in member.announcement.eventfds:
+                drain(eventfd.fileno())  # rings that its last owner left are not for the new one
+        return member
+
+    def _allows(self, who: Credentials) -> bool:
+        anybody = not self._allow_uids and not self._allow_gids
+        return anybody or who.uid in self._allow_uids or who.gid in self._allow_gids
+
+    def _refuse(self, stream: FdStream, reason: Refusal) -> None:
+        who = stream.peer_credentials()
+        session = ServerSession()
+        session.refuse(reason)
+        with stream, contextlib.suppress(OSError):  # it may have gone already
+            _send(stream, session)
+        name = reason.name.lower()
+        self.counters[f"refused: {name}"] += 1
+        fields = {"event": "refused", "reason": name, "pid": who.pid, "uid": who.uid, "gid": who.gid}
+        _log.warning("refused pid %d, uid %d: %s", who.pid, who.uid, reason.text, extra=fields)
+
+    # A client goes
+
+    async def _watch(self, client: Client, nursery: trio.Nursery) -> None:
+        """Wait for the one thing a client can do: leave. The protocol has nothing for it to say."""
+        try:
+            data, _ = await client.stream.receive(1, max_fds=0)
+            reason = "it sent data, and the protocol is one-way" if data else ""
+        except trio.ClosedResourceError:
+            return  # it is disconnected already
+        except ConnectionResetError:
+            reason = ""
+        except OSError as error:
+            reason = str(error)
+        self._doom(client, reason)
+        self._settle(nursery)
+
+    def _doom(self, client: Client, reason: str) -> None:
+        """Have `_settle()` disconnect the client; without a reason, it has left by itself."""
+        self._doomed.setdefault(client, reason)
+
+    def _disconnect(self, client: Client, reason: str) -> None:
+        del self._clients[client.member]
+        client.stream.close()
+        self._registry.leave(client.member)
+        if reason:
+            self._note("disconnected", client, reason)
+        else:
+            self._note("left", client)
+
+    # Everybody is told
+
+    def _settle(self, nursery: trio.Nursery) -> None:
+        """Send what waits, disconnect who is doomed, and so on until nobody is to be told anything."""
+        while True:
+            for client in self._clients.values():
+                if client.member.session.queued:
+                    self._flush(client, nursery)
+            if not self._doomed:
+                return
+            self._disconnect(*self._doomed.popitem())
+
+    def _flush(self, client: Client, nursery: trio.Nursery) -> None:
+        if client.blocked:
+            backlog = client.member.session.backlog
+            if backlog > self.max_queued:
+                self._doom(client, f"it leaves {backlog} messages unread (--max-queued {self.max_queued})")
+        elif pause := self._send(client):
+            client.blocked = True
+            nursery.start_soon(self._drain, client, pause, nursery)
+
+    async def _drain(self, client: Client, pause: _Pause | None, nursery: trio.Nursery) -> None:
+        """Send to a client whose socket is full, as it reads."""
+        while pause:
+            try:
+                await pause()
+            except trio.ClosedResourceError:
+                return
+            if client.member not in self._clients:
+                return
+            pause = self._send(client)
+        client.blocked = False
+        self._settle(nursery)
+
+    def _send(self, client: Client) -> _Pause | None:
+        """Send what the client's socket takes; return what to wait for if that was not all."""
+        session = client.member.session
+        queued = session.queued
+        try:
+            _send(client.stream, session)
+        except BlockingIOError:
+            return client.stream.wait_writable
+        except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:
+                # Too many descriptors of our user are in flight; nothing tells when some are taken.
+                return _retry_pause
+            self._doom(client, "" if error.errno in {errno.EPIPE, errno.ECONNRESET} else str(error))
+        finally:
+            self.counters["messages"] += queued - session.queued
+        return None
+
+    def _note(self, event: str, client: Client, reason: str = "") -> None:
+        self.counters[event] += 1
+        who = client.credentials
+        fields = {"event": event, "peer": client.member.id, "pid": who.pid, "uid": who.uid, "gid": who.gid}
+        if reason:
+            _log.warning("%s disconnected: %s", client, reason, extra=fields | {"reason": reason})
+        else:
+            _log.debug("%s %s", client, event, extra=fields)
+
+
+_Pause = Callable[[], Awaitable[None]]
+
+
+async def _retry_pause() -> None:
+    await trio.sleep(RETRY_SECONDS)
+
+
+def _send(stream: FdStream, session: ServerSession) -> None:
+    """Send until nothing is left. Raises OSError; BlockingIOError where the socket is full."""
+    while (message := session.next_message()) is not None:
+        # Eight bytes of a UNIX stream socket go whole or not at all: the kernel never splits a page.
+        stream.send_nowait(message.buffers, message.ancillary)
+        session.sent()
+
+
+def _make_eventfds(vectors: int) -> Sequence[EventFd]:
+    eventfds: list[EventFd] = []
+    try:
+        for _ in range(vectors):
+            eventfds.append(EventFd.create())
+    except OSError:
+        for eventfd in eventfds:
+            eventfd.close()
+        raise
+    return eventfds
+
+
+def _spare_descriptor() -> OwnedFd | None:
+    try:
+        return OwnedFd(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+    except OSError:
+        return None

@@ -1,0 +1,217 @@
+"""ivshmem-server: the ivshmem server as a program, a drop-in replacement for QEMU's example server."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import trio
+
+from ivshmem_server.daemon import Daemon, daemonize, pid_file
+from ivshmem_server.memory import MemoryUnavailableError, SharedMemory
+from ivshmem_server.qemu_args import libvirt_xml, qemu_args
+from ivshmem_server.server import IvshmemServer
+from ivshmem_server.server_options import PROGRAM, parse_options
+from ivshmem_server.status import format_status, read_status, serve_status, status_document
+from protocol.io import (
+    Listener,
+    SocketInUseError,
+    inherited_listener,
+    listen,
+    logs,
+    notify,
+    systemd_listener,
+    watchdog,
+)
+from protocol.io.command_line import OneLineParser, UserError, fail, raise_open_files_limit
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+_log = logging.getLogger("ivshmem_server")
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_REMEDIES = {
+    errno.EACCES: "choose a directory that you may write to",
+    errno.EPERM: "run it as root, or leave out --owner and --group",
+    errno.ENOENT: "create the directory first",
+    errno.EROFS: "choose a directory that you may write to",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ivshmem-server with the command line `argv`; return its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["status"]:
+        return _print_status(argv[1:])
+    options = parse_options(argv)
+    if options.print_qemu_args:
+        print(qemu_args(options.socket_path, options.vectors))
+    if options.print_libvirt_xml:
+        print(libvirt_xml(options.socket_path, options.vectors))
+    if options.print_qemu_args or options.print_libvirt_xml:
+        return 0
+    try:
+        return _run(options)
+    except (UserError, MemoryUnavailableError) as error:
+        return fail(PROGRAM, error)
+    except KeyboardInterrupt:
+        return 0  # before the loop could take the signal
+
+
+def _run(options: argparse.Namespace) -> int:
+    listener = _inherited(options)  # before a fork: systemd means the process that it started
+    if options.foreground:
+        return _serve(options, listener, None)
+    daemon = daemonize()
+    try:
+        return _serve(options, listener, daemon)
+    except (UserError, MemoryUnavailableError) as error:
+        daemon.failed(f"{PROGRAM}: {error}")
+        return 1
+
+
+def _serve(options: argparse.Namespace, listener: Listener | None, daemon: Daemon | None) -> int:
+    with contextlib.ExitStack() as stack:
+        _configure_log(options)
+        raise_open_files_limit()
+        memory = stack.enter_context(_open_memory(options))
+        server = IvshmemServer(
+            memory,
+            vectors=options.vectors,
+            sticky=options.sticky,
+            max_peers=options.max_peers,
+            max_queued=options.max_queued,
+            allow_uids=options.allow_uid,
+            allow_gids=options.allow_gid,
+        )
+        listener = stack.enter_context(listener or _listen(options))
+        status = (
+            stack.enter_context(_listen_for_status(options.status_socket)) if options.status_socket else None
+        )
+        if daemon:
+            _write_pid_file(stack, options.pid_file)
+        trio.run(_main, server, listener, status, daemon)
+    return 0
+
+
+async def _main(
+    server: IvshmemServer, listener: Listener, status: Listener | None, daemon: Daemon | None
+) -> None:
+    with trio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGUSR1) as signals:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(server.serve, listener)
+            if status:
+                nursery.start_soon(serve_status, server, status, listener.path)
+            nursery.start_soon(watchdog)
+            _announce(server, listener, daemon)
+            async for number in signals:
+                if number in _STOP_SIGNALS:
+                    break
+                _log_status(server, listener)
+            notify("STOPPING=1")
+            nursery.cancel_scope.cancel()
+
+
+def _announce(server: IvshmemServer, listener: Listener, daemon: Daemon | None) -> None:
+    """Tell whoever waits for it that clients can connect now."""
+    _log.info(
+        "listening on %s; %s; %d vector%s",
+        listener.path,
+        server.memory,
+        server.vectors,
+        "s"[: server.vectors != 1],
+    )
+    notify(f"READY=1\nMAINPID={os.getpid()}")
+    if daemon:
+        daemon.ready()
+
+
+def _log_status(server: IvshmemServer, listener: Listener) -> None:
+    status = status_document(server, listener.path)
+    _log.info("status\n%s", format_status(status), extra={"status": status})
+
+
+def _inherited(options: argparse.Namespace) -> Listener | None:
+    try:
+        return inherited_listener(options.fd) if options.fd is not None else systemd_listener()
+    except ValueError as error:
+        raise UserError(f"{error}; pass one that listens, or leave out --fd") from None
+
+
+def _listen(options: argparse.Namespace) -> Listener:
+    path = options.socket_path
+    try:
+        return listen(path, mode=options.mode, owner=options.owner, group=options.group)
+    except OSError as error:
+        raise UserError(_cannot_listen(path, "-S", error)) from None
+
+
+def _listen_for_status(path: str) -> Listener:
+    try:
+        return listen(path)
+    except OSError as error:
+        raise UserError(_cannot_listen(path, "--status-socket", error)) from None
+
+
+def _cannot_listen(path: str, option: str, error: OSError) -> str:
+    if isinstance(error, SocketInUseError):
+        return f"socket {path} is in use by another server; stop it or choose another path with {option}"
+    remedy = _REMEDIES.get(error.errno or 0, "choose another path")
+    return f"cannot listen on {path}: {error.strerror}; {remedy} with {option}"
+
+
+def _open_memory(options: argparse.Namespace) -> SharedMemory:
+    kind, where = options.backing
+    if kind == "memfd":
+        return SharedMemory.memfd(options.size, hugetlb=options.hugetlb)
+    if kind == "directory":
+        return SharedMemory.directory(where, options.size)
+    return SharedMemory.posix(where, options.size)
+
+
+def _write_pid_file(stack: contextlib.ExitStack, path: str) -> None:
+    try:
+        stack.enter_context(pid_file(path))
+    except OSError as error:
+        raise UserError(
+            f"cannot write PID file {path}: {error.strerror}; give another with -p, or -F"
+        ) from None
+
+
+def _configure_log(options: argparse.Namespace) -> None:
+    try:
+        logs.configure(PROGRAM, style=options.log_format, verbose=options.verbose, path=options.log_file)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the log {options.log_file}: {error.strerror}; give another --log-file"
+        ) from None
+
+
+def _print_status(argv: Sequence[str]) -> int:
+    parser = OneLineParser(prog=f"{PROGRAM} status", description="Print what a server does.")
+    parser.add_argument("path", metavar="PATH", help="the server's --status-socket")
+    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    options = parser.parse_args(argv)
+    try:
+        status = read_status(options.path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        return fail(
+            PROGRAM,
+            f"no status from {options.path}: {reason}; is a server running with --status-socket there?",
+        )
+    print(json.dumps(status, indent=2) if options.json else format_status(status))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

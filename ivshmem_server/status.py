@@ -1,0 +1,126 @@
+"""What a server is doing, as JSON over a socket and as a table for people."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ivshmem_server.sizes import format_size
+
+if TYPE_CHECKING:
+    from ivshmem_server.server import IvshmemServer
+    from protocol.io import FdStream, Listener
+
+SEND_SECONDS = 5.0
+"""How long a reader of the status may take."""
+
+READ_SECONDS = 10.0
+
+
+def status_document(server: IvshmemServer, socket_path: str = "") -> dict[str, Any]:
+    """Return the state of `server` as a JSON object.
+
+    "pid", "socket", "memory" {"kind", "path", "size" in bytes}, "vectors", "sticky", "vacant_slots",
+    "max_peers", "max_queued", "counters" {name: count}, and "peers": a list, in the order they
+    joined, of {"id", "pid", "uid", "gid", "vectors", "queued" messages, "since" in UTC}.
+    """
+    memory = server.memory
+    return {
+        "pid": os.getpid(),
+        "socket": socket_path,
+        "memory": {
+            "kind": memory.kind,
+            "path": str(memory.path) if memory.path else None,
+            "size": memory.size,
+        },
+        "vectors": server.vectors,
+        "sticky": server.sticky,
+        "vacant_slots": server.vacant_slots,
+        "max_peers": server.max_peers,
+        "max_queued": server.max_queued,
+        "counters": dict(server.counters),
+        "peers": [
+            {
+                "id": client.member.id,
+                "pid": client.credentials.pid,
+                "uid": client.credentials.uid,
+                "gid": client.credentials.gid,
+                "vectors": server.vectors,
+                "queued": client.member.session.queued,
+                "since": datetime.fromtimestamp(client.since, UTC).isoformat(timespec="milliseconds"),
+            }
+            for client in server.clients
+        ],
+    }
+
+
+async def serve_status(server: IvshmemServer, listener: Listener, socket_path: str) -> None:
+    """Send the state to whoever connects to `listener`, then close; until cancelled."""
+    async with trio.open_nursery() as nursery:
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError:
+                await trio.sleep(0.1)  # out of file descriptors; the peers go first
+                continue
+            nursery.start_soon(_send_status, server, stream, socket_path)
+
+
+async def _send_status(server: IvshmemServer, stream: FdStream, socket_path: str) -> None:
+    document = json.dumps(status_document(server, socket_path)).encode() + b"\n"
+    with stream, trio.move_on_after(SEND_SECONDS), contextlib.suppress(OSError):  # a reader may go
+        await stream.send(document)
+
+
+def read_status(path: str) -> dict[str, Any]:
+    """Return what the server says whose status socket is `path`. Raises OSError, ValueError."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(READ_SECONDS)
+        sock.connect(path)
+        data = bytearray()
+        while chunk := sock.recv(65536):
+            data += chunk
+    document = json.loads(data)
+    if not isinstance(document, dict) or "peers" not in document:
+        raise ValueError("what came is no status of an ivshmem server")
+    return document
+
+
+def format_status(status: dict[str, Any]) -> str:
+    """Return a status document as text: what is served, a table of the peers, the counters."""
+    memory = status["memory"]
+    where = f" {memory['path']}" if memory["path"] else ""
+    lines = [
+        f"server   pid {status['pid']}, {status['socket'] or 'inherited socket'}",
+        f"memory   {memory['kind']}{where}, {format_size(memory['size'])}",
+        f"peers    {len(status['peers'])} of at most {status['max_peers']}, "
+        f"{status['vectors']} vector{'s' if status['vectors'] != 1 else ''} each"
+        + (f", {status['vacant_slots']} vacant slots" if status["sticky"] else ""),
+        "counters " + (", ".join(f"{name} {count}" for name, count in status["counters"].items()) or "none"),
+    ]
+    columns = ("id", "pid", "uid", "gid", "vectors", "queued")
+    rows = [[str(peer[name]) for name in columns] + [_age(peer["since"])] for peer in status["peers"]]
+    if rows:
+        lines += ["", *_table([*columns, "connected for"], rows)]
+    return "\n".join(lines)
+
+
+def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in [titles, *rows]) for column in range(len(titles))]
+    return [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in [titles, *rows]
+    ]
+
+
+def _age(since: str) -> str:
+    seconds = max(0, int(time.time() - datetime.fromisoformat(since).timestamp()))
+    hours, minutes = divmod(seconds // 60, 60)
+    return f"{hours}:{minutes:02}:{seconds % 60:02}"

@@ -1,0 +1,63 @@
+"""What our command lines have in common: errors of one line, limits of the process, users by name."""
+
+from __future__ import annotations
+
+import argparse
+import grp
+import pwd
+import resource
+import sys
+from typing import NoReturn
+
+USAGE_ERROR = 2
+
+
+class UserError(Exception):
+    """Something the user can mend; the text is one line that says what is wrong and what to do."""
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser that says what is wrong in one line, without the usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and where to find help; exit 2."""
+        self.exit(USAGE_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def fail(program: str, message: object) -> int:
+    """Print an error of one line to standard error; return the exit code for it."""
+    print(f"{program}: {message}", file=sys.stderr)
+    return 1
+
+
+def user_id(text: str) -> int:
+    """Return the number of the user that `text` names, or is. For argparse: raises ArgumentTypeError."""
+    try:
+        return int(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"there is no user '{text}'") from None
+
+
+def group_id(text: str) -> int:
+    """Return the number of the group that `text` names, or is. For argparse: raises ArgumentTypeError."""
+    try:
+        return int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"there is no group '{text}'") from None
+
+
+def permission_bits(text: str) -> int:
+    """Return the permission bits that `text` says in octal. For argparse: raises ArgumentTypeError."""
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise argparse.ArgumentTypeError(f"'{text}' is no mode; write it in octal, as 0660")
+    return mode
+
+
+def raise_open_files_limit() -> None:
+    """Allow this process as many open files as it may allow itself."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
