@@ -222,7 +222,8 @@ class IvshmemServer:
 
     def _doom(self, client: Client, reason: str) -> None:
         """Have `_settle()` disconnect the client; without a reason, it has left by itself."""
-        self._doomed.setdefault(client, reason)
+        if client.member in self._clients:  # a task that waited for it may find it disconnected already
+            self._doomed.setdefault(client, reason)
 
     def _disconnect(self, client: Client, reason: str) -> None:
         del self._clients[client.member]

@@ -1,0 +1,185 @@
+"""connect(): joins an ivshmem server, and listens to it in the background of a block."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Self
+
+import trio
+
+from ivshmem_server.peer import Peer
+from protocol import io
+from protocol.errors import RemoteProtocolError
+from protocol.io.stream import MAX_FDS
+from protocol.ivshmem import MAX_VECTORS, ClientSession
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+
+QUIET_SECONDS = 0.05
+"""How long a server is quiet once it has sent all our vectors. Nothing in the protocol tells."""
+
+MISSING_SECONDS = 1.0
+"""How long a server is quiet before vectors that we expect are missing: a busy server is no error."""
+
+SETUP_SECONDS = 10.0
+
+RETRY_SECONDS = 0.05
+"""How often to look for a server that is not up yet."""
+
+
+@asynccontextmanager
+async def connect(
+    path: str | os.PathLike[str],
+    *,
+    vectors: int | None = None,
+    quiet: float = QUIET_SECONDS,
+    setup_timeout: float = SETUP_SECONDS,
+    wait_for_server: float | None = None,
+) -> AsyncIterator[Peer]:
+    """Join the ivshmem server at `path` for the length of an `async with` block, which gets the Peer.
+
+    `vectors` is how many vectors we use, as for a QEMU device: the descriptors of more are closed,
+    fewer are an error, and the set-up ends as soon as they have come. Without it we use as many as
+    the server gives, and the set-up ends `quiet` seconds after the last of them. A set-up that
+    takes longer than `setup_timeout` seconds is an error. `wait_for_server` is for how many seconds
+    a server that is not up yet is waited for; None for not at all.
+
+    Raises OSError where there is no server, RemoteProtocolError for one that breaks the protocol
+    (while the block runs too: it is cancelled then). What the block raises comes out as it is. At
+    the end of the block the peer is closed: it has left, its memory is released.
+    """
+    if vectors is not None and not 1 <= vectors <= MAX_VECTORS:
+        raise ValueError(f"vectors={vectors}: 1..{MAX_VECTORS} are possible")
+    stream = await _reach(os.fspath(path), setup_timeout, wait_for_server)
+    with _Connection(stream, vectors) as connection:
+        await connection.set_up(quiet, setup_timeout)
+        async with _listening(connection):
+            yield connection.peer
+
+
+class _Connection:
+    """A stream from a server, and the peer that its messages make. `close()` closes both."""
+
+    def __init__(self, stream: io.FdStream, vectors: int | None) -> None:
+        self.peer = Peer(vectors)
+        self._stream = stream
+        self._session = ClientSession()
+        self._vectors = vectors
+
+    async def receive(self) -> bool:
+        """Wait for one read and take what it completes; return False at the end of the connection."""
+        # Room for more descriptors than are allowed: else a server's mistake looks like our fd limit.
+        data, fds = await self._stream.receive(self._session.bytes_wanted, MAX_FDS)
+        for event in self._session.receive(data, fds):
+            self.peer.take(event)
+        if not data:
+            self.peer.server_gone()
+        return bool(data)
+
+    async def listen(self) -> None:
+        """Take what the server tells until it has gone."""
+        while await self.receive():
+            pass
+
+    async def set_up(self, quiet: float, timeout: float) -> None:
+        """Receive until we have our id, the memory and our vectors. Raises RemoteProtocolError."""
+        try:
+            with trio.fail_after(timeout):
+                await self._receive_all(quiet)
+        except trio.TooSlowError:
+            missing = self._session.expected
+            raise RemoteProtocolError(
+                f"the set-up took over {timeout:g} s, and {missing} had not come"
+            ) from None
+        if not self.peer.vectors:
+            raise RemoteProtocolError("the server closed during set-up, where our vectors were due")
+        if self._vectors is not None and self.peer.vectors < self._vectors:
+            raise RemoteProtocolError(
+                f"the server gives {self.peer.vectors} vectors where {self._vectors} were expected;"
+                f" start it with -n {self._vectors}, or expect {self.peer.vectors}"
+            )
+
+    async def _receive_all(self, quiet: float) -> None:
+        while self.peer.vectors != self._vectors:
+            with trio.move_on_after(self._patience(quiet)) as pause:
+                if not await self.receive():
+                    return
+            if pause.cancelled_caught:
+                return
+
+    def _patience(self, quiet: float) -> float:
+        """Return how many seconds without a message end the set-up."""
+        if not self.peer.vectors:
+            return float("inf")
+        return quiet if self._vectors is None else max(quiet, MISSING_SECONDS)
+
+    def close(self) -> None:
+        self._stream.close()
+        self._session.close()
+        self.peer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@asynccontextmanager
+async def _listening(connection: _Connection) -> AsyncIterator[None]:
+    """Listen to the server while the block runs. What either of them raises comes out without a group."""
+    raised: BaseException | None = None
+    failure: Exception | None = None
+
+    async def listen() -> None:
+        nonlocal failure
+        try:
+            await connection.listen()
+        except (RemoteProtocolError, OSError) as error:
+            failure = error
+            block.cancel()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                with trio.CancelScope() as block:
+                    nursery.start_soon(listen)
+                    yield
+            except BaseException as error:
+                raised = error
+            # Shielded, the nursery ends without a Cancelled of its own that would replace `raised`.
+            nursery.cancel_scope.shield = True
+            nursery.cancel_scope.cancel()
+        if raised is not None:
+            raise raised
+        if failure is not None:
+            raise failure
+    finally:
+        del raised, failure  # they refer to this frame
+
+
+async def _reach(path: str, timeout: float, patience: float | None) -> io.FdStream:
+    """Connect, within `patience` seconds of a server that is not up. Raises OSError, RemoteProtocolError."""
+    deadline = trio.current_time() + (patience or 0)
+    while True:
+        try:
+            with trio.fail_after(timeout):
+                return await io.connect(path)
+        except trio.TooSlowError:
+            raise RemoteProtocolError(f"the server did not accept us within {timeout:g} s") from None
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            if trio.current_time() >= deadline:
+                error.filename = path
+                raise
+        except OSError as error:
+            error.filename = path
+            raise
+        await trio.sleep(RETRY_SECONDS)
