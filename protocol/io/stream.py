@@ -71,7 +71,7 @@ class FdStream:
         lost, having closed those that came.
         """
         while True:
-            await trio.lowlevel.wait_readable(self._sock)
+            await trio.lowlevel.wait_readable(self._open_fd())
             with contextlib.suppress(BlockingIOError):
                 return self.receive_nowait(max_bytes, max_fds)
 
@@ -128,7 +128,7 @@ class FdStream:
 
     async def wait_writable(self) -> None:
         """Wait until the kernel takes more."""
-        await trio.lowlevel.wait_writable(self._sock)
+        await trio.lowlevel.wait_writable(self._open_fd())
 
     def close(self) -> None:
         """Close the socket and descriptors that nobody took; a task waiting gets ClosedResourceError."""
@@ -150,13 +150,19 @@ class FdStream:
     ) -> None:
         self.close()
 
+    def _open_fd(self) -> int:
+        fd = self._sock.fileno()
+        if fd < 0:
+            raise trio.ClosedResourceError("the stream is closed")
+        return fd
+
     async def _send_some(self, data: bytes | memoryview, ancillary: list[tuple[int, int, bytes]]) -> int:
         """Send at least one byte. Nothing is awaited after the kernel took bytes, so none get lost."""
         while True:
             try:
                 return self._sock.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._sock)
+                await trio.lowlevel.wait_writable(self._open_fd())
             except OSError as error:
                 if error.errno != errno.ETOOMANYREFS:
                     raise
