@@ -1,0 +1,184 @@
+"""A real Linux under a real QEMU, and a shell in it that tests and the demo use."""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import socket
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from tests.rig import image, packages, process
+from tests.rig.lines import LineChannel
+from tests.rig.qmp import Qmp
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+#: The name of the virtio port that guest-src/init.sh takes commands from, and the word that makes it do so.
+_SHELL = "companion.shell"
+#: A guest boots in about two seconds under TCG on an idle machine.
+_BOOT_SECONDS = 120
+_COMMAND_SECONDS = 60
+
+
+class CommandError(Exception):
+    """A command in the guest failed; holds its exit `status` and what remained of its `output`."""
+
+    def __init__(self, command: str, status: int, output: str) -> None:
+        super().__init__(f"the guest's command {command!r} ended with status {status}: {output}")
+        self.status = status
+        self.output = output
+
+
+class Command:
+    """A command that runs in the guest. `Guest.start()` makes one; its output is read to the end."""
+
+    def __init__(self, channel: LineChannel, text: str) -> None:
+        self.ended = False
+        self._channel = channel
+        self._text = text
+        self._token = secrets.token_hex(8)
+
+    async def send(self) -> None:
+        """Hand the command to the guest's shell."""
+        encoded = base64.b64encode(self._text.encode()).decode()
+        await self._channel.send(f"{self._token} {encoded}".encode())
+
+    async def line(self) -> str:
+        """Return the next line of output. Raises CommandError if there is none: the command has ended."""
+        line, status = await self._receive()
+        if status is not None:
+            raise CommandError(self._text, status, line)
+        return line
+
+    async def finish(self) -> str:
+        """Wait for the end; return the output not read yet. Raises CommandError if the status is not 0."""
+        lines, status = [], None
+        while status is None:
+            line, status = await self._receive()
+            lines.append(line)
+        # Before its end mark the guest starts a new line, also where one was started already.
+        output = "\n".join(lines[:-1]).removesuffix("\n")
+        if status:
+            raise CommandError(self._text, status, output)
+        return output
+
+    async def _receive(self) -> tuple[str, int | None]:
+        """Return the next line, and the exit status if that line is the end mark."""
+        line = (await self._channel.receive()).decode(errors="replace")
+        word, _, status = line.partition(" ")
+        if word != self._token:
+            return line, None
+        self.ended = True
+        return "", int(status)
+
+
+class Guest:
+    """A running guest. `boot()` makes one.
+
+    Every method that talks to it raises lines.QemuGoneError when QEMU has ended, and
+    trio.TooSlowError when the guest does not answer in time.
+    """
+
+    def __init__(self, name: str, program: process.Program, qmp: Qmp, shell: LineChannel) -> None:
+        self.name = name
+        self.program = program
+        self.qmp = qmp
+        self._shell = shell
+        self._command: Command | None = None
+
+    async def start(self, command: str) -> Command:
+        """Start a shell command; the one before must have ended."""
+        if self._command is not None and not self._command.ended:
+            raise RuntimeError(f"{self.name} still runs another command")
+        self._command = Command(self._shell, command)
+        await self._command.send()
+        return self._command
+
+    async def sh(self, command: str, *, seconds: float = _COMMAND_SECONDS) -> str:
+        """Run a shell command; return what it printed, without the last line break. Raises CommandError."""
+        with trio.fail_after(seconds):
+            return await (await self.start(command)).finish()
+
+    async def reset(self) -> None:
+        """Press the reset button; return when the guest has booted again."""
+        await self.qmp.execute("system_reset")
+        await self.ready()
+
+    async def reboot(self) -> None:
+        """Let the guest reboot itself; return when it has booted again."""
+        await self.start("reboot -f")
+        await self.ready()
+
+    async def ready(self) -> None:
+        """Wait until the guest has booted and takes commands."""
+        with trio.fail_after(_BOOT_SECONDS):
+            while not (await self._shell.receive()).startswith(b"READY"):
+                pass
+        self._command = None
+
+    async def kill(self) -> None:
+        """Kill QEMU, as a crash or `kill -9` would."""
+        self.program.kill()
+        await self.program.wait()
+
+
+def accelerator() -> str:
+    """Return the -accel to use: KVM where it is the hardware's."""
+    # With kvm_pvm there is a /dev/kvm, under which Debian's kernels do not run.
+    usable = os.access("/dev/kvm", os.R_OK | os.W_OK) and not Path("/sys/module/kvm_pvm").exists()
+    return "kvm" if usable else "tcg,thread=multi"
+
+
+def machine_arguments(*, kernel_options: str = "") -> list[str]:
+    """Return the QEMU command line of a guest, up to its devices. Raises packages.SetupError.
+
+    The machine has an interrupt-remapping IOMMU: through it, vfio-pci hands MSI-X to user space.
+    """
+    guest = image.load()
+    accel = accelerator()
+    return [
+        *packages.qemu(),
+        *("-nodefaults", "-no-user-config", "-display", "none"),
+        *("-machine", "q35,kernel-irqchip=split", "-device", "intel-iommu,intremap=on"),
+        *("-accel", accel, "-cpu", "host" if accel == "kvm" else "max", "-m", "256M"),
+        *("-kernel", str(guest.kernel), "-initrd", str(guest.initramfs)),
+        *("-append", f"console=ttyS0 quiet panic=-1 intel_iommu=on {kernel_options}".rstrip()),
+        *("-serial", "stdio"),
+    ]
+
+
+@asynccontextmanager
+async def boot(*devices: str, name: str = "guest") -> AsyncIterator[Guest]:
+    """Boot a guest with the QEMU arguments `devices`; kill it when the block ends.
+
+    Raises packages.SetupError, and lines.QemuGoneError if QEMU refuses to start. If the block
+    fails, the guest's console goes to standard error.
+    """
+    with ExitStack() as sockets:
+        shell, shell_fd = _connection(sockets)
+        qmp, qmp_fd = _connection(sockets)
+        argv = [
+            *machine_arguments(kernel_options=_SHELL),
+            *("-chardev", f"socket,id=shell,fd={shell_fd.fileno()}", "-device", "virtio-serial-pci"),
+            *("-device", f"virtserialport,chardev=shell,name={_SHELL}"),
+            *("-chardev", f"socket,id=qmp,fd={qmp_fd.fileno()}", "-mon", "chardev=qmp,mode=control"),
+            *devices,
+        ]
+        async with process.start(argv, pass_fds=[shell_fd.fileno(), qmp_fd.fileno()]) as program:
+            shell_fd.close()
+            qmp_fd.close()
+            guest = Guest(name, program, await Qmp.negotiate(qmp), shell)
+            await guest.ready()
+            yield guest
+
+
+def _connection(stack: ExitStack) -> tuple[LineChannel, socket.socket]:
+    """Return our end and QEMU's end of a new connection; `stack` closes both."""
+    ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
+    return LineChannel(trio.socket.from_stdlib_socket(ours)), theirs

@@ -1,0 +1,195 @@
+"""The guest that boots: Debian's kernel as an ELF file, an initramfs with busybox, drivers, our programs."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
+
+from tests.rig import packages
+from tests.rig.apt import SetupError, run
+from tests.rig.cpio import Archive
+
+_SOURCES = Path(__file__).parent / "guest-src"
+#: Drivers that init loads: the port its commands come through. In later kernels they are built in.
+_BOOT_MODULES = ("virtio_pci", "virtio_console")
+#: Drivers that a test may load.
+_MODULES = ("vfio_pci", "vfio_iommu_type1", "uio_pci_generic")
+_XZ = b"\xfd7zXZ\x00"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A guest's kernel and initramfs, and the kernel's release."""
+
+    kernel: Path
+    initramfs: Path
+    release: str
+
+
+def load() -> Image:
+    """Return the image for the selected variant; build it first if it is new. Raises SetupError."""
+    root = packages.guest_root()
+    (modules,) = (root / "lib/modules").iterdir()
+    directory = packages.cache() / f"image-{modules.name}-{_fingerprint()}"
+    image = Image(directory / "vmlinux", directory / "initramfs.cpio", modules.name)
+    if not directory.exists():
+        packages.say(f"building the guest's image with Linux {image.release}")
+        _build(root, image)
+    return image
+
+
+def _fingerprint() -> str:
+    """Return what changes with everything of ours that an image is made from."""
+    files = (Path(__file__), Path(__file__).with_name("cpio.py"), *sorted(_SOURCES.iterdir()))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def _build(root: Path, image: Image) -> None:
+    """Make `image` and the directory it is in: whole, or not at all."""
+    directory = image.kernel.parent
+    with tempfile.TemporaryDirectory(dir=packages.cache(), prefix="image-") as scratch:
+        built = Path(scratch, "built")
+        built.mkdir()
+        compressed = (root / f"boot/vmlinuz-{image.release}").read_bytes()
+        (built / image.kernel.name).write_bytes(kernel_elf(compressed, root))
+        (built / image.initramfs.name).write_bytes(_initramfs(root, image.release))
+        try:
+            built.rename(directory)
+        except OSError:
+            if not directory.exists():  # else another process was quicker
+                raise
+
+
+def kernel_elf(bz_image: bytes, root: Path) -> bytes:
+    """Return the ELF file inside a bzImage. QEMU enters it directly (PVH): the guest need not unpack it.
+
+    Where it lies and how long it is stands in the header (Linux, Documentation/arch/x86/boot.rst).
+    `root` is where a zstd may have been unpacked. Raises SetupError.
+    """
+    setup_sectors = bz_image[0x1F1]
+    offset, length = struct.unpack_from("<II", bz_image, 0x248)
+    start = (setup_sectors + 1) * 512 + offset
+    # The build appends the unpacked size, which is no part of the compressed stream.
+    payload = bz_image[start : start + length - 4]
+    if payload.startswith(_XZ):
+        elf = lzma.decompress(payload)
+    elif payload.startswith(_ZSTD):
+        elf = _unpack_zstd(payload, root)
+    else:
+        raise SetupError(f"unpacking the kernel: {payload[:6].hex()} begins neither xz nor zstd")
+    if not elf.startswith(b"\x7fELF"):
+        raise SetupError("unpacking the kernel: it holds no ELF file")
+    return elf
+
+
+def _unpack_zstd(payload: bytes, root: Path) -> bytes:
+    program = shutil.which("zstd", path=f"{root}/usr/bin:{os.environ['PATH']}") or "zstd"
+    try:
+        return subprocess.run([program, "-dc"], input=payload, stdout=subprocess.PIPE, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SetupError(f"unpacking the kernel with zstd: {error}") from error
+
+
+def _initramfs(root: Path, release: str) -> bytes:
+    archive = Archive()
+    for directory in ("dev", "proc", "sys", "tmp"):
+        archive.directory(directory)
+    archive.character_device("dev/console", 5, 1)  # before devtmpfs is mounted, init prints here
+    archive.file("init", (_SOURCES / "init.sh").read_bytes(), executable=True)
+    _add_busybox(archive, root / "bin/busybox")
+    archive.file("bin/ivshmem-bind", (_SOURCES / "ivshmem-bind.sh").read_bytes(), executable=True)
+    archive.file("bin/ivshmem-guest", _compile(_SOURCES / "ivshmem-guest.c"), executable=True)
+    modules = Modules(root / "lib/modules" / release)
+    loaded = [name for name in _BOOT_MODULES if name in modules]
+    archive.file("etc/modules", "".join(f"{name}\n" for name in loaded).encode())
+    modules.add_to(archive, f"lib/modules/{release}", [*loaded, *_MODULES])
+    return archive.finish()
+
+
+def _add_busybox(archive: Archive, busybox: Path) -> None:
+    archive.file("bin/busybox", busybox.read_bytes(), executable=True)
+    for applet in run([str(busybox), "--list"], purpose="listing busybox's programs").split():
+        if applet != "busybox":
+            archive.link(f"bin/{applet}", "busybox")
+    # The kernel runs /sbin/modprobe when a driver wants another one.
+    archive.link("sbin", "bin")
+
+
+def _compile(source: Path) -> bytes:
+    with tempfile.TemporaryDirectory() as scratch:
+        program = Path(scratch, source.stem)
+        argv = ["gcc", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(source)]
+        run(argv, purpose=f"compiling {source.name} (gcc and libc6-dev are needed)")
+        return program.read_bytes()
+
+
+class Modules:
+    """A kernel's loadable modules. Names count `-` and `_` as the same, as modprobe does."""
+
+    def __init__(self, directory: Path) -> None:
+        found = (path for pattern in ("*.ko", "*.ko.xz") for path in directory.rglob(pattern))
+        self._paths = {_module_name(path.name.partition(".ko")[0]): path for path in found}
+
+    def __contains__(self, name: str) -> bool:
+        return _module_name(name) in self._paths
+
+    def add_to(self, archive: Archive, directory: str, names: list[str]) -> None:
+        """Add the modules `names` and all that they depend on, with the modules.dep that modprobe reads.
+
+        Debian's package has none: depmod writes it on the installing machine. Raises SetupError.
+        """
+        depends: dict[str, list[str]] = {}
+        wanted = [_module_name(name) for name in names]
+        while wanted:
+            name = wanted.pop()
+            if name not in depends:
+                content = self._read(name)
+                depends[name] = _dependencies(content)
+                wanted += depends[name]
+                archive.file(f"{directory}/{name}.ko", content)
+        lines = (f"{name}.ko: {' '.join(_load_order(name, depends))}\n" for name in sorted(depends))
+        archive.file(f"{directory}/modules.dep", "".join(lines).encode())
+
+    def _read(self, name: str) -> bytes:
+        path = self._paths.get(name)
+        if path is None:
+            raise SetupError(f"building the guest's image: this kernel has no module {name}")
+        content = path.read_bytes()
+        return lzma.decompress(content) if path.suffix == ".xz" else content
+
+
+def _module_name(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _dependencies(module: bytes) -> list[str]:
+    """Return the names that a module's .modinfo section lists under `depends`."""
+    section = ELFFile(BytesIO(module)).get_section_by_name(".modinfo")
+    if section is None:
+        raise SetupError("building the guest's image: a module has no .modinfo section")
+    fields = dict(field.partition(b"=")[::2] for field in section.data().split(b"\0"))
+    return [_module_name(name) for name in fields.get(b"depends", b"").decode().split(",") if name]
+
+
+def _load_order(name: str, depends: dict[str, list[str]]) -> list[str]:
+    """Return the files that `name` needs; the last has to be loaded first, as in depmod's modules.dep."""
+    order: list[str] = []
+    wanted = list(depends[name])
+    while wanted:
+        needed = wanted.pop(0)
+        wanted += depends[needed]
+        if needed in order:
+            order.remove(needed)
+        order.append(needed)
+    return [f"{needed}.ko" for needed in order]
