@@ -1,0 +1,108 @@
+"""Peers, servers and QEMUs that die: the others go on."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from ivshmem_server import connect
+from tests.qemu.helpers import SECONDS, knock, until_joined, until_left, until_ready
+from tests.rig.ivshmem import doorbell_arguments, probe
+from tests.rig.msix import message
+from tests.rig.qemu import start_qemu
+from tests.rig.server import start_server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ivshmem_server import Peer
+    from tests.rig.ivshmem import IvshmemDevice
+    from tests.rig.qemu import Machine
+    from tests.rig.server import RunningServer
+
+pytestmark = pytest.mark.qemu
+
+GUEST = 1
+
+
+async def test_killed_qemu_leaves_its_peers(server: RunningServer, host: Peer, machine: Machine) -> None:
+    async with start_qemu(*doorbell_arguments(server.socket)) as victim:
+        await until_joined(host, 2)
+        survivor = await probe(machine)
+        await knock(survivor, 2, await probe(victim))
+        victim.program.kill()
+        await until_left(host, 2)
+    assert dict(host.peers) == {GUEST: 2}
+    await survivor.ring(2)
+    await until_ready(host, survivor)
+
+
+async def test_qemu_that_quits_leaves_its_peers(host: Peer, machine: Machine) -> None:
+    await until_joined(host, GUEST)
+    await machine.qmp.execute("quit")
+    await until_left(host, GUEST)
+    assert await machine.stopped() == 0
+
+
+async def test_qemu_is_never_shown_an_id_again_that_has_left(
+    server: RunningServer, host: Peer, guest: IvshmemDevice, machine: Machine
+) -> None:
+    """A QEMU that sees one uses freed memory, and aborts sooner or later."""
+    ids = []
+    for _ in range(50):
+        async with connect(server.socket, vectors=2) as visitor:
+            ids.append(visitor.id)
+            await until_joined(host, visitor.id)
+        await until_left(host, visitor.id)
+    assert len({host.id, GUEST, *ids}) == 52
+
+    async with connect(server.socket, vectors=2) as visitor:
+        await until_ready(visitor, guest)
+    await machine.qmp.execute("quit")
+    assert await machine.stopped() == 0
+
+
+async def test_qemu_joins_a_crowd(directory: Path) -> None:
+    """Its set-up is longer here than what a socket's buffer holds."""
+    crowd, vectors = 8, 64
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(start_server(directory, "-n", str(vectors)))
+        peers = [
+            await stack.enter_async_context(connect(server.socket, vectors=vectors)) for _ in range(crowd)
+        ]
+        arguments = doorbell_arguments(server.socket, vectors=vectors)
+        guest = await probe(await stack.enter_async_context(start_qemu(*arguments)))
+        assert await guest.position() == crowd
+        await until_ready(peers[0], guest, vectors=vectors)
+        for peer in peers:
+            await guest.ring(peer.id, vectors - 1)
+        with trio.fail_after(SECONDS):
+            assert [await peer.wait(vectors - 1) for peer in peers] == [1] * crowd
+
+
+async def test_guests_go_on_without_their_server(directory: Path) -> None:
+    async with start_server(directory, "-n", "2", memfd=True) as server:
+        arguments = doorbell_arguments(server.socket)
+        async with start_qemu(*arguments) as first, start_qemu(*arguments) as second:
+            one, two = await probe(first), await probe(second)
+            await knock(one, 1, two, vector=1)
+            server.program.kill()
+            await server.program.wait()
+
+            await one.ring(1, 0)
+            assert await two.msix.wait(0) == message(0)
+            await two.ring(0, 1)
+            assert await one.msix.wait(1) == message(1)
+            await one.write(0, b"still shared")
+            assert await two.read(0, 12) == b"still shared"
+            assert await share_of_a_cpu(first) < 0.2
+
+
+async def share_of_a_cpu(machine: Machine) -> float:
+    """Measure how busy the machine is: near 0 when it has nothing to do, 1 when a thread spins."""
+    before, start = machine.program.cpu_seconds(), trio.current_time()
+    await trio.sleep(0.5)
+    return (machine.program.cpu_seconds() - before) / (trio.current_time() - start)

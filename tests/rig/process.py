@@ -1,0 +1,104 @@
+"""Child processes of a test: output kept, killed and reaped when the block ends, and when the test dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+
+class Program:
+    """A running child process. `start()` makes one and owns it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
+        self._process = process
+        self._output = output
+
+    @property
+    def pid(self) -> int:
+        """The process id, that of the program itself: launchers before it have exec'ed."""
+        return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        """True once it has ended."""
+        return self._process.poll() is not None
+
+    def output(self) -> str:
+        """Return everything the program has printed so far, standard error included."""
+        size = os.fstat(self._output.fileno()).st_size
+        return os.pread(self._output.fileno(), size, 0).decode(errors="replace")
+
+    def kill(self) -> None:
+        """Kill it at once, as `kill -9` does; to no effect if it has ended."""
+        self._process.kill()
+
+    def terminate(self) -> None:
+        """Ask it to end (SIGTERM)."""
+        self._process.send_signal(signal.SIGTERM)
+
+    async def wait(self) -> int:
+        """Wait for the end; return the exit code, or minus the number of the signal that killed it."""
+        if self._process.returncode is None:
+            pidfd = os.pidfd_open(self.pid)
+            try:
+                await trio.lowlevel.wait_readable(pidfd)
+            finally:
+                os.close(pidfd)
+        return self._process.wait()
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that all its threads have used so far, to a hundredth of a second."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def file_descriptors(self) -> int:
+        """Return how many file descriptors it holds open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208
+
+
+@asynccontextmanager
+async def start(
+    argv: Sequence[str], *, pass_fds: Sequence[int] = (), env: Mapping[str, str] | None = None
+) -> AsyncIterator[Program]:
+    """Run `argv` for the length of the block; kill it at the end if it still runs.
+
+    `env` is added to the environment. If the block fails, what the program printed goes to
+    standard error, where pytest shows it. The kernel kills the program too when the test
+    process dies without leaving the block.
+    """
+    with tempfile.TemporaryFile() as output:
+        program = Program(_popen(argv, output, pass_fds, env), output)
+        try:
+            yield program
+        except BaseException:
+            print(f"--- {argv[0]} (pid {program.pid}) printed:\n{program.output()}", file=sys.stderr)
+            raise
+        finally:
+            program.kill()
+            with trio.CancelScope(shield=True):
+                await program.wait()
+
+
+def _popen(
+    argv: Sequence[str], output: IO[bytes], pass_fds: Sequence[int], env: Mapping[str, str] | None
+) -> subprocess.Popen[bytes]:
+    """Start `argv` from the calling thread: the parent-death signal follows the thread, not the process."""
+    return subprocess.Popen(
+        ["setpriv", "--pdeathsig", "KILL", "--", *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        pass_fds=pass_fds,
+        env={**os.environ, **(env or {})},
+    )
