@@ -18,7 +18,7 @@ import trio
 
 from protocol.fds import OwnedFd
 from protocol.io.eventfd import EventFd, drain
-from protocol.io.stream import RETRY_SECONDS, Credentials
+from protocol.io.stream import RETRY_SECONDS, AncillaryLostError, Credentials
 from protocol.ivshmem import IdsExhaustedError, Refusal, Registry, ServerSession
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ ACCEPT_RETRY_SECONDS = 0.1
 """How long to leave a connection waiting where not even the means to refuse it are left."""
 
 _OUT_OF_MEANS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+_TALKED = "it sent something, and the protocol is one-way"
 
 _log = logging.getLogger("ivshmem_server")
 
@@ -210,9 +212,11 @@ class IvshmemServer:
         """Wait for the one thing a client can do: leave. The protocol has nothing for it to say."""
         try:
             data, _ = await client.stream.receive(1, max_fds=0)
-            reason = "it sent data, and the protocol is one-way" if data else ""
+            reason = _TALKED if data else ""
         except trio.ClosedResourceError:
             return  # it is disconnected already
+        except AncillaryLostError:
+            reason = _TALKED
         except ConnectionResetError:
             reason = ""
         except OSError as error:
