@@ -105,10 +105,11 @@ class SharedMemory:
         except OSError as error:
             what = f"huge pages of {format_size(hugetlb)}" if hugetlb else "a memfd"
             raise MemoryUnavailableError(f"the kernel gives no {what}: {error.strerror}") from None
-        _set_size(fd, size, "a memfd", huge=hugetlb is not None)
-        fcntl.fcntl(
-            fd.fileno(), fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-        )
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(fd)
+            _set_size(fd, size, "a memfd", huge=hugetlb is not None)
+            fcntl.fcntl(fd.fileno(), fcntl.F_ADD_SEALS, _SEALS)
+            stack.pop_all()
         return cls(fd, size, "memfd")
 
     def close(self) -> None:
