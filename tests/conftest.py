@@ -1,0 +1,44 @@
+"""What holds for every test: nothing is left behind, and properties are tried reproducibly in CI."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.leftovers import MARKER, Traces, left_since
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# A machine that is busy with a guest's boot is slow, not wrong: no deadlines.
+settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
+settings.register_profile("thorough", settings.get_profile("dev"), max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give this run a directory for temporary files of its own, also to the programs that it starts."""
+    tmp_path_factory.getbasetemp()  # pytest's own stays where it was: it is kept for the next runs
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="tests-") as directory:
+        Path(directory).chmod(0o711)  # tests give up their privileges, too
+        patch.setattr(tempfile, "tempdir", directory)
+        patch.setenv("TMPDIR", directory)
+        patch.setenv(MARKER, directory)
+        yield Path(directory)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(temporary: Path) -> Iterator[None]:
+    """Fail a test that leaves a descriptor, a process, shared memory or a temporary file; remove them."""
+    before = Traces.of_now(temporary)
+    yield
+    if left := left_since(before, temporary):
+        left.remove()
+        pytest.fail(f"the test left behind: {left}", pytrace=False)

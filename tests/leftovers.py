@@ -1,0 +1,127 @@
+"""What a test can leave behind: descriptors, processes, shared memory and temporary files."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MARKER = "QEMU_COMPANION_TESTS"
+"""The environment variable by which a daemon that has left our process tree is known as ours."""
+
+PATIENCE_SECONDS = 1.0
+"""How long an orphan may take to notice that its parent has gone."""
+
+_SHM = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What is there at one moment, each with a text that says what it is."""
+
+    descriptors: frozenset[str]
+    processes: frozenset[tuple[int, str]]
+    files: frozenset[Path]
+
+    @classmethod
+    def of_now(cls, temporary: Path) -> Self:
+        """Look at this process, its descendants, POSIX shared memory and the directory `temporary`."""
+        return cls(
+            frozenset(_open_descriptors()),
+            frozenset(_our_processes()),
+            frozenset([*_SHM.iterdir(), *temporary.iterdir()]),
+        )
+
+    def since(self, before: Self) -> Traces:
+        """Return what of this came up after `before`, and not by another test run beside ours."""
+        return Traces(
+            self.descriptors - before.descriptors,
+            self.processes - before.processes,
+            frozenset(path for path in self.files - before.files if not _is_anothers(path)),
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.descriptors or self.processes or self.files)
+
+    def __str__(self) -> str:
+        processes = (f"process {pid}: {command}" for pid, command in self.processes)
+        return "; ".join([*sorted(self.descriptors), *processes, *(f"file {path}" for path in self.files)])
+
+    def remove(self) -> None:
+        """Kill the processes and remove the files, so that the next test finds nothing of them."""
+        for pid, _ in self.processes:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+        for path in self.files:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def left_since(before: Traces, temporary: Path) -> Traces:
+    """Return what came up after `before` and stayed, given a moment to go."""
+    left = Traces.of_now(temporary).since(before)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while left and time.monotonic() < deadline:
+        gc.collect()  # an owner lost in a reference cycle says so with a ResourceWarning
+        time.sleep(0.01)
+        left = Traces.of_now(temporary).since(before)
+    return left
+
+
+def _open_descriptors() -> Iterator[str]:
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them is closed by now
+            yield f"descriptor {entry.name}: {entry.readlink()}"
+
+
+def _our_processes() -> Iterator[tuple[int, str]]:
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            if pid != os.getpid() and (_parent(pid) == os.getpid() or _is_marked(pid)):
+                yield pid, _command(pid)
+
+
+def _pids() -> Iterator[int]:
+    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1])
+
+
+def _command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip() or "(ended, never waited for)"
+
+
+def _is_marked(pid: int) -> bool:
+    marker = f"{MARKER}={os.environ.get(MARKER)}".encode()
+    return marker in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+def _is_anothers(path: Path) -> bool:
+    """True for shared memory that a process uses which is none of ours."""
+    if path.parent != _SHM:
+        return False
+    ours = {os.getpid(), *(pid for pid, _ in _our_processes())}
+    return any(_uses(pid, path) for pid in _pids() if pid not in ours)
+
+
+def _uses(pid: int, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        if f" {path}\n" in Path(f"/proc/{pid}/maps").read_text():
+            return True
+    with contextlib.suppress(OSError):
+        return any(link.readlink() == path for link in Path(f"/proc/{pid}/fd").iterdir())
+    return False
