@@ -197,14 +197,14 @@ class IvshmemServer:
 
     def _refuse(self, stream: FdStream, reason: Refusal) -> None:
         who = stream.peer_credentials()
-        session = ServerSession()
-        session.refuse(reason)
-        with stream, contextlib.suppress(OSError):  # it may have gone already
-            _send(stream, session)
         name = reason.name.lower()
         self.counters[f"refused: {name}"] += 1
         fields = {"event": "refused", "reason": name, "pid": who.pid, "uid": who.uid, "gid": who.gid}
         _log.warning("refused pid %d, uid %d: %s", who.pid, who.uid, reason.text, extra=fields)
+        session = ServerSession()
+        session.refuse(reason)
+        with stream, contextlib.suppress(OSError):  # it may have gone already
+            _send(stream, session)
 
     # A client goes
 

@@ -105,7 +105,7 @@ class Client:
 
 def eventfd_id(fd: int) -> int:
     """Return the kernel's number of an eventfd, the same in every process that was passed it."""
-    with open(f"/proc/self/fdinfo/{fd}") as info:  # noqa: ASYNC230, PTH123 -- procfs never waits
+    with open(f"/proc/self/fdinfo/{fd}") as info:  # noqa: PTH123 -- procfs never waits
         for line in info:
             if line.startswith("eventfd-id:"):
                 return int(line.split()[1])

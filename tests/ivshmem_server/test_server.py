@@ -16,11 +16,13 @@ from hypothesis import strategies as st
 
 from protocol.io import connect
 from protocol.ivshmem import MAX_ID, MAX_VECTORS, MemoryReceived, Refusal, VectorReceived
-from tests.ivshmem_server.clients import SECONDS, Client, eventfd_id, first_value, serving
+from tests.ivshmem_server.clients import SECONDS, Client, first_value, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from protocol.fds import OwnedFd
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ async def test_ids_start_again_when_nobody_saw_them_leave(path: Path) -> None:
 async def test_new_client_is_refused_when_every_id_was_seen_leaving(path: Path) -> None:
     async with serving(path) as server:
         witness = await Client.joined(path)
-        server._registry._ids._unused = MAX_ID  # noqa: SLF001 -- 65 535 joins take a minute
+        server._registry._ids._unused = MAX_ID
         last = await Client.joined(path)
         assert last.id == MAX_ID
         stream = await connect(str(path))
@@ -120,7 +122,7 @@ async def test_sticky_slot_forgets_the_rings_of_its_last_owner(path: Path) -> No
             await trio.lowlevel.checkpoint()
         os.eventfd_write(slot.fileno(), 5)
         second = await Client.joined(path)
-        assert os.eventfd_write(slot.fileno(), 1) is None
+        os.eventfd_write(slot.fileno(), 1)
         assert os.eventfd_read(slot.fileno()) == 1
         second.close()
 
@@ -188,8 +190,6 @@ def no_file_to_be_opened() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-
-
 async def test_server_lives_on_at_its_limit_of_open_files(path: Path) -> None:
     async with serving(path) as server:
         witness = await Client.joined(path)
@@ -208,7 +208,9 @@ async def test_server_lives_on_at_its_limit_of_open_files(path: Path) -> None:
         witness.close()
 
 
-async def test_client_that_sends_anything_is_disconnected(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_client_that_sends_anything_is_disconnected(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving(path):
         witness = await Client.joined(path)
         talker = await Client.joined(path)
@@ -225,7 +227,7 @@ async def test_half_closed_client_has_left(path: Path) -> None:
         witness = await Client.joined(path)
         half = await Client.joined(path)
         await until_peers(witness, half.id)
-        half.stream._sock.shutdown(socket.SHUT_WR)  # noqa: SLF001 -- a client of ours never does
+        half.stream._sock.shutdown(socket.SHUT_WR)
         await until_peers(witness)
         half.close()
         witness.close()
@@ -292,9 +294,12 @@ async def test_client_that_dies_anywhere_in_the_handshake_harms_nobody(
             for _ in range(min(messages, 3 + 2 + 2)):
                 await client.read()
             if abruptly:
-                client.stream._sock.shutdown(socket.SHUT_RDWR)  # noqa: SLF001
+                client.stream._sock.shutdown(socket.SHUT_RDWR)
             client.close()
-            while len(list(server.clients)) > 1 or server.counters["left"] + server.counters["disconnected"] == 0:
+            while (
+                len(list(server.clients)) > 1
+                or server.counters["left"] + server.counters["disconnected"] == 0
+            ):
                 await trio.lowlevel.checkpoint()
         last = await Client.joined(path, 2)
         assert last.vectors == {0: 2, last.id: 2}
@@ -329,18 +334,19 @@ async def test_joins_and_leaves_are_logged_with_who(path: Path, caplog: pytest.L
 async def test_clients_keep_memory_and_doorbells_when_the_server_has_gone(path: Path) -> None:
     async with serving(path):
         client = await Client.connect(path)
+        kept: list[OwnedFd] = []
         while client.session.vectors < 1:
             events = client.session.receive(*await client.stream.receive(client.session.bytes_wanted))
             for event in events:
-                if isinstance(event, VectorReceived):
-                    kept = event.fd
-                elif isinstance(event, MemoryReceived):
-                    event.fd.close()
+                if isinstance(event, VectorReceived | MemoryReceived):
+                    kept.append(event.fd)
     assert await client.stream.receive(8) == (b"", [])
-    os.eventfd_write(kept.fileno(), 3)
-    assert os.eventfd_read(kept.fileno()) == 3
-    assert eventfd_id(kept.fileno()) >= 0
-    kept.close()
+    memory, doorbell = kept
+    os.eventfd_write(doorbell.fileno(), 3)
+    assert os.eventfd_read(doorbell.fileno()) == 3
+    assert os.pwrite(memory.fileno(), b"still here", 0) == 10
+    memory.close()
+    doorbell.close()
     client.close()
 
 

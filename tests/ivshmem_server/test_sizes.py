@@ -29,7 +29,9 @@ def test_readable_size(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "0", "-4M", "4X", "M", "4 M M", "0.0001K", "8E", "0x1000", "1e6", "NaN"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-4M", "4X", "M", "4 M M", "0.0001K", "8E", "0x1000", "1e6", "NaN"]
+)
 def test_unreadable_size_is_named(text: str) -> None:
     with pytest.raises(ValueError, match=f"'{text}'"):
         parse_size(text)
