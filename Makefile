@@ -1,0 +1,49 @@
+# Everything there is to run here. Each target installs what it needs first and says so:
+#   make demo    two real QEMU guests and a host process share memory and ring each other
+#   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest
+#   make bench   speed, beside QEMU's own C server where IVSHMEM_SERVER= names one
+# PYTHON= chooses the Python for the virtual environment, PYTEST_OPTIONS= what pytest is told;
+# QEMU_COMPANION_QEMU=10 runs tests and demo with QEMU 10 and Linux 6.12 of Debian's backports.
+
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin
+SOURCES = protocol ivshmem_server vhost_user tests examples
+
+.PHONY: help setup demo test lint unit bench clean
+
+help:
+	@sed -n '2,6s/^# //p' Makefile
+
+# Debian packages that are missing; the guest's kernel, unpacked into .cache and not installed.
+setup: $(VENV)/.done
+	@$(PYTHON) -m tests.rig.packages
+
+$(VENV)/.done: pyproject.toml
+	@$(PYTHON) -m tests.rig.packages
+	@echo "set-up: installing Python packages into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	@$(RUN)/python -m examples.ivshmem_demo
+
+test: setup lint
+	$(RUN)/python -m pytest $(PYTEST_OPTIONS)
+
+lint: setup
+	$(RUN)/ruff check $(SOURCES)
+	$(RUN)/ruff format --check $(SOURCES)
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+
+# What needs neither QEMU nor a guest, as for another Python: make unit PYTHON=python3.13 VENV=.venv-3.13
+unit: $(VENV)/.done
+	$(RUN)/python -m pytest tests/protocol tests/ivshmem_server $(PYTEST_OPTIONS)
+
+bench: setup
+	$(RUN)/python -m tests.bench.ivshmem
+
+clean:
+	rm -rf $(VENV) .cache build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
