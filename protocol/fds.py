@@ -72,10 +72,12 @@ class OwnedFd:
 
     def __del__(self) -> None:
         if self._fd >= 0:
-            warnings.warn(
-                f"file descriptor {self._fd} was never closed", ResourceWarning, source=self, stacklevel=2
-            )
-            self.close()
+            try:
+                warnings.warn(
+                    f"file descriptor {self._fd} was never closed", ResourceWarning, source=self, stacklevel=2
+                )
+            finally:
+                self.close()  # also where warnings are errors
 
 
 def rights(*fds: int) -> list[tuple[int, int, bytes]]:

@@ -1,0 +1,58 @@
+"""Ids are never given to a new client while somebody is connected who saw them leave."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.ivshmem.ids import IdAllocator
+from protocol.ivshmem.messages import MAX_ID
+
+
+def test_first_ids_count_up_from_0() -> None:
+    ids = IdAllocator()
+    assert [ids.allocate(0) for _ in range(5)] == [0, 1, 2, 3, 4]
+
+
+def test_there_are_65536_ids() -> None:
+    ids = IdAllocator()
+    assert [ids.allocate(0) for _ in range(MAX_ID + 1)] == list(range(MAX_ID + 1))
+    assert ids.allocate(0) is None
+
+
+def test_id_is_free_again_once_those_who_saw_it_leave_are_gone() -> None:
+    ids = IdAllocator()
+    assert [ids.allocate(0), ids.allocate(1)] == [0, 1]
+    ids.release(1, now=5)
+    assert ids.allocate(oldest_join=4) == 2
+    assert ids.allocate(oldest_join=6) == 1
+
+
+def test_exhaustion_ends_when_the_witnesses_leave() -> None:
+    ids = IdAllocator()
+    for id_ in range(MAX_ID + 1):
+        ids.allocate(0)
+        ids.release(id_, now=id_ + 1)
+    assert ids.allocate(0) is None
+    assert ids.allocate(None) == 0
+
+
+@given(st.lists(st.one_of(st.just("join"), st.integers(0, 20)), max_size=60))
+def test_new_client_gets_the_lowest_id_that_nobody_saw_leave(steps: list[str | int]) -> None:
+    """A number in `steps` is which of the clients leaves, the oldest first."""
+    ids = IdAllocator()
+    joined: dict[int, int] = {}  # ids of the clients -> when, in order of time
+    seen_leaving: dict[int, set[int]] = {}  # ids of the clients -> ids they saw leave
+    for now, step in enumerate(steps):
+        if isinstance(step, int):
+            if step < len(joined):
+                gone = list(joined)[step]
+                del joined[gone], seen_leaving[gone]
+                for seen in seen_leaving.values():
+                    seen.add(gone)
+                ids.release(gone, now)
+        else:
+            taken = set(joined).union(*seen_leaving.values())
+            lowest = next(id_ for id_ in range(len(steps)) if id_ not in taken)
+            assert ids.allocate(min(joined.values(), default=None)) == lowest
+            joined[lowest], seen_leaving[lowest] = now, set()
