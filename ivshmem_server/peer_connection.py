@@ -94,12 +94,15 @@ class _Connection:
             raise RemoteProtocolError(
                 f"the set-up took over {timeout:g} s, and {missing} had not come"
             ) from None
-        if not self.peer.vectors:
-            raise RemoteProtocolError("the server closed during set-up, where our vectors were due")
-        if self._vectors is not None and self.peer.vectors < self._vectors:
+        got, expected = self.peer.vectors, self._vectors or 1
+        if got < expected and not self.peer.connected:
             raise RemoteProtocolError(
-                f"the server gives {self.peer.vectors} vectors where {self._vectors} were expected;"
-                f" start it with -n {self._vectors}, or expect {self.peer.vectors}"
+                f"the server closed during set-up, where our vectors were due ({got} of {expected} had come)"
+            )
+        if got < expected:
+            raise RemoteProtocolError(
+                f"the server gives {got} of the {expected} vectors that were expected;"
+                f" start it with -n {expected}, or expect {got}"
             )
 
     async def _receive_all(self, quiet: float) -> None:

@@ -56,8 +56,9 @@ class EventFd(OwnedFd):
         """
         if count := await self._take_at_once():
             return count
-        while not (count := self.take()):
+        while not count:
             await trio.lowlevel.wait_readable(self.fileno())
+            count = self.take()
         return count
 
     async def _take_at_once(self) -> int:
