@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 import ivshmem_server
+from tests.qemu.helpers import SECONDS, until_ready
 from tests.rig import msix, pci
 from tests.rig.ivshmem import DEVICE, MEMORY_BAR, MSIX_BAR, REGISTERS_BAR, VENDOR, doorbell_arguments, probe
 from tests.rig.qemu import start_qemu
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.rig.ivshmem import IvshmemDevice
+    from tests.rig.qemu import Machine
     from tests.rig.server import RunningServer
 
 pytestmark = pytest.mark.qemu
@@ -94,3 +99,30 @@ async def test_size_is_rounded_up_to_a_power_of_two(directory: Path) -> None:
         start_qemu(*doorbell_arguments(server.socket, vectors=1)) as machine,
     ):
         assert (await probe(machine)).bars[MEMORY_BAR].size == 4 * MIB
+
+
+async def test_rebooted_guest_keeps_its_id_its_memory_and_its_peers(
+    host: ivshmem_server.Peer, machine: Machine, guest: IvshmemDevice
+) -> None:
+    await until_ready(host, guest)
+    await guest.write(0, b"kept")
+    await machine.qmp.execute("system_reset")
+    await machine.qmp.wait_event("RESET")
+    assert await guest.pci.read(pci.COMMAND, 2) == 0
+
+    guest = await probe(machine)
+    assert await guest.position() == 1
+    assert await guest.read(0, 4) == b"kept"
+    await until_ready(host, guest)
+    await guest.ring(host.id)
+    with trio.fail_after(SECONDS):
+        assert await host.wait() == 1
+
+
+async def test_printed_arguments_attach_a_guest(server: RunningServer) -> None:
+    argv = [sys.executable, "-m", "ivshmem_server.server_cli", "-S", str(server.socket), "-n", "2"]
+    printed = await trio.run_process([*argv, "--print-qemu-args"], capture_stdout=True)
+    async with start_qemu(*shlex.split(printed.stdout.decode())) as machine:
+        assert await msix.vector_count((await probe(machine)).pci) == 2
+        [peer] = (await server.status())["peers"]
+        assert peer["pid"] == machine.program.pid

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ivshmem_server import open_memory
 from tests.rig.ivshmem import MEMORY_BAR, MSIX_BAR, doorbell_arguments, probe
 from tests.rig.qemu import QemuStartError, start_qemu
 
@@ -38,6 +39,19 @@ async def test_plain_device_shares_the_server_memory(server: RunningServer, host
         host.memory[0:4] = b"host"
         assert await guest.read(0, 4) == b"host"
     assert dict(host.peers) == {}
+
+
+async def test_plain_device_and_host_share_a_file_without_a_server(directory: Path) -> None:
+    memory = directory / "memory"
+    with memory.open("wb") as file:
+        file.truncate(1 << 20)
+    with open_memory(memory) as host:
+        async with start_qemu(*plain_arguments(memory, "1M")) as machine:
+            guest = await probe(machine)
+            await guest.write(0, b"from the guest")
+            assert bytes(host.memory[:14]) == b"from the guest"
+            host.memory[-4:] = b"host"
+            assert await guest.read((1 << 20) - 4, 4) == b"host"
 
 
 async def test_master_is_the_first_client(server: RunningServer) -> None:

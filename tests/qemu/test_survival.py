@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,8 @@ import pytest
 import trio
 
 from ivshmem_server import connect
-from tests.qemu.helpers import SECONDS, knock, until_joined, until_left, until_ready
+from protocol.ivshmem import MAX_ID, MESSAGE_SIZE, Refusal, decode
+from tests.qemu.helpers import SECONDS, knock, until_joined, until_left, until_ready, until_rung
 from tests.rig.ivshmem import doorbell_arguments, probe
 from tests.rig.msix import message
 from tests.rig.qemu import start_qemu
@@ -63,6 +66,52 @@ async def test_qemu_is_never_shown_an_id_again_that_has_left(
         await until_ready(visitor, guest)
     await machine.qmp.execute("quit")
     assert await machine.stopped() == 0
+
+
+@pytest.mark.slow
+async def test_qemu_lives_when_all_ids_are_used_up(directory: Path) -> None:
+    """The server admits nobody any more until the QEMU that has seen every id leave has left itself."""
+    async with start_server(directory, memfd=True) as server:
+        async with start_qemu(*doorbell_arguments(server.socket, vectors=1)) as machine:
+            guest = await probe(machine)
+            assert [visit(server.socket) for _ in range(MAX_ID)] == list(range(1, MAX_ID + 1))
+            assert visit(server.socket) == Refusal.IDS_EXHAUSTED
+            await guest.ring(0)
+            assert await guest.msix.wait(0) == message(0)
+        await server.until_peers()
+        assert visit(server.socket) == 0
+
+
+def visit(server: Path) -> int:
+    """Join and leave again, as fast as may be; return the id, or the refusal's number."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(server))
+        if version := decode(sock.recv(MESSAGE_SIZE)):
+            return version
+        own_id = decode(sock.recv(MESSAGE_SIZE))
+        value = -1
+        while value != own_id:
+            data, fds, _, _ = socket.recv_fds(sock, MESSAGE_SIZE, 1)
+            for fd in fds:
+                os.close(fd)
+            value = decode(data)
+        return own_id
+
+
+async def test_qemu_that_was_held_up_has_missed_nothing(
+    server: RunningServer, host: Peer, guest: IvshmemDevice, machine: Machine
+) -> None:
+    """More happens meanwhile than its socket's buffer holds."""
+    await until_ready(host, guest)
+    async with AsyncExitStack() as stack:
+        with machine.program.frozen():
+            for _ in range(200):
+                async with connect(server.socket, vectors=2) as passer_by:
+                    await until_joined(host, passer_by.id)
+            visitor = await stack.enter_async_context(connect(server.socket, vectors=2))
+        await until_rung(guest, visitor, vector=1)
+        host.ring(GUEST, 0)
+        assert await guest.msix.wait(0) == message(0)
 
 
 async def test_qemu_joins_a_crowd(directory: Path) -> None:

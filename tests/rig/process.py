@@ -7,14 +7,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 
 class Program:
@@ -23,6 +23,8 @@ class Program:
     def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
         self._process = process
         self._output = output
+        self.killed = False
+        """True once `kill()` was called."""
 
     @property
     def pid(self) -> int:
@@ -41,11 +43,21 @@ class Program:
 
     def kill(self) -> None:
         """Kill it at once, as `kill -9` does; to no effect if it has ended."""
+        self.killed = True
         self._process.kill()
 
     def terminate(self) -> None:
-        """Ask it to end (SIGTERM)."""
-        self._process.send_signal(signal.SIGTERM)
+        """Ask it to end (SIGTERM); to no effect if it has ended."""
+        self._process.terminate()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Hold it for the length of the block (SIGSTOP): it runs no instruction, and reads nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     async def wait(self) -> int:
         """Wait for the end; return the exit code, or minus the number of the signal that killed it."""

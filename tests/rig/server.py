@@ -41,10 +41,11 @@ class RunningServer:
         A sticky server tells no client of a leave, but its status does.
         """
         with trio.fail_after(_STATUS_SECONDS):
-            while {peer["id"] for peer in (await self._status())["peers"]} != set(ids):
+            while {peer["id"] for peer in (await self.status())["peers"]} != set(ids):
                 pass
 
-    async def _status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
+        """Return what the server says of itself on its status socket."""
         async with await trio.open_unix_socket(self.status_socket) as stream:
             status: dict[str, Any] = json.loads(b"".join([part async for part in stream]))
         return status
@@ -71,7 +72,7 @@ async def start_server(directory: Path, *options: str, memfd: bool = False) -> A
             try:
                 await _until_ready(program, notify)
                 yield RunningServer(program, server_socket, shm, status_socket)
-                if not program.ended:
+                if not program.killed:
                     program.terminate()
                     with trio.fail_after(_STOP_SECONDS):
                         assert await program.wait() == 0, "the server did not end cleanly on SIGTERM"
