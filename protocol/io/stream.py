@@ -126,6 +126,10 @@ class FdStream:
         while self._unsent:
             self._unsent = self._unsent[await self._send_some(self._unsent, []) :]
 
+    def send_eof(self) -> None:
+        """Tell the other side that nothing more comes after what was sent. Raises OSError."""
+        self._sock.shutdown(socket.SHUT_WR)
+
     async def wait_writable(self) -> None:
         """Wait until the kernel takes more."""
         await trio.lowlevel.wait_writable(self._open_fd())
