@@ -154,7 +154,7 @@ def machine_arguments(*, kernel_options: str = "") -> list[str]:
 
 
 @asynccontextmanager
-async def boot(*devices: str, name: str = "guest") -> AsyncIterator[Guest]:
+async def boot(*devices: str, name: str = "guest", kernel_options: str = "") -> AsyncIterator[Guest]:
     """Boot a guest with the QEMU arguments `devices`; kill it when the block ends.
 
     Raises packages.SetupError, and lines.QemuGoneError if QEMU refuses to start. If the block
@@ -164,7 +164,7 @@ async def boot(*devices: str, name: str = "guest") -> AsyncIterator[Guest]:
         shell, shell_fd = _connection(sockets)
         qmp, qmp_fd = _connection(sockets)
         argv = [
-            *machine_arguments(kernel_options=_SHELL),
+            *machine_arguments(kernel_options=f"{kernel_options} {_SHELL}"),
             *("-chardev", f"socket,id=shell,fd={shell_fd.fileno()}", "-device", "virtio-serial-pci"),
             *("-device", f"virtserialport,chardev=shell,name={_SHELL}"),
             *("-chardev", f"socket,id=qmp,fd={qmp_fd.fileno()}", "-mon", "chardev=qmp,mode=control"),
