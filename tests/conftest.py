@@ -40,5 +40,6 @@ def nothing_left_behind(temporary: Path) -> Iterator[None]:
     before = Traces.of_now(temporary)
     yield
     if left := left_since(before, temporary):
+        message = f"the test left behind: {left}"
         left.remove()
-        pytest.fail(f"the test left behind: {left}", pytrace=False)
+        pytest.fail(message, pytrace=False)
