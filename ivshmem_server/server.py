@@ -34,6 +34,9 @@ DEFAULT_MAX_QUEUED = 65536
 MAX_REFUSED = 64
 """How many refused clients may hold their connection; of more, the one refused first is closed."""
 
+ACCEPT_BATCH = 16
+"""How many clients to admit before everybody is told of them."""
+
 ACCEPT_RETRY_SECONDS = 0.1
 """How long to leave a connection waiting where not even the means to refuse it are left."""
 
@@ -149,13 +152,19 @@ class IvshmemServer:
     # A client comes
 
     async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
+        """Admit those who wait, then tell everybody of all of them: one wake-up a client, not one a join."""
+        out_of_means = False
         try:
-            self._admit(listener.accept_nowait(), nursery)
+            for _ in range(ACCEPT_BATCH):
+                self._admit(listener.accept_nowait(), nursery)
         except (BlockingIOError, ConnectionAbortedError):
-            pass  # it has gone again, or another process took it
+            pass  # nobody waits any more, one has gone again, or another process took it
         except OSError as error:
             if error.errno not in _OUT_OF_MEANS:
                 raise
+            out_of_means = True
+        self._settle(nursery)
+        if out_of_means:
             await self._refuse_without_means(listener)
 
     async def _refuse_without_means(self, listener: Listener) -> None:
@@ -179,7 +188,6 @@ class IvshmemServer:
         client = self._clients[member] = Client(stream, member, credentials)
         self._note("joined", client)
         nursery.start_soon(self._watch, client, nursery)
-        self._settle(nursery)
 
     def _join(self, who: Credentials) -> Member | Refusal:
         if not self._allows(who):

@@ -23,6 +23,10 @@ MAX_FDS = 253
 RETRY_SECONDS = 0.001
 """How long to wait when too many descriptors are in flight: nothing tells when that clears."""
 
+# Plain integers, or-ed once: to or the socket module's enums takes half a microsecond each time.
+_SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_RECEIVE_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+
 _INT_SIZE = array.array("i").itemsize
 
 
@@ -78,8 +82,7 @@ class FdStream:
     def receive_nowait(self, max_bytes: int, max_fds: int = 1) -> tuple[bytes, list[OwnedFd]]:
         """As `receive()`, but raises BlockingIOError where nothing has come."""
         space = socket.CMSG_SPACE(max_fds * _INT_SIZE) if max_fds else 0
-        flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-        data, ancillary, result, _ = self._sock.recvmsg(max_bytes, space, flags)
+        data, ancillary, result, _ = self._sock.recvmsg(max_bytes, space, _RECEIVE_FLAGS)
         fds = list(_descriptors(ancillary))
         if result & socket.MSG_CTRUNC:
             for fd in fds:
@@ -109,7 +112,7 @@ class FdStream:
 
         Raises BlockingIOError where it takes none now, OSError (ETOOMANYREFS among them).
         """
-        return self._sock.sendmsg(buffers, ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        return self._sock.sendmsg(buffers, ancillary, _SEND_FLAGS)
 
     async def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Send all of `data`, with `fds` (which stay the caller's) on its first byte.
@@ -164,7 +167,7 @@ class FdStream:
         """Send at least one byte. Nothing is awaited after the kernel took bytes, so none get lost."""
         while True:
             try:
-                return self._sock.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                return self._sock.sendmsg([data], ancillary, _SEND_FLAGS)
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(self._open_fd())
             except OSError as error:
