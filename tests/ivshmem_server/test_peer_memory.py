@@ -28,13 +28,14 @@ def test_file_is_shared_with_whoever_maps_it(file: Path) -> None:
 def test_name_without_a_slash_is_a_shared_memory_object() -> None:
     name = f"test-peer-{os.getpid()}"
     path = Path("/dev/shm") / name
-    path.write_bytes(bytes(4096))
-    try:
-        with ivshmem_server.open_memory(name) as plain:
-            plain.memory.cast("I")[1] = 5
-        assert path.read_bytes()[4:8] == (5).to_bytes(4, "little")
-    finally:
-        path.unlink()
+    with path.open("xb") as file:  # kept open: another test run removes what nobody uses
+        file.truncate(4096)
+        try:
+            with ivshmem_server.open_memory(name) as plain:
+                plain.memory.cast("I")[1] = 5
+            assert path.read_bytes()[4:8] == (5).to_bytes(4, "little")
+        finally:
+            path.unlink()
 
 
 def test_readonly_needs_no_permission_to_write(file: Path) -> None:
