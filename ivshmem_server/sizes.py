@@ -19,7 +19,8 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if not match:
         raise ValueError(f"'{text}' is no size; write a number with K, M, G or T, as in 4M")
-    whole, _, decimals = match[1].partition(".")
+    number: str = match[1]
+    whole, _, decimals = number.partition(".")
     power = _PREFIXES.index(match[2].upper()) + 1 if match[2] else 0
     size, rest = divmod(int(whole + decimals) << 10 * power, 10 ** len(decimals))
     if rest:
