@@ -19,10 +19,10 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if not match:
         raise ValueError(f"'{text}' is no size; write a number with K, M, G or T, as in 4M")
-    number: str = match[1]
-    whole, _, decimals = number.partition(".")
+    whole, _, decimals = match[1].partition(".")
+    denominator: int = 10 ** len(decimals)
     power = _PREFIXES.index(match[2].upper()) + 1 if match[2] else 0
-    size, rest = divmod(int(whole + decimals) << 10 * power, 10 ** len(decimals))
+    size, rest = divmod(int(whole + decimals) << 10 * power, denominator)
     if rest:
         raise ValueError(f"'{text}' is no whole number of bytes")
     if not 0 < size < _MAX:
