@@ -179,7 +179,7 @@ async def attempt() -> str | None:
         failure = "nothing happened for long where something should have"
     except QemuGoneError:
         failure = "QEMU has ended; what it printed is above"
-    except (DemoError, SetupError, rig.CommandError, OSError) as error:
+    except (DemoError, SetupError, rig.BrokenKvmError, rig.CommandError, OSError) as error:
         failure = " ".join(str(error).split())
     else:
         return None
