@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +14,8 @@ from tests.rig.ivshmem import doorbell_arguments
 from tests.rig.server import RunningServer, start_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
+    from pathlib import Path
 
 VECTORS = 4
 
@@ -47,13 +46,6 @@ async def join(server: RunningServer) -> AsyncIterator[Member]:
         address = await guest.sh("ivshmem-bind")
         state = (await guest.sh("ivshmem-guest vfio")).split()
         yield Member(guest, int(state[0].removeprefix("id=")), address)
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """A directory with a short path, as a socket's path is limited to 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="qemu-companion-") as path:
-        yield Path(path)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import secrets
-import socket
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tests.rig import image, packages, process
-from tests.rig.lines import LineChannel
+from tests.rig.lines import LineChannel, connection
 from tests.rig.qmp import Qmp
 
 if TYPE_CHECKING:
@@ -176,8 +175,8 @@ async def boot(*devices: str, name: str = "guest", kernel_options: str = "") -> 
     fails, the guest's console goes to standard error.
     """
     with ExitStack() as sockets:
-        shell, shell_fd = _connection(sockets)
-        qmp, qmp_fd = _connection(sockets)
+        shell, shell_fd = connection(sockets)
+        qmp, qmp_fd = connection(sockets)
         argv = [
             *machine_arguments(kernel_options=f"{kernel_options} {_SHELL}"),
             *("-chardev", f"socket,id=shell,fd={shell_fd.fileno()}", "-device", "virtio-serial-pci"),
@@ -191,9 +190,3 @@ async def boot(*devices: str, name: str = "guest", kernel_options: str = "") -> 
             guest = Guest(name, program, await Qmp.negotiate(qmp), shell)
             await guest.ready()
             yield guest
-
-
-def _connection(stack: ExitStack) -> tuple[LineChannel, socket.socket]:
-    """Return our end and QEMU's end of a new connection; `stack` closes both."""
-    ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
-    return LineChannel(trio.socket.from_stdlib_socket(ours)), theirs
