@@ -31,10 +31,15 @@ _INT_SIZE = array.array("i").itemsize
 
 
 class AncillaryLostError(OSError):
-    """Descriptors were lost on the way (MSG_CTRUNC): we are at our limit of open files."""
+    """Descriptors were lost on the way (MSG_CTRUNC): too many came, or we are at our limit of open files."""
 
-    def __init__(self) -> None:
-        super().__init__(errno.EMFILE, "file descriptors were lost on receipt; raise the limit (ulimit -n)")
+    def __init__(self, *, too_many: bool) -> None:
+        if too_many:
+            super().__init__(errno.EPROTO, "more file descriptors came than the protocol allows")
+        else:
+            super().__init__(
+                errno.EMFILE, "file descriptors were lost on receipt; raise the limit (ulimit -n)"
+            )
 
 
 class Credentials(NamedTuple):
@@ -72,7 +77,8 @@ class FdStream:
         """Wait for one read: at least one byte, or b"" at the end of the connection.
 
         The caller owns the descriptors. Raises OSError; AncillaryLostError where descriptors got
-        lost, having closed those that came.
+        lost, be it that more than `max_fds` came, having closed the others;
+        trio.ClosedResourceError if the stream is closed before or meanwhile.
         """
         while True:
             await trio.lowlevel.wait_readable(self._open_fd())
@@ -81,13 +87,15 @@ class FdStream:
 
     def receive_nowait(self, max_bytes: int, max_fds: int = 1) -> tuple[bytes, list[OwnedFd]]:
         """As `receive()`, but raises BlockingIOError where nothing has come."""
-        space = socket.CMSG_SPACE(max_fds * _INT_SIZE) if max_fds else 0
+        self._open_fd()
+        # Not CMSG_SPACE, whose padding has room for one more.
+        space = socket.CMSG_LEN(max_fds * _INT_SIZE) if max_fds else 0
         data, ancillary, result, _ = self._sock.recvmsg(max_bytes, space, _RECEIVE_FLAGS)
         fds = list(_descriptors(ancillary))
         if result & socket.MSG_CTRUNC:
             for fd in fds:
                 fd.close()
-            raise AncillaryLostError
+            raise AncillaryLostError(too_many=len(fds) == max_fds)
         return data, fds
 
     async def receive_exactly(self, size: int, max_fds: int = 0) -> tuple[bytes, list[OwnedFd]]:
@@ -119,7 +127,11 @@ class FdStream:
 
         Cancelled before its first byte was taken, it has sent nothing. Cancelled later, the rest is
         kept and goes out before anything else that is sent: the other side sees whole messages.
+        Raises OSError; ValueError for `fds` without a byte to carry them.
         """
+        if fds and not data:
+            raise ValueError("descriptors need a byte to go with")
+        await trio.lowlevel.checkpoint()
         await self.flush()
         self._unsent = memoryview(data)[await self._send_some(data, rights(*fds)) :]
         await self.flush()
@@ -167,9 +179,10 @@ class FdStream:
         """Send at least one byte. Nothing is awaited after the kernel took bytes, so none get lost."""
         while True:
             try:
+                self._open_fd()
                 return self._sock.sendmsg([data], ancillary, _SEND_FLAGS)
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._open_fd())
+                await self.wait_writable()
             except OSError as error:
                 if error.errno != errno.ETOOMANYREFS:
                     raise
@@ -190,6 +203,7 @@ async def connect(path: str) -> FdStream:
 
     A full accept queue (EAGAIN, which a UNIX socket gives instead of waiting) is waited out.
     """
+    await trio.lowlevel.checkpoint()
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

@@ -1,0 +1,145 @@
+"""What tests have done by a process of its own: at limits, without privileges, or to be killed.
+
+`run_child("name", ...)` runs the function of that name of this module in a new process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from protocol.fds import rights
+from protocol.io import AncillaryLostError, FdStream, notify, watchdog
+
+NOBODY = 65534
+
+_ROOT = Path(__file__).parents[3]
+_TIMEOUT_SECONDS = 30
+
+
+def run_child(name: str, *arguments: object) -> Any:
+    """Call the function `name` in a process of its own; return what it returns, by way of JSON."""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-m", __name__, name, json.dumps(arguments)],
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_SECONDS,
+        cwd=_ROOT,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def receive_at_the_limit() -> tuple[int | None, str | None, int]:
+    """Receive three descriptors with room for one; return the error and how many were kept open."""
+    left, right = socket.socketpair()
+    with FdStream(left) as first, FdStream(right) as second:
+        first.send_nowait([b"x"], rights(0, 0, 0))
+        before = _count_descriptors()
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        _limit_descriptors(lowest_free + 1)
+        try:
+            second.receive_nowait(8, max_fds=3)
+        except AncillaryLostError as error:
+            _limit_descriptors(before + 10)
+            return error.errno, error.strerror, _count_descriptors() - before
+    raise AssertionError("all three came")
+
+
+def send_more_than_may_be_in_flight() -> tuple[int | None, int]:
+    """Send until the kernel has enough, then 200 times more; return the error and how many of those came."""
+    trio.run(trio.sleep, 0)  # what it imports, it imports while it may
+    drop_privileges()
+    _limit_descriptors(32)
+    left, right = socket.socketpair()
+    with FdStream(left) as first, FdStream(right) as second:
+        sent, error = _send_until_refused(first)
+        received = trio.run(_send_and_receive, first, second, sent + 200)
+    return error, received - sent
+
+
+def notify_at_the_limit() -> tuple[bool, list[str]]:
+    """Notify, and feed the watchdog twice, without a free descriptor; return what came of both."""
+    name = f"notify-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + name)
+        os.environ |= {"NOTIFY_SOCKET": "@" + name, "WATCHDOG_USEC": "20000"}
+        told, fed = trio.run(_watch_at_the_limit, manager)
+    return told, [message.decode() for message in fed]
+
+
+async def _watch_at_the_limit(manager: socket.socket) -> tuple[bool, list[bytes]]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watchdog)
+        await wait_all_tasks_blocked()
+        _limit_descriptors(0)
+        told = notify("STOPPING=1")
+        with trio.fail_after(_TIMEOUT_SECONDS):
+            await trio.lowlevel.wait_readable(manager)
+            fed = [manager.recv(100)]
+            await trio.lowlevel.wait_readable(manager)
+            fed.append(manager.recv(100))
+        nursery.cancel_scope.cancel()
+    return told, fed
+
+
+def drop_privileges() -> None:
+    """Become the user that owns nothing, if we are root. Modules must have been imported by then."""
+    if os.getuid() == 0:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
+
+
+def _send_until_refused(stream: FdStream) -> tuple[int, int | None]:
+    sent = 0
+    while True:
+        try:
+            stream.send_nowait([b"12345678"], rights(0))
+        except OSError as error:
+            return sent, error.errno
+        sent += 1
+
+
+async def _send_and_receive(first: FdStream, second: FdStream, expected: int) -> int:
+    received = 0
+
+    async def send() -> None:
+        for _ in range(200):
+            await first.send(b"12345678", [0])
+
+    with trio.fail_after(_TIMEOUT_SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            await wait_all_tasks_blocked()
+            while received < expected:
+                _, fds = await second.receive(8)
+                for fd in fds:
+                    fd.close()
+                received += len(fds)
+    return received
+
+
+def _count_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def _limit_descriptors(count: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
+if __name__ == "__main__":
+    _, _name, _arguments = sys.argv
+    print(json.dumps(globals()[_name](*json.loads(_arguments))))

@@ -1,0 +1,48 @@
+"""Sockets and directories for the tests of I/O."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from protocol.io import FdStream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECONDS = 10
+"""After how long something that must not block is taken to have blocked."""
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory with a short path, as a socket's path is limited to 107 bytes."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[FdStream, FdStream]]:
+    """Two streams that are connected to each other."""
+    left, right = socket.socketpair()
+    with FdStream(left) as first, FdStream(right) as second:
+        yield first, second
+
+
+@pytest.fixture
+def never_blocking() -> Iterator[None]:
+    """Interrupt a system call that waits."""
+
+    def fail(signum: int, frame: object) -> NoReturn:
+        raise TimeoutError(f"blocked for {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
