@@ -63,12 +63,15 @@ class Listener:
         return self._sock.fileno()
 
     async def wait_readable(self) -> None:
-        """Wait until a connection is there to accept (or another process was quicker)."""
-        await trio.lowlevel.wait_readable(self._sock)
+        """Wait until a connection is there to accept (or another process was quicker).
+
+        Raises trio.ClosedResourceError if the listener is closed before or meanwhile.
+        """
+        await trio.lowlevel.wait_readable(self._open_socket())
 
     def accept_nowait(self) -> FdStream:
         """Accept a connection; the caller closes it. Raises BlockingIOError where there is none, OSError."""
-        return FdStream(self._sock.accept()[0])
+        return FdStream(self._open_socket().accept()[0])
 
     async def accept(self) -> FdStream:
         """Wait for a connection and accept it; the caller closes it. Raises OSError (EMFILE among others)."""
@@ -87,6 +90,11 @@ class Listener:
         if trio.lowlevel.in_trio_run():
             trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
+
+    def _open_socket(self) -> socket.socket:
+        if self._sock.fileno() < 0:
+            raise trio.ClosedResourceError("the listener is closed")
+        return self._sock
 
     def __enter__(self) -> Self:
         return self
@@ -109,14 +117,12 @@ def listen(
     anybody can connect; without `mode` the umask decides. Raises SocketInUseError where somebody
     listens there, OSError otherwise. The caller closes the listener.
     """
+    if not path:  # which the kernel takes as "choose an abstract name"
+        raise OSError(errno.EINVAL, "a socket needs a path", path)
     if len(os.fsencode(path)) > MAX_PATH:
         raise OSError(errno.ENAMETOOLONG, f"a socket's path has at most {MAX_PATH} bytes", path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if mode is not None:
-            os.fchmod(
-                sock.fileno(), mode & stat.S_IRWXU
-            )  # what bind gives the path: nobody else's, until below
         with _locked(Path(path).parent):
             _bind(sock, path)
             listener = Listener(sock, made=path)
@@ -128,7 +134,7 @@ def listen(
             os.chown(path, owner, group)
         if mode is not None:
             Path(path).chmod(mode)
-        sock.listen(backlog)
+        sock.listen(backlog)  # until then the kernel refuses connections
     except BaseException:
         listener.close()
         raise
@@ -204,22 +210,42 @@ def _remove_stale(path: str) -> None:
 def _locked(directory: Path) -> Iterator[None]:
     """Keep other starting servers out of the directory between the probe and the bind.
 
-    They hold it for microseconds; where somebody holds it longer, or we may not read the directory,
-    go on without: a stranger's lock must not keep us from starting.
+    They hold it for microseconds; where somebody holds it longer, go on without: a stranger's lock
+    must not keep us from starting.
     """
-    try:
-        lock = OwnedFd(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    except PermissionError:
-        yield
-        return
-    with lock:
+    with contextlib.ExitStack() as stack:
         for _ in range(LOCK_TRIES):
             try:
-                fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(_lock(directory))
                 break
             except BlockingIOError:
                 time.sleep(LOCK_RETRY_SECONDS)
         yield
+
+
+def _lock(directory: Path) -> OwnedFd:
+    """Lock the directory until the descriptor is closed. Raises BlockingIOError where somebody has it."""
+    try:
+        lock = OwnedFd(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except PermissionError:
+        return _lock_by_name(directory)
+    try:
+        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _lock_by_name(directory: Path) -> OwnedFd:
+    """Lock a directory that we may write to but not read: hold an abstract name that stands for it."""
+    status = directory.stat()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind(f"\0qemu-companion-lock-{status.st_dev}-{status.st_ino}")
+        except OSError as error:
+            raise BlockingIOError(error.errno, error.strerror) from None
+        return OwnedFd(sock.detach())
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -11,7 +11,8 @@ import trio
 from trio.testing import assert_checkpoints
 
 from protocol.io import notify, watchdog
-from tests.protocol.io.children import run_child
+from tests.protocol.io import programs
+from tests.protocol.io.child import run_child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +80,7 @@ def test_manager_that_does_not_read(manager: socket.socket, never_blocking: None
 
 def test_neither_notify_nor_watchdog_needs_a_descriptor_left() -> None:
     """At our limit of open files the first gives up, and the second has what it needs."""
-    assert run_child("notify_at_the_limit") == [False, ["WATCHDOG=1", "WATCHDOG=1"]]
+    assert run_child(programs.notify_at_the_limit) == [False, ["WATCHDOG=1", "WATCHDOG=1"]]
 
 
 @pytest.fixture

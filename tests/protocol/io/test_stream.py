@@ -15,7 +15,8 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 from protocol.fds import OwnedFd, rights
 from protocol.io import AncillaryLostError, FdStream, connect
 from protocol.io.stream import MAX_FDS
-from tests.protocol.io.children import run_child
+from tests.protocol.io import programs
+from tests.protocol.io.child import run_child
 from tests.protocol.ivshmem.world import identity
 
 if TYPE_CHECKING:
@@ -138,8 +139,8 @@ async def test_reset_connection_is_an_error(pair: Pair, method: str) -> None:
 
 
 def test_descriptors_lost_at_our_limit() -> None:
-    """What did come is closed: see the program in `children`."""
-    number, text, kept = run_child("receive_at_the_limit")
+    """What did come is closed: see the program."""
+    number, text, kept = run_child(programs.receive_at_the_limit)
     assert (number, kept) == (errno.EMFILE, 0)
     assert text == "file descriptors were lost on receipt; raise the limit (ulimit -n)"
 
@@ -334,8 +335,8 @@ async def test_send_to_one_who_has_gone_raises_without_a_signal(pair: Pair) -> N
 
 
 def test_too_many_descriptors_in_flight_are_waited_out() -> None:
-    """The limit holds for an unprivileged user only: see the program in `children`."""
-    assert run_child("send_more_than_may_be_in_flight") == [errno.ETOOMANYREFS, 200]
+    """The limit holds for an unprivileged user only: see the program."""
+    assert run_child(programs.send_more_than_may_be_in_flight) == [errno.ETOOMANYREFS, 200]
 
 
 # Closing

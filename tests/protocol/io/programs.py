@@ -1,43 +1,38 @@
 """What tests have done by a process of its own: at limits, without privileges, or to be killed.
 
-`run_child("name", ...)` runs the function of that name of this module in a new process.
+`run_child()` runs these functions, each in a new process.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import resource
+import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from protocol.fds import rights
-from protocol.io import AncillaryLostError, FdStream, notify, watchdog
+from protocol.io import (
+    AncillaryLostError,
+    FdStream,
+    listen,
+    notify,
+    systemd_listener,
+    watchdog,
+)
+from protocol.io.listener import LISTEN_FDS_START
+from tests.protocol.io.child import READY
 
 NOBODY = 65534
 
-_ROOT = Path(__file__).parents[3]
-_TIMEOUT_SECONDS = 30
+_TIMEOUT_SECONDS = 20
 
 
-def run_child(name: str, *arguments: object) -> Any:
-    """Call the function `name` in a process of its own; return what it returns, by way of JSON."""
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-m", __name__, name, json.dumps(arguments)],
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_SECONDS,
-        cwd=_ROOT,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+# Streams
 
 
 def receive_at_the_limit() -> tuple[int | None, str | None, int]:
@@ -48,11 +43,11 @@ def receive_at_the_limit() -> tuple[int | None, str | None, int]:
         before = _count_descriptors()
         lowest_free = os.dup(0)
         os.close(lowest_free)
-        _limit_descriptors(lowest_free + 1)
+        limit = _limit_descriptors(lowest_free + 1)
         try:
             second.receive_nowait(8, max_fds=3)
         except AncillaryLostError as error:
-            _limit_descriptors(before + 10)
+            _limit_descriptors(limit)
             return error.errno, error.strerror, _count_descriptors() - before
     raise AssertionError("all three came")
 
@@ -67,6 +62,9 @@ def send_more_than_may_be_in_flight() -> tuple[int | None, int]:
         sent, error = _send_until_refused(first)
         received = trio.run(_send_and_receive, first, second, sent + 200)
     return error, received - sent
+
+
+# Readiness
 
 
 def notify_at_the_limit() -> tuple[bool, list[str]]:
@@ -92,6 +90,73 @@ async def _watch_at_the_limit(manager: socket.socket) -> tuple[bool, list[bytes]
             fed.append(manager.recv(100))
         nursery.cancel_scope.cancel()
     return told, fed
+
+
+# Listeners
+
+
+def listen_until_killed(path: str) -> None:
+    with listen(path):
+        sys.stdout.buffer.write(READY)
+        sys.stdout.flush()
+        signal.pause()
+
+
+def listen_as_nobody(path: str) -> tuple[int | None, str]:
+    """Return the error of an attempt to listen."""
+    drop_privileges()
+    try:
+        listen(path).close()
+    except OSError as error:
+        return error.errno, str(error)
+    raise AssertionError("nobody may listen there")
+
+
+def accept_at_the_limit(path: str) -> tuple[int | None, bool]:
+    """Return the error of an accept without a free descriptor, and whether one works afterwards."""
+    with listen(path) as listener, socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        limit = _limit_descriptors(0)
+        try:
+            listener.accept_nowait().close()
+        except OSError as error:
+            number = error.errno
+        else:
+            raise AssertionError("it was accepted")
+        _limit_descriptors(limit)
+        listener.accept_nowait().close()
+    return number, True
+
+
+def activate(path: str, environment: dict[str, str]) -> str | None:
+    """Start as systemd starts a service; return the path of the listener, or the error.
+
+    Descriptor 3 is a socket that listens at `path`, or one that listens nowhere if that is "".
+    """
+    environment = {name: value.replace("own", str(os.getpid())) for name, value in environment.items()}
+    with socket.socket(socket.AF_UNIX) as sock:
+        if path:
+            sock.bind(path)
+            sock.listen()
+        number = sock.detach()
+    if number != LISTEN_FDS_START:
+        os.dup2(number, LISTEN_FDS_START)
+        os.close(number)
+    os.environ |= environment | {"LISTEN_FDNAMES": "name"}
+    try:
+        listener = systemd_listener()
+    except ValueError as error:
+        return str(error)
+    finally:
+        assert not [name for name in os.environ if name.startswith("LISTEN_")]
+    if listener is None:
+        return None
+    with listener:
+        assert not os.get_inheritable(listener.fileno())
+        return listener.path
+
+
+# What they have in common
 
 
 def drop_privileges() -> None:
@@ -135,11 +200,8 @@ def _count_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def _limit_descriptors(count: int) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+def _limit_descriptors(count: int) -> int:
+    """Set the soft limit; return what it was."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
-
-
-if __name__ == "__main__":
-    _, _name, _arguments = sys.argv
-    print(json.dumps(globals()[_name](*json.loads(_arguments))))
+    return soft
