@@ -188,11 +188,14 @@ def _element(value: Value) -> CType:
 
 
 def _short_text(ctype: CType, item: Item) -> str:
-    """Return one of many numbers: bytes, which are mostly no quantities, in hexadecimal."""
-    plain = strip(ctype)
-    if isinstance(plain, Scalar) and plain.encoding is Encoding.UNSIGNED and isinstance(item, int):
-        return f"{item:#04x}" if plain.size == 1 else str(item)
-    return _item_text(plain, item)
+    """Return one of many numbers: in one base, bytes, which are mostly no quantities, in hexadecimal."""
+    match strip(ctype):
+        case Scalar(size=1, encoding=Encoding.UNSIGNED) if isinstance(item, int):
+            return f"{item:#04x}"
+        case Scalar(encoding=Encoding.SIGNED | Encoding.UNSIGNED):
+            return str(item)
+        case plain:
+            return _item_text(plain, item)
 
 
 def _item_text(ctype: CType, item: Item) -> str:

@@ -105,8 +105,8 @@ class ElfTypes:
         )
 
     def _similar(self, name: str) -> list[str]:
-        names = {found: f"{kind} {found}".strip() for kind, found in self._all_names(_SIMILAR_WITHIN)}
-        return [names[close] for close in difflib.get_close_matches(name, names)]
+        names = {found.lower(): f"{kind} {found}".strip() for kind, found in self._all_names(_SIMILAR_WITHIN)}
+        return [names[close] for close in difflib.get_close_matches(name.lower(), names)]
 
 
 def _described(die: DIE) -> str:
@@ -114,5 +114,8 @@ def _described(die: DIE) -> str:
 
 
 def _ambiguity(query: Query, found: list[tuple[CType, DIE]]) -> str:
-    choices = ", ".join(f"'{ctype.name}@{unit_name(die)}' ({ctype.size} bytes)" for ctype, die in found)
+    choices = ", ".join(
+        f"'{KINDS[str(die.tag)]} {name_of(die)}@{unit_name(die)}' ({ctype.size} bytes)"
+        for ctype, die in found
+    )
     return f"{query} has {len(found)} different definitions, give one of: {choices}"
