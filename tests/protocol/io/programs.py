@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -26,6 +27,9 @@ from protocol.io import (
 )
 from protocol.io.listener import LISTEN_FDS_START
 from tests.protocol.io.child import READY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NOBODY = 65534
 
@@ -62,6 +66,23 @@ def send_more_than_may_be_in_flight() -> tuple[int | None, int]:
         sent, error = _send_until_refused(first)
         received = trio.run(_send_and_receive, first, second, sent + 200)
     return error, received - sent
+
+
+def send_to_one_who_has_gone() -> list[int | None]:
+    """Send where SIGPIPE kills; return the errors of both ways to send."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    left, right = socket.socketpair()
+    right.close()
+    with FdStream(left) as stream:
+        return [_error_of(stream.send_nowait, [b"x"]), _error_of(trio.run, stream.send, b"x")]
+
+
+def _error_of(call: Callable[..., object], *arguments: object) -> int | None:
+    try:
+        call(*arguments)
+    except OSError as error:
+        return error.errno
+    return None
 
 
 # Readiness

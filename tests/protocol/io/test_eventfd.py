@@ -171,6 +171,24 @@ async def test_wait_in_a_cancelled_scope_takes_nothing(eventfd: EventFd) -> None
     assert eventfd.take() == 1
 
 
+@pytest.mark.parametrize("attempt", range(20))
+async def test_signal_is_taken_or_left_when_a_cancel_comes_along(eventfd: EventFd, attempt: int) -> None:
+    """Whoever of them runs first: what the wait does not return is still there."""
+    eventfd.signal()
+    counts: list[int] = []
+
+    async def read() -> None:
+        counts.append(await eventfd.wait())
+
+    async def cancel() -> None:
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        nursery.start_soon(cancel)
+    assert sum(counts) + eventfd.take() == 1
+
+
 async def test_one_task_waits_at_a_time(eventfd: EventFd, nursery: trio.Nursery) -> None:
     nursery.start_soon(eventfd.wait)
     await wait_all_tasks_blocked()

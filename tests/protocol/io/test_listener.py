@@ -341,24 +341,31 @@ async def test_accepted_socket_is_not_inherited(listener: Listener, path: Path) 
         assert not os.get_inheritable(stream.fileno())
 
 
+@pytest.mark.parametrize("attempt", range(20))
 async def test_accept_goes_on_where_another_process_was_quicker(
-    listener: Listener, path: Path, nursery: trio.Nursery
+    listener: Listener, path: Path, attempt: int
 ) -> None:
-    """It shares the listening socket, as with socket activation."""
-    accepted: list[FdStream] = []
+    """It shares the listening socket, as with socket activation. Two connections, one for each."""
+    both = trio.Event()
+    accepted: list[str] = []
 
-    async def accept() -> None:
-        accepted.append(await listener.accept())
+    async def accept(who: Listener, name: str) -> None:
+        (await who.accept()).close()
+        accepted.append(name)
+        if len(accepted) == 2:
+            both.set()
 
-    nursery.start_soon(accept)
-    await wait_all_tasks_blocked()
-    with inherited_listener(os.dup(listener.fileno())) as other, await connect(str(path)):
-        other.accept_nowait().close()
-        await wait_all_tasks_blocked()
-        assert accepted == []
-        with await connect(str(path)):
+    with inherited_listener(os.dup(listener.fileno())) as other, trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept, listener, "one")
+            nursery.start_soon(accept, other, "other")
             await wait_all_tasks_blocked()
-            accepted[0].close()
+            with await connect(str(path)):
+                await wait_all_tasks_blocked()
+                assert len(accepted) == 1
+            with await connect(str(path)):
+                await both.wait()
+    assert sorted(accepted) == ["one", "other"]
 
 
 def test_accept_at_the_limit_of_open_files(path: Path) -> None:
