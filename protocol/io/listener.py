@@ -10,16 +10,15 @@ import socket
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.fds import OwnedFd
+from protocol.fds import Closing, OwnedFd
 from protocol.io.stream import FdStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
 LISTEN_FDS_START = 3
 """The first descriptor that systemd hands over (sd_listen_fds(3))."""
@@ -42,7 +41,7 @@ class SocketInUseError(OSError):
         )
 
 
-class Listener:
+class Listener(Closing):
     """A listening socket. `close()` closes it and removes its path, if we made that and it is still ours."""
 
     def __init__(self, sock: socket.socket, *, made: str | None = None) -> None:
@@ -95,17 +94,6 @@ class Listener:
         if self._sock.fileno() < 0:
             raise trio.ClosedResourceError("the listener is closed")
         return self._sock
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def listen(

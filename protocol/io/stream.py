@@ -7,15 +7,14 @@ import contextlib
 import errno
 import socket
 import struct
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from protocol.fds import OwnedFd, rights
+from protocol.fds import Closing, OwnedFd, rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from types import TracebackType
 
 MAX_FDS = 253
 """Most descriptors that one message can carry (SCM_MAX_FD of Linux)."""
@@ -50,7 +49,7 @@ class Credentials(NamedTuple):
     gid: int
 
 
-class FdStream:
+class FdStream(Closing):
     """A connected UNIX stream socket, non-blocking, used by one reading and one writing task.
 
     `close()` closes it; whoever holds the object does so. Descriptors received are close-on-exec.
@@ -157,17 +156,6 @@ class FdStream:
         if self._sock.fileno() >= 0 and trio.lowlevel.in_trio_run():
             trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open_fd(self) -> int:
         fd = self._sock.fileno()
