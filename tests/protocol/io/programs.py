@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import signal
@@ -21,10 +22,12 @@ from protocol.io import (
     AncillaryLostError,
     FdStream,
     listen,
+    logs,
     notify,
     systemd_listener,
     watchdog,
 )
+from protocol.io.command_line import raise_open_files_limit
 from protocol.io.listener import LISTEN_FDS_START
 from tests.protocol.io.child import READY
 
@@ -175,6 +178,39 @@ def activate(path: str, environment: dict[str, str]) -> str | None:
     with listener:
         assert not os.get_inheritable(listener.fileno())
         return listener.path
+
+
+# Programs
+
+
+def raise_limit() -> tuple[int, int]:
+    """Return the limits of open files after raising a low one."""
+    _limit_descriptors(64)
+    raise_open_files_limit()
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def write_log(path: str, style: str, verbose: bool) -> None:
+    """Log one record of each kind to the file."""
+    logs.configure("program", style=style, verbose=verbose, path=path)
+    log = logging.getLogger("some.name")
+    log.info("%d peers", 2)
+    log.warning("peer %d has gone", 3, extra={"peer": 3, "path": Path("/some/path")})
+    try:
+        _ = 1 / 0
+    except ZeroDivisionError:
+        log.exception("it failed")
+    log.debug("detail")
+    logging.shutdown()
+
+
+def fail_to_log(path: str) -> str:
+    """Return what file the error names."""
+    try:
+        logs.configure("program", path=path)
+    except OSError as error:
+        return str(error.filename)
+    raise AssertionError("it is a directory")
 
 
 # What they have in common
