@@ -91,6 +91,12 @@ class TypeBuilder:
     def _name(self, die: DIE) -> str:
         return self._references.c_name(die)
 
+    def _size(self, die: DIE, default: int = 0, *, least: int = 1) -> int:
+        size = number_of(die, "DW_AT_byte_size", default)
+        if size < least:
+            raise ElfViewError(f"the debug information is damaged: {self._name(die)} has a size of {size}")
+        return size
+
     def _target(self, die: DIE) -> CType:
         target = self._references.target(die)
         if target is None:
@@ -98,7 +104,7 @@ class TypeBuilder:
         return self.build(target)
 
     def _base(self, die: DIE) -> CType:
-        name, size = self._name(die), number_of(die, "DW_AT_byte_size")
+        name, size = self._name(die), self._size(die)
         number = number_of(die, "DW_AT_encoding")
         encoding = _ENCODINGS.get(number, Encoding.RAW)
         if name == "char":
@@ -111,8 +117,7 @@ class TypeBuilder:
         return Scalar(name, size, encoding, order == _DW_END_BIG if order else self._big_endian)
 
     def _pointer(self, die: DIE) -> CType:
-        size = number_of(die, "DW_AT_byte_size", die.cu["address_size"])
-        return Pointer(self._name(die), size, self._big_endian)
+        return Pointer(self._name(die), self._size(die, die.cu["address_size"]), self._big_endian)
 
     def _typedef(self, die: DIE) -> CType:
         name, target = self._name(die), self._target(die)
@@ -127,7 +132,7 @@ class TypeBuilder:
         return target if isinstance(target, Array) else Alias(self._name(die), target.size, target)
 
     def _enumeration(self, die: DIE) -> CType:
-        size = number_of(die, "DW_AT_byte_size") or self._target(die).size
+        size = self._size(die) if "DW_AT_byte_size" in die.attributes else self._target(die).size
         entries = [child for child in children(die) if child.tag == "DW_TAG_enumerator"]
         values = [number_of(entry, "DW_AT_const_value") for entry in entries]
         signed = number_of(die, "DW_AT_encoding") == _SIGNED or min(values, default=0) < 0
@@ -148,7 +153,7 @@ class TypeBuilder:
         if is_declaration(die):
             return self._declared_record(die)
         kind = cast("Literal['struct', 'union', 'class']", KINDS[str(die.tag)])
-        name, size = self._name(die), number_of(die, "DW_AT_byte_size")
+        name, size = self._name(die), self._size(die, least=0)
         members = tuple(self._member(child) for child in children(die) if is_data_member(child))
         for member in members:
             _check_inside(member, name, size)

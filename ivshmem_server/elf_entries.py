@@ -100,12 +100,12 @@ def member_location(die: DIE) -> int:
 def element_count(subrange: DIE) -> int | None:
     """Return the number of elements in one dimension of an array, None if the definition leaves it open."""
     if "DW_AT_count" in subrange.attributes:
-        return number_of(subrange, "DW_AT_count")
+        return max(number_of(subrange, "DW_AT_count"), 0)
     if "DW_AT_upper_bound" not in subrange.attributes:
         return None
     upper = number_of(subrange, "DW_AT_upper_bound")
     # A bound of -1 is written as the largest number of 4 or 8 bytes by some.
-    return 0 if upper in (0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF) else upper + 1
+    return 0 if upper in (0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF) else max(upper + 1, 0)
 
 
 class References:
