@@ -50,8 +50,8 @@ def leave_zombie(_: Path) -> str:
 
 
 def leave_daemon(_: Path) -> str:
-    command = "setsid sleep 1000 >/dev/null 2>&1 & echo $!"
-    pid = subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True).stdout
+    command = ["setsid", "--fork", "sh", "-c", "echo $$; exec >/dev/null 2>&1; kill -STOP $$"]
+    pid = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return f"process {pid.strip()}: "
 
 
