@@ -214,3 +214,16 @@ def test_types_in_functions_and_in_nested_structs_are_found(tmp_path: Path) -> N
     """
     types = load_types(GCC.compile(tmp_path, source))
     assert [types.find(name).size for name in ("inner", "local", "deep")] == [8, 3, 4]
+
+
+def test_kernel_header_and_its_own_offsets(tmp_path: Path) -> None:
+    offsets = ["DFSELECT", "DF", "GFSELECT", "GF", "MSIX", "NUMQ", "STATUS", "CFGGENERATION", "Q_SELECT"]
+    offsets += ["Q_SIZE", "Q_MSIX", "Q_ENABLE", "Q_NOFF", "Q_DESCLO", "Q_DESCHI", "Q_AVAILLO", "Q_AVAILHI"]
+    offsets += ["Q_USEDLO", "Q_USEDHI"]
+    enumerators = ", ".join(f"{name} = VIRTIO_PCI_COMMON_{name}" for name in offsets)
+    source = "#include <linux/virtio_pci.h>\nstruct virtio_pci_common_cfg configuration;"
+    types = load_types(GCC.compile(tmp_path, f"{source} enum offsets {{ {enumerators} }} offsets;"))
+    kernel = types.find("enum offsets")
+    assert isinstance(kernel, Enum)
+    members = record(types.find("virtio_pci_common_cfg")).members
+    assert [member.offset for member in members] == [offset for _, offset in kernel.names]
