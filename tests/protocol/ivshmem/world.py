@@ -68,7 +68,11 @@ class FakeClient:
             if message is None:
                 return count
             assert self.server.next_message() is message
-            self._receive(message, sizes)
+            data, fds = b"".join(message.buffers), _copies(message)
+            while data:
+                size = min(next(sizes), self.bytes_wanted)
+                self.receive(data[:size], fds)
+                data, fds = data[size:], []
             self.server.sent()
         return most
 
@@ -79,14 +83,14 @@ class FakeClient:
             count += 1
         return count
 
-    def _receive(self, message: Message, sizes: Iterator[int]) -> None:
-        data = b"".join(message.buffers)
-        fds = _copies(message)
-        while data:
-            size = min(next(sizes), self._session.bytes_wanted)
-            for event in self._session.receive(data[:size], fds):
-                self._handle(event)
-            data, fds = data[size:], []
+    @property
+    def bytes_wanted(self) -> int:
+        return self._session.bytes_wanted
+
+    def receive(self, data: bytes, fds: list[OwnedFd]) -> None:
+        """Take what one read returned."""
+        for event in self._session.receive(data, fds):
+            self._handle(event)
 
     def _handle(self, event: Event) -> None:
         match event:
