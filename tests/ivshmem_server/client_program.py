@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -15,6 +16,12 @@ from tests.ivshmem_server.clients import SECONDS
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+# As users have it: what is printed waits in a buffer.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+# Even root needs permissions then.
+POWERLESS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+
 COMMAND = ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "ivshmem_server.client_cli"]
 
 
@@ -27,12 +34,13 @@ class Done:
     err: str
 
 
-async def run(*arguments: object, stdin: bytes = b"") -> Done:
-    """Run a client to its end."""
+async def run(*arguments: object, stdin: bytes = b"", powerless: bool = False) -> Done:
+    """Run a client to its end; `powerless` is without root's capabilities."""
     with trio.fail_after(SECONDS):
         done = await trio.run_process(
-            [*COMMAND, *map(str, arguments)],
+            [*(POWERLESS if powerless else []), *COMMAND, *map(str, arguments)],
             stdin=stdin,
+            env=ENVIRONMENT,
             capture_stdout=True,
             capture_stderr=True,
             check=False,
@@ -101,6 +109,7 @@ async def running(*arguments: object) -> AsyncIterator[Running]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env=ENVIRONMENT,
     )
     assert process.stdin is not None
     assert process.stdout is not None

@@ -15,7 +15,7 @@ import trio
 
 import ivshmem_server
 from protocol import __version__
-from tests.ivshmem_server.client_program import COMMAND, error, output, run, running
+from tests.ivshmem_server.client_program import COMMAND, ENVIRONMENT, error, output, run, running
 from tests.ivshmem_server.clients import SECONDS, serving
 from tests.ivshmem_server.peers import next_joined, rung
 from tests.ivshmem_server.scripted import ID, VERSION, scripted
@@ -233,21 +233,12 @@ async def test_path_that_is_no_socket_is_named(tmp_path: Path, kind: str, said: 
     assert f"{said} {path}" in line
 
 
-# Not even root may connect then, without its capabilities.
-POWERLESS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
-
-
 async def test_socket_that_we_may_not_use_is_named(path: Path) -> None:
     async with serving(path):
         os.chmod(path, 0)  # noqa: PTH101
-        done = await trio.run_process(
-            [*POWERLESS, *COMMAND, "dump", "-S", str(path)],
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-        )
-    assert done.returncode == 1
-    assert done.stderr.decode().startswith(f"ivshmem-client: no permission to connect to {path}; ")
+        done = await run("dump", "-S", path, powerless=True)
+    assert done.code == 1
+    assert done.err.startswith(f"ivshmem-client: no permission to connect to {path}; ")
 
 
 async def test_fault_of_the_server_is_one_line(path: Path) -> None:
@@ -294,6 +285,7 @@ async def test_reader_that_goes_away_ends_it_quietly(path: Path) -> None:
             [*COMMAND, "hexdump", "0", "0", "-S", str(path)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
         )
         assert process.stdout is not None
         assert process.stderr is not None
@@ -308,7 +300,11 @@ async def test_full_disk_is_one_line(path: Path) -> None:
     async with serving(path):
         with open("/dev/full", "w") as full:  # noqa: ASYNC230, PTH123
             done = await trio.run_process(
-                [*COMMAND, "dump", "-S", str(path)], stdout=full, capture_stderr=True, check=False
+                [*COMMAND, "dump", "-S", str(path)],
+                stdout=full,
+                capture_stderr=True,
+                check=False,
+                env=ENVIRONMENT,
             )
     assert (done.returncode, done.stderr) == (1, b"ivshmem-client: No space left on device\n")
 

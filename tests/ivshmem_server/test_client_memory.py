@@ -12,7 +12,7 @@ import pytest
 
 import ivshmem_server
 from ivshmem_server import client_cli
-from tests.ivshmem_server.client_program import output
+from tests.ivshmem_server.client_program import output, run
 from tests.ivshmem_server.clients import serving
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def command(memory: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch
     """Return a function that runs a command on `memory` and returns what it printed."""
     monkeypatch.setattr(client_cli, "raise_open_files_limit", lambda: None)
 
-    def run(*arguments: object, code: int = 0) -> bytes:
+    def run_here(*arguments: object, code: int = 0) -> bytes:
         assert client_cli.main([*map(str, arguments), "--memory", str(memory)]) == code
         out, err = capfdbinary.readouterr()
         if code == 0:
@@ -43,7 +43,7 @@ def command(memory: Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch
         assert re.fullmatch(rb"ivshmem-client: [^\n]+\n", err), err
         return err
 
-    return run
+    return run_here
 
 
 def test_what_is_written_is_read(command: Run, memory: Path) -> None:
@@ -163,11 +163,13 @@ async def test_standard_input_is_written() -> None:
         assert path.read_bytes()[:13] == b"\0\0\0from\npipe\xff"
 
 
-def test_reading_needs_no_permission_to_write(command: Run, memory: Path) -> None:
-    memory.chmod(0o444)
-    assert command("read", 0, 1) == b"00\n"  # as root this cannot fail
-    with ivshmem_server.open_memory(memory, readonly=True) as plain:
-        assert plain.memory.readonly
+async def test_only_writing_needs_permission_to_write(memory: Path) -> None:
+    os.chmod(memory, 0o444)  # noqa: PTH101
+    done = await run("read", 0, 1, "--memory", memory, powerless=True)
+    assert (done.code, done.out, done.err) == (0, "00\n", "")
+    done = await run("fill", 0, 1, 1, "--memory", memory, powerless=True)
+    assert done.code == 1
+    assert done.err == f"ivshmem-client: cannot open {memory}: Permission denied; give another --memory\n"
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,13 @@ def test_memory_of_less_than_a_page_is_refused(tmp_path: Path) -> None:
         ivshmem_server.open_memory(path)
 
 
+def test_closed_memory_is_unmapped(file: Path) -> None:
+    with ivshmem_server.open_memory(file) as plain:
+        assert str(file) in Path("/proc/self/maps").read_text()
+    assert str(file) not in Path("/proc/self/maps").read_text()
+    del plain
+
+
 def test_closed_memory_is_gone_unless_a_view_is_kept(file: Path) -> None:
     with ivshmem_server.open_memory(file) as plain:
         words = plain.memory.cast("I")
