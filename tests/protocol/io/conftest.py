@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import tempfile
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from protocol.io import FdStream
+from protocol.fds import OwnedFd
+from protocol.io import FdStream, Listener, listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,11 +29,28 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture
+def path(directory: Path) -> Path:
+    return directory / "sock"
+
+
+@pytest.fixture
+def listener(path: Path) -> Iterator[Listener]:
+    with listen(str(path)) as made:
+        yield made
+
+
+@pytest.fixture
 def pair() -> Iterator[tuple[FdStream, FdStream]]:
     """Two streams that are connected to each other."""
     left, right = socket.socketpair()
     with FdStream(left) as first, FdStream(right) as second:
         yield first, second
+
+
+@pytest.fixture
+def eventfd() -> Iterator[OwnedFd]:
+    with OwnedFd(os.eventfd(0, os.EFD_CLOEXEC)) as made:
+        yield made
 
 
 @pytest.fixture
