@@ -28,7 +28,7 @@ BACKLOG = 128
 MAX_PATH = 107
 """Most bytes of a socket's path (unix(7), sun_path less its end)."""
 
-LOCK_TRIES = 50
+LOCK_TRIES = 100
 LOCK_RETRY_SECONDS = 0.01
 
 

@@ -1,12 +1,10 @@
-"""Sockets and directories for the tests of I/O."""
+"""Sockets and eventfds for the tests of I/O."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -16,16 +14,10 @@ from protocol.io import FdStream, Listener, listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SECONDS = 10
 """After how long something that must not block is taken to have blocked."""
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """A directory with a short path, as a socket's path is limited to 107 bytes."""
-    with tempfile.TemporaryDirectory() as path:
-        yield Path(path)
 
 
 @pytest.fixture
