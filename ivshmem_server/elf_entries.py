@@ -157,8 +157,7 @@ def _derived_name(tag: str, inner: str) -> str:
     if tag == "DW_TAG_subroutine_type":
         return f"{inner} ()"
     if tag in QUALIFIERS:
-        # A qualifier of a pointer stands behind it: `char *const`.
-        return f"{inner}{QUALIFIERS[tag]}" if inner.endswith("*") else f"{QUALIFIERS[tag]} {inner}"
+        return _qualified_name(QUALIFIERS[tag], inner)
     mark = POINTERS[tag]
     if inner.endswith(" ()"):
         return f"{inner[:-3]} ({mark})()"
@@ -166,3 +165,11 @@ def _derived_name(tag: str, inner: str) -> str:
         base, bracket, rest = inner.partition("[")
         return f"{base} ({mark}){bracket}{rest}"
     return f"{inner}{mark}" if inner.endswith("*") else f"{inner} {mark}"
+
+
+def _qualified_name(qualifier: str, inner: str) -> str:
+    if inner.endswith("*"):
+        return f"{inner}{qualifier}"
+    if inner.startswith("const "):
+        return f"const {qualifier} {inner.removeprefix('const ')}"
+    return f"{qualifier} {inner}"

@@ -32,6 +32,7 @@ struct ring {
     int (*table)[4];
     int (*handlers[5])(void);
     char *const fixed;
+    const volatile char label[2][4];
     struct opaque *private;
     struct { uint16_t low; union { uint16_t high; uint8_t part; }; };
     uint32_t mode : 3, level : 7;
@@ -111,6 +112,7 @@ def test_declarations_read_as_in_the_source(types: ElfTypes) -> None:
         "int (*table)[4]",
         "int (*handlers[5])()",
         "char *const fixed",
+        "const volatile char label[2][4]",
         "struct opaque *private",
         "struct {...}",
         "uint32_t mode",
