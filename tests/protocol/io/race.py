@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 from protocol.io import FdStream, SocketInUseError, listen
 from tests.protocol.io.programs import drop_privileges
@@ -16,6 +19,16 @@ Outcome = tuple[list[str], int]
 """Of each server that listens whether clients reach it, and how many servers found the path in use."""
 
 _REPORT_SIZE = 8
+
+_REMOVAL_SECONDS = 0.02
+
+
+_unlink = Path.unlink
+
+
+def _unlink_slowly(path: Path, missing_ok: bool = False) -> None:
+    time.sleep(_REMOVAL_SECONDS)
+    _unlink(path, missing_ok)
 
 
 class _Barrier:
@@ -44,8 +57,12 @@ def start_many_as_nobody(path: str, count: int, rounds: int) -> list[Outcome]:
 
 
 def start_many(path: str, count: int, rounds: int) -> list[Outcome]:
-    """Have `count` processes listen at once, and die without cleaning up; do so `rounds` times."""
-    return [_start_at_once(path, count) for _ in range(rounds)]
+    """Have `count` processes listen at once, and die without cleaning up; do so `rounds` times.
+
+    Each is slow to remove what it has found to be stale: time enough for the others to find it too.
+    """
+    with mock.patch.object(Path, "unlink", _unlink_slowly):
+        return [_start_at_once(path, count) for _ in range(rounds)]
 
 
 def _start_at_once(path: str, count: int) -> Outcome:
