@@ -151,19 +151,14 @@ class TypeBuilder:
 
     def _record(self, die: DIE) -> CType:
         if is_declaration(die):
-            return self._declared_record(die)
+            # Its definition is in some other ELF, as compilers of C++ assume.
+            raise ElfViewError(f"{self._name(die)} is only declared here: compile with -fstandalone-debug")
         kind = cast("Literal['struct', 'union', 'class']", KINDS[str(die.tag)])
         name, size = self._name(die), self._size(die, least=0)
         members = tuple(self._member(child) for child in children(die) if is_data_member(child))
         for member in members:
             _check_inside(member, name, size)
         return Record(name, size, kind, name_of(die), members)
-
-    def _declared_record(self, die: DIE) -> CType:
-        """Follow a declaration to its type unit. Without one the definition is in some other ELF."""
-        if "DW_AT_signature" in die.attributes:
-            return self.build(self._references.follow(die, "DW_AT_signature"))
-        raise ElfViewError(f"{self._name(die)} is only declared here: compile with -fstandalone-debug")
 
     def _member(self, die: DIE) -> Member:
         # A base class of a C++ class has no name: like an anonymous struct, its members are reached directly.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ivshmem_server.elf_model import ElfViewError, dimension
+from ivshmem_server.elf_model import ElfViewError, dimension, within_brackets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,7 +92,7 @@ def member_location(die: DIE) -> int:
         return value
     operation, *operand = value
     if operation != _DW_OP_PLUS_UCONST:
-        raise ElfViewError(f"the place of {name_of(die)} is known only at run time")
+        raise ElfViewError(f"the place of {name_of(die) or 'a virtual base class'} is known only at run time")
     # ULEB128: 7 bits a byte, the least significant first.
     return sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(operand))
 
@@ -117,10 +117,13 @@ class References:
 
     def target(self, die: DIE) -> DIE | None:
         """Return the entry that DW_AT_type refers to; None, meaning void, if there is no such attribute."""
-        return self.follow(die, "DW_AT_type") if "DW_AT_type" in die.attributes else None
+        if "DW_AT_type" not in die.attributes:
+            return None
+        found = self._follow(die, "DW_AT_type")
+        # It may stand in for the one in a type unit.
+        return self._follow(found, "DW_AT_signature") if "DW_AT_signature" in found.attributes else found
 
-    def follow(self, die: DIE, attribute: str) -> DIE:
-        """Return the entry that this attribute refers to, be it in a type unit."""
+    def _follow(self, die: DIE, attribute: str) -> DIE:
         reference = die.attributes[attribute]
         if reference.form != "DW_FORM_ref_sig8":
             return die.get_DIE_from_attribute(attribute)
@@ -159,6 +162,8 @@ def _derived_name(tag: str, inner: str) -> str:
     if tag in QUALIFIERS:
         return _qualified_name(QUALIFIERS[tag], inner)
     mark = POINTERS[tag]
+    if in_brackets := within_brackets(inner, mark):
+        return in_brackets
     if inner.endswith(" ()"):
         return f"{inner[:-3]} ({mark})()"
     if inner.endswith("]"):
@@ -168,6 +173,8 @@ def _derived_name(tag: str, inner: str) -> str:
 
 
 def _qualified_name(qualifier: str, inner: str) -> str:
+    if in_brackets := within_brackets(inner, qualifier):
+        return in_brackets
     if inner.endswith("*"):
         return f"{inner}{qualifier}"
     if inner.startswith("const "):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
 from typing import Literal
+
+# Where a name goes in `int (*)()`, `char *(**)(int)` and `long (*const)[4]`.
+_BRACKETS = re.compile(r"\(([:*&][^()]*)\)(?=[(\[])")
 
 
 class ElfViewError(ValueError):
@@ -173,8 +177,19 @@ def declare(ctype: CType, name: str) -> str:
     while isinstance(ctype, Array):
         name += dimension(ctype.count)
         ctype = ctype.element
-    if "(*)" in ctype.name:
-        return ctype.name.replace("(*)", f"(*{name})", 1)
-    if name.startswith("[") or not name or ctype.name.endswith("*"):
+    if in_brackets := within_brackets(ctype.name, name):
+        return in_brackets
+    if name.startswith("[") or not name or ctype.name.endswith(("*", "&")):
         return ctype.name + name
     return f"{ctype.name} {name}"
+
+
+def within_brackets(type_name: str, text: str) -> str | None:
+    """Return the name of a pointer to functions or arrays with `text` behind its star, None if it is none."""
+    inserted, count = _BRACKETS.subn(lambda found: f"({_beside(found[1], text)})", type_name, count=1)
+    return inserted if count else None
+
+
+def _beside(left: str, right: str) -> str:
+    """Join two pieces of C, with a space where two words would become one."""
+    return f"{left} {right}" if left[-1:].isalnum() and right[:1].isidentifier() else left + right

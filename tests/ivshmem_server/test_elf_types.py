@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ivshmem_server.elf_model import ElfViewError, Enum, Record, declare, layout, strip
+from ivshmem_server.elf_model import ElfViewError, Enum, Record, declare, flatten, layout, strip
 from ivshmem_server.elf_types import ElfTypes, load_types
-from tests.ivshmem_server.elf_programs import DWARF_VERSIONS, GCC, object_bytes
+from tests.ivshmem_server.elf_programs import DWARF_VERSIONS, GCC, Compiler, object_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +32,8 @@ struct ring {
     int (*notify)(struct ring *, int);
     int (*table)[4];
     int (*handlers[5])(void);
+    void (**indirect)(void);
+    int (*const constant)(void);
     char *const fixed;
     const volatile char label[2][4];
     struct opaque *private;
@@ -111,6 +114,8 @@ def test_declarations_read_as_in_the_source(types: ElfTypes) -> None:
         "int (*notify)()",
         "int (*table)[4]",
         "int (*handlers[5])()",
+        "void (**indirect)()",
+        "int (*const constant)()",
         "char *const fixed",
         "const volatile char label[2][4]",
         "struct opaque *private",
@@ -216,6 +221,28 @@ def test_types_in_functions_and_in_nested_structs_are_found(tmp_path: Path) -> N
     """
     types = load_types(GCC.compile(tmp_path, source))
     assert [types.find(name).size for name in ("inner", "local", "deep")] == [8, 3, 4]
+
+
+@pytest.mark.parametrize("options", [["-gdwarf-4"], ["-fdebug-types-section", "-gdwarf-5"]])
+def test_classes(tmp_path: Path, options: list[str]) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    source = """
+    namespace space { struct inner { int a; static int shared; bool b; }; enum class color : char { RED }; }
+    struct base { virtual int call(); int x; }; int base::call() { return x; }
+    struct derived : base { space::inner inner; int &reference; space::color color; derived(); };
+    derived::derived() : reference(x) {} derived object;
+    """
+    program = Compiler("g++", ("g++",)).link(tmp_path, {"program.cc": source}, "-fno-rtti", *options)
+    derived = record(load_types(program).find("derived"))
+    assert [declare(member.type, member.name or "") for member in flatten(derived)] == [
+        "int (**_vptr.base)()",
+        "int x",
+        "struct inner inner",
+        "int &reference",
+        "enum color color",
+    ]
+    assert [member.name for member in record(derived.member("inner").type).members] == ["a", "b"]
 
 
 def test_kernel_header_and_its_own_offsets(tmp_path: Path) -> None:
