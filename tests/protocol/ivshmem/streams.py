@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from protocol.fds import OwnedFd
+from protocol.fds import Closing, OwnedFd
 from protocol.ivshmem import (
     MEMORY_MESSAGE,
     MESSAGE_SIZE,
@@ -23,7 +23,6 @@ from protocol.ivshmem import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from types import TracebackType
 
 
 @dataclass
@@ -34,7 +33,7 @@ class Sent:
     has_fd: bool = False
 
 
-class Descriptors:
+class Descriptors(Closing):
     """Makes descriptors and keeps account of them; closes what is left at the end of a block."""
 
     def __init__(self) -> None:
@@ -49,15 +48,7 @@ class Descriptors:
         """Return those that are still open, in the order they were made."""
         return [fd for fd in self.made if not fd.closed]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         for fd in self.made:
             fd.close()
 
