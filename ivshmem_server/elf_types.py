@@ -66,7 +66,11 @@ class ElfTypes:
         return next(iter(distinct.values()))[0]
 
     def names(self) -> list[str]:
-        """Return the names of all types, as `find` takes them, sorted. Takes minutes for a large ELF."""
+        """Return the names of all types, as `find` takes them, sorted.
+
+        Those within functions, and within C++ classes and namespaces, are left out. It takes a minute or
+        more for a kernel.
+        """
         with refusing(self._path):
             return sorted({f"{kind} {name}".strip() for kind, name in self._all_names(sys.maxsize)})
 

@@ -66,7 +66,8 @@ def integers(draw: st.DrawFn) -> Part:
 def bit_fields(draw: st.DrawFn) -> Part:
     name = draw(st.sampled_from([name for name in _INTEGERS if name != "int"]))
     bits, signed = _INTEGERS[name]
-    size = draw(st.integers(1, bits))
+    # clang 14 takes one as wide as its type for no bit-field, and leaves out where its bits are.
+    size = draw(st.integers(1, bits - 1))
     number = draw(_range(size, signed=signed))
     return Part(f"{name} $ : {size}", _literal(number), number, is_bit_field=True)
 
@@ -82,7 +83,7 @@ def enumerations(draw: st.DrawFn) -> Part:
 @st.composite
 def enumerations_in_bits(draw: st.DrawFn) -> Part:
     key = draw(st.sampled_from(list(STATES)))
-    return Part(f"enum state $ : {draw(st.integers(3, 32))}", key, key, is_bit_field=True)
+    return Part(f"enum state $ : {draw(st.integers(3, 31))}", key, key, is_bit_field=True)
 
 
 @st.composite

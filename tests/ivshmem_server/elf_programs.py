@@ -43,6 +43,10 @@ class Compiler:
         """Compile and link C files, by name, to a program without code of its own to start."""
         return self._run(directory, sources, *_LINKED, *options)
 
+    def assemble(self, directory: Path, source: str) -> Path:
+        """Assemble an object whose debug information is written out in the source."""
+        return self._run(directory, {"program.s": source}, "-c", "-g0")
+
     def _run(self, directory: Path, sources: dict[str, str], *options: str) -> Path:
         for name, source in sources.items():
             (directory / name).write_text(source)

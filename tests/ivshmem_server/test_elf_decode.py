@@ -29,6 +29,8 @@ struct around { struct open inner; };
 struct middle { int marker[0]; int after; };
 struct many { struct old old[2]; };
 struct nothing { } nothing;
+struct __attribute__((packed)) across { unsigned int head : 26; unsigned char middle : 8; int rest : 32; };
+struct across across = { 0x2ABCDEF, 207, -5 };
 struct __attribute__((scalar_storage_order("big-endian"))) foreign {
     unsigned int whole; unsigned short low : 3, high : 13; double ratio; short list[2];
 };
@@ -119,6 +121,10 @@ def test_kernel_names_for_byte_orders_are_believed(types: ElfTypes) -> None:
         "length": 1500,
         "words": [1, 2],
     }
+
+
+def test_bit_fields_as_wide_as_their_type_across_its_boundaries(elf: Path) -> None:
+    assert decoded(elf, "struct across", "across") == {"head": 0x2ABCDEF, "middle": 207, "rest": -5}
 
 
 def test_integers_of_128_bits(elf: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from elftools.dwarf.die import DIE
 
-from ivshmem_server.elf_model import ElfViewError
+from ivshmem_server.elf_model import ElfViewError, Record
 from ivshmem_server.elf_types import ElfTypes, load_types
 from tests.ivshmem_server.elf_programs import GCC
 
@@ -25,6 +25,28 @@ def unit(number: int) -> str:
         f"struct unit{number}_type{i} {{ int a, b, c, rings; }} unit{number}_object{i};" for i in range(50)
     )
     return f"struct hidden; struct hidden *hidden{number}; struct common {{ int x; }} common{number}; {own}"
+
+
+# A unit as no compiler here writes it: with large and scattered abbreviation codes, and names that come last.
+ASSEMBLED = """
+.section .debug_abbrev
+# compile_unit: name; structure: size, name; member: name, type, location; base_type: size, encoding, name
+.uleb128 7, 0x11; .byte 1; .uleb128 0x03, 0x08, 0, 0
+.uleb128 300, 0x13; .byte 1; .uleb128 0x0b, 0x0b, {gap} 0x03, 0x08, 0, 0
+.uleb128 20000, 0x0d; .byte 0; .uleb128 0x03, 0x08, 0x49, 0x13, 0x38, 0x0f, 0, 0
+.uleb128 301, 0x24; .byte 0; .uleb128 0x0b, 0x0b, 0x3e, 0x0b, 0x03, 0x08, 0, 0
+.byte 0
+.section .debug_info
+.long end - start
+start: .value 4; .long .debug_abbrev; .byte 8
+.uleb128 7; .asciz "assembled.s"
+.uleb128 300; .byte 4; {value} .asciz "strange"
+.uleb128 20000; .asciz "number"; .long type - start + 4; .uleb128 0
+.byte 0
+type: .uleb128 301; .byte 4, 7; .asciz "unsigned"
+.byte 0
+end:
+"""
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +113,23 @@ def test_all_names(types: ElfTypes) -> None:
     assert {f"struct {tail}" for tail in TAILS} <= names
     assert {f"struct unit{number}_type{i}" for number in range(UNITS) for i in range(50)} <= names
     assert "struct hidden" in names
+
+
+@pytest.mark.parametrize(
+    ("gap", "value"),
+    [
+        ("", ""),
+        ("0x3a, 0x06,", ".long 1;"),
+        # Attributes of any length before the name: no telling where it would be.
+        ("0x3a, 0x0f,", ".uleb128 1000;"),
+        ("0x3a, 0x0a,", '.byte 3; .ascii "abc";'),
+    ],
+    ids=["nothing", "data4", "udata", "block1"],
+)
+def test_abbreviations_of_another_compiler(tmp_path: Path, gap: str, value: str) -> None:
+    source = ASSEMBLED.format(gap=gap, value=value)
+    path = GCC.assemble(tmp_path, source)
+    assert load_types(path).names() == ["struct strange", "unsigned"]
+    found = load_types(path).find("struct strange")
+    assert isinstance(found, Record)
+    assert [(member.name, member.type.name) for member in found.members] == [("number", "unsigned")]
