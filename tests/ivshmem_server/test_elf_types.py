@@ -52,9 +52,9 @@ PLACES = ["points", "head", "name", "notify", "handlers", "fixed", "low", "high"
 SOURCE += ", ".join(f"PLACE({name})" for name in PLACES) + "};"
 
 
-@pytest.fixture(scope="module", params=DWARF_VERSIONS)
+@pytest.fixture(scope="module", params=["-gdwarf64", *(f"-gdwarf-{version}" for version in DWARF_VERSIONS)])
 def elf(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return GCC.compile(tmp_path_factory.mktemp("elf"), SOURCE, f"-gdwarf-{request.param}")
+    return GCC.compile(tmp_path_factory.mktemp("elf"), SOURCE, request.param)
 
 
 @pytest.fixture(scope="module")
