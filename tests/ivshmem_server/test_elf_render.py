@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,17 @@ def test_long_arrays_take_lines_of_their_own_and_are_cut(types: ElfTypes) -> Non
         "0x1ad      uint8_t level = 29 (0x1d)",
         "0x1ae    ... 70 more",
         f'0x1f4  char text[300]    = "{"x" * 30}" ... 270 more',
+    ]
+
+
+def test_floats_that_json_has_no_number_for(types: ElfTypes) -> None:
+    value = decode(
+        types.find("struct ring"), RING[:68] + struct.pack("<3f", math.nan, -math.inf, 0.1) + RING[80:]
+    )
+    assert json.loads(json.dumps(to_json(value), allow_nan=False))["ratios"] == [
+        "nan",
+        "-inf",
+        0.10000000149011612,
     ]
 
 

@@ -40,7 +40,7 @@ ASSEMBLED = """
 .long end - start
 start: .value 4; .long .debug_abbrev; .byte 8
 .uleb128 7; .asciz "assembled.s"
-.uleb128 300; .byte 4; {value} .asciz "strange"
+strange: .uleb128 300; .byte 4; {value} .asciz "strange"
 .uleb128 20000; .asciz "number"; .long type - start + 4; .uleb128 0
 .byte 0
 type: .uleb128 301; .byte 4, 7; .asciz "unsigned"
@@ -133,3 +133,10 @@ def test_abbreviations_of_another_compiler(tmp_path: Path, gap: str, value: str)
     found = load_types(path).find("struct strange")
     assert isinstance(found, Record)
     assert [(member.name, member.type.name) for member in found.members] == [("number", "unsigned")]
+
+
+def test_entries_that_run_in_a_circle(tmp_path: Path) -> None:
+    next_is_itself = ASSEMBLED.format(gap="0x01, 0x13,", value=".long strange - start + 4;")
+    types = load_types(GCC.assemble(tmp_path, next_is_itself))
+    with pytest.raises(ElfViewError, match="its entries run in a circle"):
+        types.find("unsigned")

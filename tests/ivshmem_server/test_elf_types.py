@@ -37,7 +37,7 @@ struct ring {
     char *const fixed;
     const volatile char label[2][4];
     struct opaque *private;
-    struct { uint16_t low; union { uint16_t high; uint8_t part; }; };
+    struct { uint16_t low; union { uint16_t high; uint8_t part; }; uint16_t flag : 1, rest : 7; };
     uint32_t mode : 3, level : 7;
     enum state state;
     union word word;
@@ -101,8 +101,19 @@ def test_bit_fields_have_a_place_in_bits(types: ElfTypes) -> None:
     ring = record(types.find("struct ring"))
     mode, level = ring.member("mode"), ring.member("level")
     assert mode.bit_offset is not None
-    assert (mode.bit_offset % 32, mode.bit_size, mode.offset) == (0, 3, mode.bit_offset // 8)
+    assert (mode.bit_offset, mode.bit_size, mode.offset) == (
+        8 * mode.offset,
+        3,
+        ring.member("flag").offset + 2,
+    )
     assert (level.bit_offset, level.bit_size, level.offset) == (mode.bit_offset + 3, 7, mode.offset)
+    flag, rest = ring.member("flag"), ring.member("rest")
+    assert flag.offset == ring.member("high").offset + 2
+    assert (flag.bit_offset, rest.bit_offset, rest.offset) == (
+        8 * flag.offset,
+        8 * flag.offset + 1,
+        flag.offset,
+    )
 
 
 def test_declarations_read_as_in_the_source(types: ElfTypes) -> None:
