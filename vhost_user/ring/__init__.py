@@ -1,0 +1,6 @@
+"""The device's side of a virtqueue: descriptors in, used elements out; no trio, no notification."""
+
+from vhost_user.ring.base import BrokenRingError, Element, Ring, RingConfig
+from vhost_user.ring.split import SplitRing
+
+__all__ = ["BrokenRingError", "Element", "Ring", "RingConfig", "SplitRing"]
