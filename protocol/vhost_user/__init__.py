@@ -56,7 +56,8 @@ from protocol.vhost_user.migration_messages import (
     SetLogBase,
     SetLogFd,
 )
-from protocol.vhost_user.negotiation import ALWAYS_ACCEPTED, Negotiation
+from protocol.vhost_user.negotiation import ALWAYS_ACCEPTED, Negotiation, Onlooker
+from protocol.vhost_user.observer import Observed, Observer
 from protocol.vhost_user.payloads import MAX_PAYLOAD
 from protocol.vhost_user.replies import (
     Config,
@@ -179,6 +180,9 @@ __all__ = [
     "Negotiation",
     "NetSetMtu",
     "Number",
+    "Observed",
+    "Observer",
+    "Onlooker",
     "Packet",
     "Permission",
     "PostcopyAdvise",

@@ -1,22 +1,22 @@
 """The requests of a back-end, a class each; they go over the socket that SET_BACKEND_REQ_FD passed.
 
 QEMU docs/interop/vhost-user.rst, "Back-end message types"; the columns are as in frontend_messages.
-All need BACKEND_REQ negotiated, and those with a descriptor BACKEND_SEND_FD.
+A request with a descriptor also needs BACKEND_SEND_FD.
 
-== ======================= ====== ==== ============== ====================================
- # request                 size   fds  answer         gate
-== ======================= ====== ==== ============== ====================================
- 1 IOTLB_MSG               26, 32 0    ack            (ACCESS_PLATFORM)
- 2 CONFIG_CHANGE_MSG       0      0    ack            CONFIG
- 3 VRING_HOST_NOTIFIER_MSG 24     0, 1 ack            HOST_NOTIFIER
- 4 VRING_CALL              8      0    ack            INBAND_NOTIFICATIONS
- 5 VRING_ERR               8      0    ack            INBAND_NOTIFICATIONS
- 6 SHARED_OBJECT_ADD       16     0    ack            SHARED_OBJECT
- 7 SHARED_OBJECT_REMOVE    16     0    ack            SHARED_OBJECT
- 8 SHARED_OBJECT_LOOKUP    16     0    LookedUpObject SHARED_OBJECT
- 9 SHMEM_MAP               40     1    ack            SHMEM
-10 SHMEM_UNMAP             40     0    ack            SHMEM
-== ======================= ====== ==== ============== ====================================
+==  =======================  ======  ====  ==============  ==========================================
+ #  request                  size    fds   answer          needs
+==  =======================  ======  ====  ==============  ==========================================
+ 1  IOTLB_MSG                26, 32  0     ack             feature ACCESS_PLATFORM and BACKEND_REQ
+ 2  CONFIG_CHANGE_MSG        0       0     ack             BACKEND_REQ|CONFIG
+ 3  VRING_HOST_NOTIFIER_MSG  24      0, 1  ack             BACKEND_REQ|HOST_NOTIFIER
+ 4  VRING_CALL               8       0     ack             REPLY_ACK|BACKEND_REQ|INBAND_NOTIFICATIONS
+ 5  VRING_ERR                8       0     ack             REPLY_ACK|BACKEND_REQ|INBAND_NOTIFICATIONS
+ 6  SHARED_OBJECT_ADD        16      0     ack             BACKEND_REQ|SHARED_OBJECT
+ 7  SHARED_OBJECT_REMOVE     16      0     ack             BACKEND_REQ|SHARED_OBJECT
+ 8  SHARED_OBJECT_LOOKUP     16      0     LookedUpObject  BACKEND_REQ|SHARED_OBJECT
+ 9  SHMEM_MAP                40      1     ack             BACKEND_REQ|SHMEM
+10  SHMEM_UNMAP              40      0     ack             BACKEND_REQ|SHMEM
+==  =======================  ======  ====  ==============  ==========================================
 """
 
 from __future__ import annotations

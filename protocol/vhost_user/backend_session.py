@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.vhost_user.checks import RefusedError
+from protocol.errors import LocalProtocolError
 from protocol.vhost_user.frontend_messages import FRONTEND_REQUESTS
-from protocol.vhost_user.migration_messages import PostcopyEnd, PostcopyListen
-from protocol.vhost_user.negotiation import Negotiation, lacking_for_inband
+from protocol.vhost_user.negotiation import Negotiation
 from protocol.vhost_user.requester import Requester
 from protocol.vhost_user.responder import Responder
-from protocol.vhost_user.setup_messages import SetFeatures, SetProtocolFeatures
 from protocol.virtio.features import Feature
 
 if TYPE_CHECKING:
     from protocol.vhost_user.features import ProtocolFeature
-    from protocol.vhost_user.message import Request
 
 
 class BackendSession(Responder):
@@ -47,22 +43,6 @@ class BackendSession(Responder):
     def protocol_features(self) -> ProtocolFeature:
         """The protocol features that the front-end has turned on."""
         return self._negotiation.protocol_features
-
-    def _accept(self, request: Request) -> None:
-        try:
-            if isinstance(request, SetFeatures):
-                self._negotiation.set_features(request.features)
-            elif isinstance(request, SetProtocolFeatures):
-                self._set_protocol_features(request.features)
-            elif isinstance(request, PostcopyListen | PostcopyEnd):
-                self._negotiation.postcopy = isinstance(request, PostcopyListen)
-        except ValueError as error:
-            raise RefusedError(str(error)) from None
-
-    def _set_protocol_features(self, features: ProtocolFeature) -> None:
-        if lacking := lacking_for_inband(features):
-            raise RemoteProtocolError(f"the front-end turned on INBAND_NOTIFICATIONS without {lacking}")
-        self._negotiation.set_protocol_features(features)
 
 
 class BackendChannel(Requester):

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from protocol.vhost_user.negotiation import Negotiation
 
 
-class RefusedError(Exception):
-    """A request is refused; the text says why, in one line."""
+class RefusedError(ValueError):
+    """A message is refused; the text says why, in one line."""
 
 
 def decode_request(frame: Frame, table: Mapping[int, type[Request]], xen: bool = False) -> Request:
     """Return the request, which owns the frame's descriptors now.
 
-    Only its form is checked here. Raises RefusedError for an unknown number and a wrong payload;
-    the frame keeps its descriptors then.
+    Only its form is checked here. Raises ValueError for an unknown number and a wrong payload; the
+    frame keeps its descriptors then.
     """
     if frame.fault:
         raise RefusedError(frame.fault)
@@ -35,10 +35,7 @@ def decode_request(frame: Frame, table: Mapping[int, type[Request]], xen: bool =
     kind = table.get(frame.number)
     if kind is None:
         raise RefusedError(f"no request with the number {frame.number} is known")
-    try:
-        request = kind.decode(frame.payload, xen)
-    except ValueError as error:
-        raise RefusedError(str(error)) from None
+    request = kind.decode(frame.payload, xen)
     request.need_reply = frame.need_reply
     request.fds = frame.take_fds()
     return request

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from protocol.fds import OwnedFd
+    from protocol.vhost_user.negotiation import Negotiation
     from protocol.vhost_user.requests import BackendRequest, FrontendRequest
 
 HEX: Final = {"base": 16}
@@ -81,6 +82,9 @@ class Message:
             raise ValueError(f"{len(data)} bytes are no payload of it ({cls.payload.name})")
         values = cls.payload.parse(data, xen)
         return cls(**{each.name: values[each.name] for each in payload_fields(cls)})
+
+    def negotiate(self, negotiation: Negotiation) -> None:
+        """Note in `negotiation` what this message changes. Raises ValueError if it must not."""
 
     def take_fds(self) -> tuple[OwnedFd, ...]:
         """Return the descriptors; the caller closes them now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from protocol.vhost_user import payloads, replies
 from protocol.vhost_user.features import ProtocolFeature
@@ -12,6 +13,9 @@ from protocol.vhost_user.values import (
     MigrationPhase,
     TransferDirection,
 )
+
+if TYPE_CHECKING:
+    from protocol.vhost_user.negotiation import Negotiation
 
 
 @dataclass(repr=False)
@@ -97,6 +101,10 @@ class PostcopyListen(FrontendMessage):
     number = FrontendRequest.POSTCOPY_LISTEN
     gate = Gate(protocol=ProtocolFeature.PAGEFAULT)
 
+    def negotiate(self, negotiation: Negotiation) -> None:
+        """From now on, memory tables are answered with addresses."""
+        negotiation.postcopy = True
+
 
 class PostcopyEnd(FrontendMessage):
     """Postcopy is over: close the userfaultfd."""
@@ -104,3 +112,7 @@ class PostcopyEnd(FrontendMessage):
     number = FrontendRequest.POSTCOPY_END
     gate = Gate(protocol=ProtocolFeature.PAGEFAULT)
     always_replied = True
+
+    def negotiate(self, negotiation: Negotiation) -> None:
+        """From now on, memory tables are answered as ever."""
+        negotiation.postcopy = False

@@ -13,12 +13,22 @@ if TYPE_CHECKING:
 
 _INBAND_NEEDS = ProtocolFeature.BACKEND_REQ | ProtocolFeature.REPLY_ACK
 
-ALWAYS_ACCEPTED = Feature.NOTIFY_ON_EMPTY | Feature.ANY_LAYOUT | Feature.INDIRECT_DESC | Feature.EVENT_IDX
+ALWAYS_ACCEPTED = (
+    Feature.NOTIFY_ON_EMPTY
+    | Feature.ANY_LAYOUT
+    | Feature.INDIRECT_DESC
+    | Feature.EVENT_IDX
+    | Feature.RING_RESET
+)
 """Features that a front-end may turn on although the back-end did not offer them.
 
-QEMU's rng and i2c (7.2) pass on whatever the driver accepted of what QEMU itself offered. A back-end
-has to do as they say: the driver relies on it.
+QEMU's rng and i2c (7.2) pass on what the driver accepted of QEMU's own offer, whatever the back-end
+offered. The driver relies on it, so a back-end has to do as they say. RING_RESET needs nothing of it.
 """
+
+
+class UnusableError(ValueError):
+    """Features were turned on together that cannot be: the connection must not go on."""
 
 
 @dataclass
@@ -50,9 +60,15 @@ class Negotiation:
         self.features = features
 
     def set_protocol_features(self, features: ProtocolFeature) -> None:
-        """Turn protocol features on. Raises ValueError for some that were not offered."""
+        """Turn protocol features on.
+
+        Raises ValueError for some that were not offered, and UnusableError for in-band notifications
+        without what they need; nothing changes then.
+        """
         if unknown := features.without(self.offered_protocol):
             raise ValueError(f"protocol features {unknown} were not offered")
+        if ProtocolFeature.INBAND_NOTIFICATIONS in features and (lacking := _INBAND_NEEDS.without(features)):
+            raise UnusableError(f"INBAND_NOTIFICATIONS was turned on without {lacking}")
         self.protocol_features = features
 
     def reply_type(self, request: Request) -> type[Reply]:
@@ -68,8 +84,15 @@ class Negotiation:
         return request.need_reply and ProtocolFeature.REPLY_ACK in self.protocol_features
 
 
-def lacking_for_inband(features: ProtocolFeature) -> ProtocolFeature:
-    """Return what in-band notifications need that is not in `features`; nothing where those are off."""
-    if ProtocolFeature.INBAND_NOTIFICATIONS not in features:
-        return ProtocolFeature.NONE
-    return _INBAND_NEEDS.without(features)
+class Onlooker(Negotiation):
+    """What somebody knows who sees both sides talk, and can refuse nothing."""
+
+    def set_features(self, features: Feature) -> None:
+        """Note what was turned on. Raises as a negotiation does, but notes it all the same."""
+        self.features = features
+        super().set_features(features)
+
+    def set_protocol_features(self, features: ProtocolFeature) -> None:
+        """Note what was turned on. Raises as a negotiation does, but notes it all the same."""
+        self.protocol_features = features
+        super().set_protocol_features(features)

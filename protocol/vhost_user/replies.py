@@ -11,6 +11,7 @@ from protocol.vhost_user.values import MAX_SHARED_MEMORY_REGIONS, ConfigFlag, Me
 
 if TYPE_CHECKING:
     from protocol.vhost_user.features import ProtocolFeature
+    from protocol.vhost_user.negotiation import Negotiation
     from protocol.virtio.features import Feature
     from protocol.virtio.status import DeviceStatus
 
@@ -25,6 +26,10 @@ class Features(Reply):
     payload = payloads.FEATURES
     features: Feature
 
+    def negotiate(self, negotiation: Negotiation) -> None:
+        """Note what is offered."""
+        negotiation.offered = self.features
+
 
 @dataclass(repr=False)
 class ProtocolFeatures(Reply):
@@ -32,6 +37,10 @@ class ProtocolFeatures(Reply):
 
     payload = payloads.PROTOCOL_FEATURES
     features: ProtocolFeature
+
+    def negotiate(self, negotiation: Negotiation) -> None:
+        """Note what is offered."""
+        negotiation.offered_protocol = self.features
 
 
 @dataclass(repr=False)

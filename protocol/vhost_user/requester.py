@@ -60,7 +60,7 @@ class Requester:
             raise LocalProtocolError(f"{message.label}: {error}") from None
         payload = message.encode(self._negotiation.xen)
         message.need_reply = need_reply
-        self._sent(message)
+        self._note(message)
         if self._negotiation.is_replied(message):
             self._waiting.append((message, self._negotiation.reply_type(message)))
         flags = VERSION | (NEED_REPLY if need_reply else 0)
@@ -89,24 +89,21 @@ class Requester:
         self._broken = True
         self._framer.close()
 
-    def _sent(self, request: Request) -> None:
-        """Note a request that goes out. Raises LocalProtocolError if it must not."""
-
-    def _replied(self, reply: Reply) -> None:
-        """Note a reply that has come."""
+    def _note(self, message: Request) -> None:
+        try:
+            message.negotiate(self._negotiation)
+        except ValueError as error:
+            raise LocalProtocolError(f"{message.label}: {error}") from None
 
     def _take(self, frame: Frame) -> Reply:
+        reply = None
         try:
             reply = self._match(frame)
-        except ValueError as error:
-            frame.close()
-            raise RemoteProtocolError(str(error)) from None
-        try:
             check_fds(reply)
-        except RefusedError as error:
-            reply.close()
-            raise RemoteProtocolError(f"{reply.label}: {error}") from None
-        self._replied(reply)
+            reply.negotiate(self._negotiation)
+        except ValueError as error:
+            (reply or frame).close()
+            raise RemoteProtocolError(str(error)) from None
         return reply
 
     def _match(self, frame: Frame) -> Reply:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.vhost_user.checks import (
-    RefusedError,
-    check_request,
-    decode_request,
-    drop_discarded,
-)
+from protocol.vhost_user.checks import check_request, decode_request, drop_discarded
 from protocol.vhost_user.features import ProtocolFeature
 from protocol.vhost_user.framing import REPLY_FLAGS, Framer, Packet, pack
 from protocol.vhost_user.message import Ack, Reply, Request, payload_fields
+from protocol.vhost_user.negotiation import UnusableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,14 +31,10 @@ class Refused:
     number: int
     label: str
     reason: str
-    reply: type[Reply] = Ack
     reply_owed: bool = False
 
     def __str__(self) -> str:
         return f"{self.label} is refused: {self.reason}"
-
-
-_Received = TypeVar("_Received", Request, Refused)
 
 
 class Responder:
@@ -56,7 +48,7 @@ class Responder:
         self._table = table
         self._negotiation = negotiation
         self._framer = Framer()
-        self._owed: deque[Request | Refused] = deque()
+        self._owed: deque[tuple[Request | Refused, type[Reply]]] = deque()
         self._broken = False
 
     @property
@@ -67,7 +59,7 @@ class Responder:
     @property
     def owed(self) -> tuple[Request | Refused, ...]:
         """The requests that wait for an answer, in the order in which they get it."""
-        return tuple(self._owed)
+        return tuple(request for request, _ in self._owed)
 
     def receive(self, data: bytes, fds: Sequence[OwnedFd] = ()) -> list[Request | Refused]:
         """Take what one read returned; return the request that it completed, if any.
@@ -95,7 +87,7 @@ class Responder:
         """
         if not request.reply_owed:
             return None
-        return self._answer(request, self._reply_type(request).outcome(ok), ())
+        return self._answer(request, self._due(request).outcome(ok), ())
 
     def reply(self, request: Request, value: Reply | int, fds: Sequence[int] = ()) -> Packet:
         """Return what to send to answer `request` with `value`: a reply, or the one number in it.
@@ -106,7 +98,7 @@ class Responder:
         """
         if not request.reply_owed:
             raise LocalProtocolError(f"{request.label} waits for no reply")
-        kind = self._reply_type(request)
+        kind = self._due(request)
         reply = value if isinstance(value, Reply) else _from_number(kind, value)
         if not isinstance(reply, kind) or not request.is_answered_by(reply):
             raise LocalProtocolError(f"{request!r} is not answered by {reply!r}")
@@ -123,35 +115,35 @@ class Responder:
             request = decode_request(frame, self._table, self._negotiation.xen)
             drop_discarded(request)
             check_request(request, self._negotiation)
-            self._accept(request)
-        except RefusedError as error:
+            request.negotiate(self._negotiation)
+        except ValueError as error:
             (request or frame).close()
+            if isinstance(error, UnusableError):
+                raise RemoteProtocolError(str(error)) from None
             return self._refuse(frame, str(error))
-        return self._owe(request, self._negotiation.is_replied(request))
-
-    def _accept(self, request: Request) -> None:
-        """Do what a session does itself for a request. Raises RefusedError, or RemoteProtocolError."""
+        if self._negotiation.is_replied(request):
+            request.reply_owed = True
+            self._owed.append((request, self._negotiation.reply_type(request)))
+        return request
 
     def _refuse(self, frame: Frame, reason: str) -> Refused:
         kind = self._table.get(frame.number)
+        refused = Refused(frame.number, kind.number.name if kind else f"request {frame.number}", reason)
         asked = frame.need_reply and ProtocolFeature.REPLY_ACK in self._negotiation.protocol_features
         waited_for = kind is not None and kind.is_always_replied()
-        label = kind.number.name if kind else f"request {frame.number}"
-        refused = Refused(frame.number, label, reason, kind.reply if kind else Ack)
-        return self._owe(refused, not frame.is_reply and (asked or waited_for))
+        if (asked or waited_for) and not frame.is_reply:
+            refused.reply_owed = True
+            self._owed.append((refused, kind.reply if kind else Ack))
+        return refused
 
-    def _owe(self, request: _Received, owed: bool) -> _Received:
-        request.reply_owed = owed
-        if owed:
-            self._owed.append(request)
-        return request
-
-    def _reply_type(self, request: Request | Refused) -> type[Reply]:
-        return request.reply if isinstance(request, Refused) else self._negotiation.reply_type(request)
+    def _due(self, request: Request | Refused) -> type[Reply]:
+        """Return the class of the reply to `request`, whose turn it is."""
+        first, kind = self._owed[0]
+        if first is not request:
+            raise LocalProtocolError(f"{first.label} is to be answered before {request.label}")
+        return kind
 
     def _answer(self, request: Request | Refused, reply: Reply, fds: Sequence[int]) -> Packet:
-        if self._owed[0] is not request:
-            raise LocalProtocolError(f"{self._owed[0].label} is to be answered before {request.label}")
         fds = (*(fd.fileno() for fd in reply.fds), *fds)
         if len(fds) not in reply.allowed_fds():
             raise LocalProtocolError(f"{len(fds)} file descriptors do not belong to {reply!r}")

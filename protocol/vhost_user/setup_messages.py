@@ -15,6 +15,7 @@ from protocol.vhost_user.values import (
 from protocol.virtio.features import Feature
 
 if TYPE_CHECKING:
+    from protocol.vhost_user.negotiation import Negotiation
     from protocol.virtio.status import DeviceStatus
 
 
@@ -33,6 +34,10 @@ class SetFeatures(FrontendMessage):
     payload = payloads.FEATURES
     features: Feature
 
+    def negotiate(self, negotiation: Negotiation) -> None:
+        """Turn them on. Raises ValueError if some were not offered."""
+        negotiation.set_features(self.features)
+
 
 class GetProtocolFeatures(FrontendMessage):
     """Ask for the protocol features that the back-end offers."""
@@ -50,6 +55,10 @@ class SetProtocolFeatures(FrontendMessage):
     payload = payloads.PROTOCOL_FEATURES
     gate = Gate(Feature.PROTOCOL_FEATURES, offered=True)
     features: ProtocolFeature
+
+    def negotiate(self, negotiation: Negotiation) -> None:
+        """Turn them on. Raises ValueError if some were not offered or do not go together."""
+        negotiation.set_protocol_features(self.features)
 
 
 class SetOwner(FrontendMessage):
