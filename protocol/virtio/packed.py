@@ -39,6 +39,16 @@ WRAP = 1 << 15
 """The wrap counter in a place."""
 
 
+def place(slot: int, wrap: bool) -> int:
+    """Return a descriptor's index with the wrap counter there, as 16 bits."""
+    return slot | wrap << 15
+
+
+def split_place(word: int) -> tuple[int, bool]:
+    """Return the descriptor's index and the wrap counter in the lower 16 bits of `word`."""
+    return word & (WRAP - 1), bool(word & WRAP)
+
+
 def available_flags(wrap: bool) -> int:
     """Return AVAIL and USED as the driver sets them where it makes a descriptor available."""
     return AVAIL if wrap else USED
@@ -49,9 +59,9 @@ def used_flags(wrap: bool) -> int:
     return AVAIL | USED if wrap else 0
 
 
-def event_word(index: int, wrap: bool, flags: EventFlags) -> int:
+def event_word(place: int, flags: EventFlags) -> int:
     """Return an event suppression structure as one word of 32 bits."""
-    return index | wrap << 15 | flags << 16
+    return place | flags << 16
 
 
 def needs_packed_event(event: int, new: int, wrap: bool, count: int, size: int) -> bool:
@@ -62,7 +72,7 @@ def needs_packed_event(event: int, new: int, wrap: bool, count: int, size: int) 
     flags = event >> 16 & 3
     if flags != EventFlags.DESCRIPTOR:
         return flags == EventFlags.ENABLE
-    place = event & (WRAP - 1)
-    if bool(event & WRAP) != wrap:
-        place -= size
-    return needs_event(place, new, new - count)
+    slot, event_wrap = split_place(event)
+    if event_wrap != wrap:
+        slot -= size
+    return needs_event(slot, new, new - count)

@@ -12,7 +12,7 @@ from protocol.virtio import inflight
 from vhost_user.ring.base import BrokenRingError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from vhost_user.ring.base import Done
 
 
 class SplitInflight:
@@ -21,7 +21,7 @@ class SplitInflight:
     def __init__(self, region: memoryview, size: int) -> None:
         """`region` has the `inflight.queue_bytes()` of a queue. Raises BrokenRingError for one too small."""
         self._size = size
-        self._bytes, self._words, self._longs = _casts(
+        self._bytes, self._words, self._longs = casts(
             region, inflight.SPLIT_HEADER_SIZE + inflight.SPLIT_ENTRY_SIZE * size
         )
         self._counter = 0
@@ -38,7 +38,7 @@ class SplitInflight:
             words[inflight.USED_INDEX] = used_index
             words[inflight.HEADER_VERSION] = inflight.VERSION
             return None
-        _check_header(words, self._size)
+        check_header(words, self._size)
         self._finish_last_batch(used_index)
         heads = [head for head in range(self._size) if self._bytes[self._place(head)]]
         heads.sort(key=lambda head: self._longs[self._counter_place(head)])
@@ -55,17 +55,22 @@ class SplitInflight:
         self._counter += 1
         self._bytes[place] = 1
 
-    def finish(self, heads: Sequence[int]) -> None:
+    def forget(self, head: int) -> None:
+        """Note that the chain taken last was put back."""
+        self._bytes[self._place(head)] = 0
+
+    def finish(self, done: Done) -> None:
         """Note which chains are about to be given back, before the used ring's index says so."""
         words = self._words
-        for head in heads:
+        for element, _ in done:
+            head = element.head
             words[self._place(head) // 2 + inflight.SPLIT_NEXT] = words[inflight.LAST_BATCH_HEAD]
             words[inflight.LAST_BATCH_HEAD] = head
 
-    def published(self, heads: Sequence[int], used_index: int) -> None:
+    def published(self, done: Done, used_index: int) -> None:
         """Note that the used ring's index says so."""
-        for head in heads:
-            self._bytes[self._place(head)] = 0
+        for element, _ in done:
+            self._bytes[self._place(element.head)] = 0
         self._words[inflight.USED_INDEX] = used_index
 
     def _finish_last_batch(self, used_index: int) -> None:
@@ -94,14 +99,16 @@ class SplitInflight:
         return (inflight.SPLIT_HEADER_SIZE + inflight.SPLIT_ENTRY_SIZE * head) // 8 + inflight.SPLIT_COUNTER
 
 
-def _casts(region: memoryview, size: int) -> tuple[memoryview, memoryview, memoryview]:
+def casts(region: memoryview, size: int) -> tuple[memoryview, memoryview, memoryview]:
+    """Return a queue's part as bytes, words of 16 and words of 64 bits. Raises BrokenRingError."""
     if len(region) < size:
         raise BrokenRingError(f"the in-flight buffer has {len(region)} bytes for a queue that needs {size}")
     part = region[:size]
     return part, part.cast("H"), part.cast("Q")
 
 
-def _check_header(words: memoryview, size: int) -> None:
+def check_header(words: memoryview, size: int) -> None:
+    """Raise BrokenRingError for a part that somebody used for another queue or in another way."""
     version, entries = words[inflight.HEADER_VERSION], words[inflight.HEADER_SIZE]
     if version != inflight.VERSION or entries != size:
         raise BrokenRingError(

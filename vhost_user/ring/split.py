@@ -9,13 +9,12 @@ from protocol.virtio import split
 from protocol.virtio.features import Feature
 from protocol.virtio.split import DescriptorFlag
 from vhost_user.atomics import TOTAL_STORE_ORDER, fence
-from vhost_user.memory import BadAddressError, IotlbMissError, Window
+from vhost_user.memory import BadAddressError, IotlbMissError
 from vhost_user.ring.base import (
-    MAX_CHAIN,
     MAX_CHAIN_BYTES,
     BrokenRingError,
     Element,
-    InOrder,
+    Ring,
     buffers,
     indirect_table,
 )
@@ -26,22 +25,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from vhost_user.memory import GuestMemory
-    from vhost_user.ring.base import RingConfig
+    from vhost_user.ring.base import Done, RingConfig
+    from vhost_user.ring.words import Words
 
 _NEXT = int(DescriptorFlag.NEXT)
 _INDIRECT = int(DescriptorFlag.INDIRECT)
 _WRITE_OR_INDIRECT = int(DescriptorFlag.WRITE | DescriptorFlag.INDIRECT)
-_NOWHERE = Window(1, 0, memoryview(b""))
-_new_element = tuple.__new__
 
 
-class SplitRing:
+class SplitRing(Ring):
     """A `Ring` that starts at `base`, the free-running index of the available ring.
 
     The used index comes from the ring itself. With `inflight`, this queue's part of the in-flight
     buffer, what a process before us had taken and not given back is popped again, first.
-
-    Call the driver once after the start: a process before us may have died before it could.
     """
 
     def __init__(
@@ -50,24 +46,17 @@ class SplitRing:
         """Raises BrokenRingError, and IotlbMissError where the front-end must be asked first."""
         if not split.is_power_of_two(config.size) or config.size > split.MAX_SIZE:
             raise BrokenRingError(f"a split ring of {config.size}: a power of two up to 32768 is possible")
-        self.log_address: int | None = None
-        self._memory = memory
-        self._config = config
-        self._size = config.size
+        super().__init__(memory, config)
         self._mask = config.size - 1
         self._big_endian = config.big_endian and not config.has(Feature.VERSION_1)
         self._unpack = struct.Struct(("<", ">")[self._big_endian] + split.DESCRIPTOR_FORMAT).unpack_from
-        self._event_index = config.has(Feature.EVENT_IDX)
         self._notify_on_empty = config.has(Feature.NOTIFY_ON_EMPTY)
         self._used_event = split.used_event(config.size)
-        self._max_indirect = max(config.size, MAX_CHAIN) if config.has(Feature.INDIRECT_DESC) else 0
-        self._in_order = InOrder() if config.has(Feature.IN_ORDER) else None
         self._map()
         self._next_avail = base & 0xFFFF
         self._next_used = self._used[split.USED_INDEX]
-        self._in_use = 0
-        self._pushed_before = False
         self._inflight = SplitInflight(inflight, config.size) if inflight is not None else None
+        self._note = self._inflight.fetch if self._inflight is not None else None
         self._resubmit: list[int] = []
         if self._inflight is not None:
             self._recover(self._inflight)
@@ -81,31 +70,33 @@ class SplitRing:
         """Take at most `limit` chains that the driver made available; resubmitted ones come first."""
         if self._generation != self._memory.generation:
             self._map()
-        batch: list[Element] = []
         if self._resubmit:
-            self._take(self._resubmit[:limit], batch, None)
+            batch = self._walk(self._resubmit, range(min(len(self._resubmit), limit)), None)
             del self._resubmit[: len(batch)]
         else:
-            count = self._available()
+            last = self._next_avail
+            count = self._avail[split.AVAIL_INDEX] - last & 0xFFFF
             if not count:
-                return batch
-            note = self._inflight.fetch if self._inflight is not None else None
-            self._take(self._heads(min(count, limit)), batch, note)
-            self._next_avail = self._next_avail + len(batch) & 0xFFFF
+                return []
+            if count > self._size - self._in_use:
+                raise BrokenRingError(
+                    f"the available index is {count} beyond {last}, with {self._in_use} of {self._size}"
+                    " descriptors in use"
+                )
+            if not TOTAL_STORE_ORDER:
+                fence()
+            places = self._places(last & self._mask, min(count, limit))
+            batch = self._walk(self._avail, places, self._note)
+            self._next_avail = last + len(batch) & 0xFFFF
+            self._fresh += len(batch)
         self._in_use += len(batch)
         if self._in_order is not None:
             self._in_order.took(batch)
         return batch
 
-    def push(self, done: Sequence[tuple[Element, int]]) -> bool:
+    def push(self, done: Done) -> bool:
         """Give chains back with the bytes written to each. Returns whether the driver wants a call."""
-        if self._generation != self._memory.generation:
-            self._map()
-        if self._memory.log is not None:
-            for element, _ in done:
-                self._memory.mark_written(element.writable)
-        if self._in_order is not None:
-            done = self._in_order.release(done)
+        done = self._prepare(done)
         if not done:
             return False
         elements = self._elements
@@ -113,20 +104,20 @@ class SplitRing:
         index = self._next_used
         for element, written in done:
             place = (index & mask) << 1
-            elements[place + 1] = element[0]
+            elements[place + 1] = element.head
             elements[place + 2] = written
             index += 1
         index &= 0xFFFF
-        inflight = self._inflight
-        if inflight is not None:
-            inflight.finish([element.head for element, _ in done])
+        if self._inflight is not None:
+            self._inflight.finish(done)
         if not TOTAL_STORE_ORDER:
             fence()
-        self._next_used = self._used[split.USED_INDEX] = index
-        if inflight is not None:
-            inflight.published([element.head for element, _ in done], index)
+        self._used[split.USED_INDEX] = self._next_used = index
+        if self._inflight is not None:
+            self._inflight.published(done, index)
         self._in_use -= len(done)
-        self._log_used()
+        if self._memory.log is not None:
+            self._log_used(split.used_bytes(self._size, event_index=self._event_index))
         fence()
         return self._wants_call(index, len(done))
 
@@ -140,13 +131,22 @@ class SplitRing:
             self._used[split.avail_event(self._size)] = self._next_avail
         if not on:
             return False
-        self._log_used()
+        if self._memory.log is not None:
+            self._log_used(split.used_bytes(self._size, event_index=self._event_index))
         fence()
         return bool(self._resubmit) or self._avail[split.AVAIL_INDEX] != self._next_avail
 
     def all_zero(self) -> bool:
         """Tell whether no bit of the driver's part of the ring is set."""
         return not any(self._table) and not any(self._avail[place] for place in range(2 + self._size))
+
+    def _undo(self, fresh: Sequence[Element], again: Sequence[Element]) -> None:
+        for element in reversed(fresh):
+            self._next_avail = self._next_avail - 1 & 0xFFFF
+            if self._inflight is not None:
+                self._inflight.forget(element.head)
+        self._resubmit[:0] = [element.head for element in again]
+        self._in_use -= len(fresh) + len(again)
 
     def _recover(self, inflight: SplitInflight) -> None:
         heads = inflight.recover(self._next_used)
@@ -156,98 +156,84 @@ class SplitRing:
             self._resubmit = heads
             self._next_avail = self._next_used + len(heads) & 0xFFFF
 
-    def _map(self) -> None:
-        """Find the ring's parts in memory as it is now."""
+    def _find_parts(self) -> None:
         config, size, event = self._config, self._size, self._event_index
-        try:
-            table = self._memory.ring_part(config.descriptors, split.table_bytes(size))
-            avail = self._memory.ring_part(config.avail, split.avail_bytes(size, event_index=event))
-            used = self._memory.ring_part(config.used, split.used_bytes(size, event_index=event))
-        except IotlbMissError:
-            raise
-        except BadAddressError as error:
-            raise BrokenRingError(f"a part of the ring is outside memory: {error}") from error
+        table = self._memory.ring_part(config.descriptors, split.table_bytes(size))
+        avail = self._memory.ring_part(config.avail, split.avail_bytes(size, event_index=event))
+        used = self._memory.ring_part(config.used, split.used_bytes(size, event_index=event))
         self._table = table
         self._avail = words(avail, "H", big_endian=self._big_endian)
         self._used = words(used, "H", big_endian=self._big_endian)
         self._elements = words(used, "I", big_endian=self._big_endian)
-        self._readable = self._writable = _NOWHERE
-        self._generation = self._memory.generation
 
-    def _available(self) -> int:
-        """Return how many chains the driver has made available and we have not taken."""
-        index = self._avail[split.AVAIL_INDEX]
-        count = index - self._next_avail & 0xFFFF
-        if count > self._size - self._in_use:
-            raise BrokenRingError(
-                f"the available index jumped from {self._next_avail} to {index}, with {self._in_use}"
-                f" of {self._size} descriptors in use"
-            )
-        if not TOTAL_STORE_ORDER:
-            fence()
-        return count
-
-    def _heads(self, count: int) -> Iterable[int]:
-        first = self._next_avail & self._mask
-        avail = self._avail
+    def _places(self, first: int, count: int) -> Iterable[int]:
+        """Return where the available ring has `count` heads from the entry `first` on."""
         if first + count <= self._size:
-            first += split.AVAIL_RING
-            return map(avail.__getitem__, range(first, first + count))
-        return [avail[split.AVAIL_RING + (first + i & self._mask)] for i in range(count)]
-
-    def _take(self, heads: Iterable[int], batch: list[Element], note: Callable[[int], None] | None) -> None:
-        """Walk chains into the batch; what is wrong with one waits until it is the first."""
-        try:
-            self._walk(heads, batch, note)
-        except (BrokenRingError, IotlbMissError):
-            if not batch:
-                raise
-        except BadAddressError as error:
-            if not batch:
-                raise BrokenRingError(f"a descriptor is outside memory: {error}") from error
+            return range(split.AVAIL_RING + first, split.AVAIL_RING + first + count)
+        return (split.AVAIL_RING + (entry & self._mask) for entry in range(first, first + count))
 
     def _walk(  # noqa: C901, PLR0912, PLR0915 -- one loop without calls: it runs for every request
-        self, heads: Iterable[int], batch: list[Element], note: Callable[[int], None] | None
-    ) -> None:
+        self,
+        heads: Words,
+        places: Iterable[int],
+        note: Callable[[int], None] | None,
+    ) -> list[Element]:
+        """Return the chains whose heads are at `places`, up to the first that is not as it must be."""
+        batch: list[Element] = []
         unpack = self._unpack
         ring_table = self._table
-        read_start, read_end, read_view = self._readable
-        write_start, write_end, write_view = self._writable
+        most = self._most_indirect
+        read_start, read_size, read_view = self._readable
+        write_start, write_size, write_view = self._writable
         index = 0
         try:
-            for head in heads:
-                index = head
+            for place in places:
+                index = head = heads[place]
                 table: bytes | memoryview = ring_table
                 left = self._size
+                element = Element()
+                element.head = head
                 readable: list[memoryview] = []
                 writable: list[memoryview] = []
+                element.readable = readable
+                element.writable = writable
                 readable_length = writable_length = 0
                 while True:
                     address, length, flags, following = unpack(table, index << 4)
-                    end = address + length
                     if not flags & _WRITE_OR_INDIRECT:
                         if writable:
                             raise BrokenRingError("a readable descriptor follows a writable one")
-                        if read_start <= address < end <= read_end:
-                            readable.append(read_view[address - read_start : end - read_start])
+                        offset = address - read_start
+                        end = offset + length
+                        if 0 <= offset < end <= read_size:
+                            readable.append(read_view[offset:end])
                         else:
-                            window, views = buffers(self._memory, address, length, write=False)
-                            read_start, read_end, read_view = window
+                            self._readable, views = buffers(self._memory, address, length, write=False)
+                            read_start, read_size, read_view = self._readable
                             readable += views
                         readable_length += length
                     elif not flags & _INDIRECT:
-                        if write_start <= address < end <= write_end:
-                            writable.append(write_view[address - write_start : end - write_start])
+                        offset = address - write_start
+                        end = offset + length
+                        if 0 <= offset < end <= write_size:
+                            writable.append(write_view[offset:end])
                         else:
-                            window, views = buffers(self._memory, address, length, write=True)
-                            write_start, write_end, write_view = window
+                            self._writable, views = buffers(self._memory, address, length, write=True)
+                            write_start, write_size, write_view = self._writable
                             writable += views
                         writable_length += length
                     else:
                         if table is not ring_table:
                             raise BrokenRingError("an indirect table within an indirect table")
-                        table = self._indirect(address, length, flags)
-                        left = len(table) >> 4
+                        if flags & _NEXT:
+                            raise BrokenRingError("an indirect descriptor that has a next one")
+                        offset = address - read_start
+                        end = offset + length
+                        if 0 <= offset < end <= read_size and length <= most and not length & 15:
+                            table = read_view[offset:end]
+                        else:
+                            table = indirect_table(self._memory, address, length, most)
+                        left = length >> 4
                         index = 0
                         continue
                     if not flags & _NEXT:
@@ -258,23 +244,22 @@ class SplitRing:
                     index = following
                 if readable_length + writable_length > MAX_CHAIN_BYTES:
                     raise BrokenRingError("a chain of more than 4 GiB")
+                element.readable_length = readable_length
+                element.writable_length = writable_length
                 if note is not None:
                     note(head)
-                batch.append(
-                    _new_element(Element, (head, readable, writable, readable_length, writable_length, 1, 0))
-                )
+                batch.append(element)
+        except (BrokenRingError, IotlbMissError):
+            if not batch:
+                raise
+        except BadAddressError as error:
+            if not batch:
+                raise BrokenRingError(f"a descriptor is outside memory: {error}") from error
         except struct.error as error:
             # The table ends where its last descriptor does, so this is the check of the index.
-            raise BrokenRingError(f"descriptor {index} is outside its table") from error
-        self._readable = Window(read_start, read_end, read_view)
-        self._writable = Window(write_start, write_end, write_view)
-
-    def _indirect(self, address: int, length: int, flags: int) -> bytes | memoryview:
-        if not self._max_indirect:
-            raise BrokenRingError("an indirect descriptor, but INDIRECT_DESC was not negotiated")
-        if flags & _NEXT:
-            raise BrokenRingError("an indirect descriptor that has a next one")
-        return indirect_table(self._memory, address, length, self._max_indirect)
+            if not batch:
+                raise BrokenRingError(f"descriptor {index} is outside its table") from error
+        return batch
 
     def _wants_call(self, index: int, count: int) -> bool:
         if not self._pushed_before:
@@ -287,8 +272,3 @@ class SplitRing:
         if self._notify_on_empty and not wanted:
             return not self._in_use and self._avail[split.AVAIL_INDEX] == self._next_avail
         return wanted
-
-    def _log_used(self) -> None:
-        log = self._memory.log
-        if log is not None and self.log_address is not None:
-            log.mark(self.log_address, split.used_bytes(self._size, event_index=self._event_index))
