@@ -62,7 +62,7 @@ needs    protocol features that have to be negotiated, or a feature of virtio wh
 
 from __future__ import annotations
 
-from protocol.vhost_user import (
+from protocol.vhost_user import (  # noqa: F401  # the modules whose classes the table holds
     device_messages,
     memory_messages,
     migration_messages,
@@ -73,12 +73,3 @@ from protocol.vhost_user.message import FrontendMessage, by_number
 
 FRONTEND_REQUESTS = by_number(FrontendMessage)
 """The class of every front-end request by its number."""
-
-__all__ = [
-    "FRONTEND_REQUESTS",
-    "device_messages",
-    "memory_messages",
-    "migration_messages",
-    "setup_messages",
-    "vring_messages",
-]

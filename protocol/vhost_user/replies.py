@@ -147,8 +147,8 @@ class TransferChannel(Reply):
     no_fd: bool = True
 
     def allowed_fds(self) -> set[int]:
-        """Return one where the back-end has a channel of its own."""
-        return {0} if self.no_fd else _ONE
+        """Return one where the back-end has a channel of its own, none with an error."""
+        return {0} if self.no_fd or self.error else _ONE
 
     @property
     def failed(self) -> bool:
