@@ -1,55 +1,57 @@
 """The buffer in which a back-end notes what it has in flight (vhost-user, "Inflight I/O tracking").
 
-Its fields are in the byte order of the machine.
+Each queue has a part: a header, then an entry a descriptor, of the header's size. Fields are in the
+byte order of the machine. Places in the header are in words of the field's own width from the start of
+the part, places in an entry from the start of the entry.
 """
 
 from __future__ import annotations
 
 VERSION = 1
-"""A region of version 0 was never used."""
+"""A part of version 0 was never used."""
 QUEUE_ALIGN = 64
 
-SPLIT_HEADER_SIZE = 16
-SPLIT_ENTRY_SIZE = 16
-PACKED_HEADER_SIZE = 32
-PACKED_ENTRY_SIZE = 32
+SPLIT_SIZE = 16
+"""Bytes of a split queue's header, and of each of its entries."""
+PACKED_SIZE = 32
+"""Bytes of a packed queue's header, and of each of its entries."""
 
-# Both headers, in words of 16 bits; after a u64 of features, of which there are none.
-HEADER_VERSION = 4
-HEADER_SIZE = 5
+# Both headers; before these is a u64 of features, of which there are none.
+VERSION_16 = 4
+ENTRIES_16 = 5
 
-# Split, in words of 16 bits.
-LAST_BATCH_HEAD = 6
-USED_INDEX = 7
+# Split header.
+LAST_BATCH_HEAD_16 = 6
+USED_INDEX_16 = 7
 
-# Split entry: the first in bytes, the second in words of 16 bits, the third in words of 64 bits.
-SPLIT_INFLIGHT = 0
-SPLIT_NEXT = 3
-SPLIT_COUNTER = 1
+# Split entry.
+SPLIT_INFLIGHT_8 = 0
+SPLIT_NEXT_16 = 3
+SPLIT_COUNTER_64 = 1
 
-# Packed, in words of 16 bits.
-FREE_HEAD = 6
-OLD_FREE_HEAD = 7
+# Packed header.
+FREE_HEAD_16 = 6
+OLD_FREE_HEAD_16 = 7
+POSITION_64 = 2
+POSITION_FORMAT = "=HHBBxx"
+"""used_idx, old_used_idx, used_wrap_counter, old_used_wrap_counter: four fields in one aligned word."""
 
-PACKED_POSITION = 2
-"""Word of 64 bits: used_idx, old_used_idx (16 bits each), used_wrap_counter, old_used_wrap_counter (8)."""
-
-PACKED_POSITION_FORMAT = "=HHBBxx"
-
-# Packed entry: the first in bytes, then words of 16 bits, then one of 64 bits.
-PACKED_INFLIGHT = 0
-PACKED_NEXT = 1
-PACKED_LAST = 2
-PACKED_NUM = 3
-PACKED_COUNTER = 1
-PACKED_DESCRIPTOR = 16
-"""Where an entry keeps its descriptor: id, flags (16 bits each), length (32 bits), address (64 bits)."""
+# Packed entry.
+PACKED_INFLIGHT_8 = 0
+PACKED_NEXT_16 = 1
+PACKED_LAST_16 = 2
+PACKED_NUM_16 = 3
+PACKED_COUNTER_64 = 1
+PACKED_DESCRIPTOR_8 = 16
 PACKED_DESCRIPTOR_FORMAT = "=HHIQ"
+"""A descriptor as an entry keeps it: buffer id, flags, length, guest address."""
+
+
+def part_bytes(size: int, *, packed: bool) -> int:
+    """Return the bytes of the part of a queue of `size`."""
+    return (1 + size) * (PACKED_SIZE if packed else SPLIT_SIZE)
 
 
 def queue_bytes(size: int, *, packed: bool) -> int:
-    """Return the bytes that one queue of `size` takes, the padding up to the next queue included."""
-    header, entry = (
-        (PACKED_HEADER_SIZE, PACKED_ENTRY_SIZE) if packed else (SPLIT_HEADER_SIZE, SPLIT_ENTRY_SIZE)
-    )
-    return -(-(header + entry * size) // QUEUE_ALIGN) * QUEUE_ALIGN
+    """Return how far it is from one queue's part to the next, all being of `size`."""
+    return -(-part_bytes(size, packed=packed) // QUEUE_ALIGN) * QUEUE_ALIGN

@@ -14,102 +14,100 @@ from vhost_user.ring.base import BrokenRingError
 if TYPE_CHECKING:
     from vhost_user.ring.base import Done
 
+_SIZE = inflight.SPLIT_SIZE
+
 
 class SplitInflight:
     """One split queue's part of the buffer."""
 
-    def __init__(self, region: memoryview, size: int) -> None:
-        """`region` has the `inflight.queue_bytes()` of a queue. Raises BrokenRingError for one too small."""
+    def __init__(self, part: memoryview, size: int) -> None:
+        """`part` begins where the queue's part does. Raises BrokenRingError where it is too small."""
         self._size = size
-        self._bytes, self._words, self._longs = casts(
-            region, inflight.SPLIT_HEADER_SIZE + inflight.SPLIT_ENTRY_SIZE * size
-        )
+        self._bytes, self._words, self._longs = casts(part, inflight.part_bytes(size, packed=False))
         self._counter = 0
 
-    def recover(self, used_index: int) -> list[int] | None:
-        """Return the heads that were in flight, oldest first; None in a buffer that was never used.
+    def recover(self, used: int, available: int) -> list[int] | None:
+        """Return the heads that were in flight, oldest first; None in a buffer that this ring never used.
 
-        `used_index` is the used ring's. Raises BrokenRingError for a buffer of another size or version.
+        `used` is the index in the used ring, `available` how many chains the available ring has beyond it.
+        Raises BrokenRingError for a buffer of another size or version.
         """
         words = self._words
-        if not words[inflight.HEADER_VERSION]:
-            words[inflight.HEADER_SIZE] = self._size
-            # Not zero: the ring may have run before it had this buffer.
-            words[inflight.USED_INDEX] = used_index
-            words[inflight.HEADER_VERSION] = inflight.VERSION
-            return None
-        check_header(words, self._size)
-        self._finish_last_batch(used_index)
-        heads = [head for head in range(self._size) if self._bytes[self._place(head)]]
-        heads.sort(key=lambda head: self._longs[self._counter_place(head)])
-        if heads:
-            self._counter = self._longs[self._counter_place(heads[-1])] + 1
-        return heads
+        if words[inflight.VERSION_16]:
+            check_header(words, self._size)
+            heads = self._settle(used)
+            if heads is not None and len(heads) <= available:
+                self._counter = 1 + max(map(self._counter_of, heads), default=-1)
+                return heads
+        for head in range(self._size):
+            self._bytes[(head + 1) * _SIZE + inflight.SPLIT_INFLIGHT_8] = 0
+        words[inflight.ENTRIES_16] = self._size
+        # Not zero: the ring may have run before it had this buffer.
+        words[inflight.USED_INDEX_16] = used
+        words[inflight.VERSION_16] = inflight.VERSION
+        return None
 
     def fetch(self, head: int) -> None:
-        """Note that a chain was taken."""
-        place = self._place(head)
-        if self._bytes[place]:
+        """Note that a chain was taken. Raises BrokenRingError if it had been before."""
+        entry = (head + 1) * _SIZE
+        if self._bytes[entry + inflight.SPLIT_INFLIGHT_8]:
             raise BrokenRingError(f"descriptor {head} was made available again while it is in use")
-        self._longs[self._counter_place(head)] = self._counter
+        self._longs[entry // 8 + inflight.SPLIT_COUNTER_64] = self._counter
         self._counter += 1
-        self._bytes[place] = 1
+        self._bytes[entry + inflight.SPLIT_INFLIGHT_8] = 1
 
     def forget(self, head: int) -> None:
         """Note that the chain taken last was put back."""
-        self._bytes[self._place(head)] = 0
+        self._bytes[(head + 1) * _SIZE + inflight.SPLIT_INFLIGHT_8] = 0
 
     def finish(self, done: Done) -> None:
         """Note which chains are about to be given back, before the used ring's index says so."""
         words = self._words
+        last = words[inflight.LAST_BATCH_HEAD_16]
         for element, _ in done:
             head = element.head
-            words[self._place(head) // 2 + inflight.SPLIT_NEXT] = words[inflight.LAST_BATCH_HEAD]
-            words[inflight.LAST_BATCH_HEAD] = head
+            words[(head + 1) * _SIZE // 2 + inflight.SPLIT_NEXT_16] = last
+            words[inflight.LAST_BATCH_HEAD_16] = last = head
 
-    def published(self, done: Done, used_index: int) -> None:
+    def published(self, done: Done, used: int) -> None:
         """Note that the used ring's index says so."""
         for element, _ in done:
-            self._bytes[self._place(element.head)] = 0
-        self._words[inflight.USED_INDEX] = used_index
+            self._bytes[(element.head + 1) * _SIZE + inflight.SPLIT_INFLIGHT_8] = 0
+        self._words[inflight.USED_INDEX_16] = used
 
-    def _finish_last_batch(self, used_index: int) -> None:
-        """Do what `published()` could not, if we died between the used ring's index and the end of it."""
+    def _settle(self, used: int) -> list[int] | None:
+        """Do what `published()` could not, if we died before its end. Returns what is in flight then.
+
+        None if the buffer was another ring's: no batch is larger than the ring.
+        """
         words = self._words
-        count = used_index - words[inflight.USED_INDEX] & 0xFFFF
-        head = words[inflight.LAST_BATCH_HEAD]
+        count = used - words[inflight.USED_INDEX_16] & 0xFFFF
         if count > self._size:
-            # No batch is larger than the ring: the driver has set up a new one, where nothing is in flight.
-            for stale in range(self._size):
-                self._bytes[self._place(stale)] = 0
-            count = 0
+            return None
+        head = words[inflight.LAST_BATCH_HEAD_16]
         for _ in range(count):
             if head >= self._size:
-                break
-            self._bytes[self._place(head)] = 0
-            head = words[self._place(head) // 2 + inflight.SPLIT_NEXT]
-        words[inflight.USED_INDEX] = used_index
+                return None
+            self.forget(head)
+            head = words[(head + 1) * _SIZE // 2 + inflight.SPLIT_NEXT_16]
+        words[inflight.USED_INDEX_16] = used
+        heads = (h for h in range(self._size) if self._bytes[(h + 1) * _SIZE + inflight.SPLIT_INFLIGHT_8])
+        return sorted(heads, key=self._counter_of)
 
-    @staticmethod
-    def _place(head: int) -> int:
-        return inflight.SPLIT_HEADER_SIZE + inflight.SPLIT_ENTRY_SIZE * head
-
-    @staticmethod
-    def _counter_place(head: int) -> int:
-        return (inflight.SPLIT_HEADER_SIZE + inflight.SPLIT_ENTRY_SIZE * head) // 8 + inflight.SPLIT_COUNTER
+    def _counter_of(self, head: int) -> int:
+        return self._longs[(head + 1) * _SIZE // 8 + inflight.SPLIT_COUNTER_64]
 
 
-def casts(region: memoryview, size: int) -> tuple[memoryview, memoryview, memoryview]:
+def casts(part: memoryview, size: int) -> tuple[memoryview[int], memoryview[int], memoryview[int]]:
     """Return a queue's part as bytes, words of 16 and words of 64 bits. Raises BrokenRingError."""
-    if len(region) < size:
-        raise BrokenRingError(f"the in-flight buffer has {len(region)} bytes for a queue that needs {size}")
-    part = region[:size]
-    return part, part.cast("H"), part.cast("Q")
+    if len(part) < size:
+        raise BrokenRingError(f"the in-flight buffer has {len(part)} bytes for a queue that needs {size}")
+    return part[:size], part[:size].cast("H"), part[:size].cast("Q")
 
 
 def check_header(words: memoryview, size: int) -> None:
-    """Raise BrokenRingError for a part that somebody used for another queue or in another way."""
-    version, entries = words[inflight.HEADER_VERSION], words[inflight.HEADER_SIZE]
+    """Raise BrokenRingError for a part that was used for another size of queue, or in another way."""
+    version, entries = words[inflight.VERSION_16], words[inflight.ENTRIES_16]
     if version != inflight.VERSION or entries != size:
         raise BrokenRingError(
             f"the in-flight buffer has version {version} and {entries} entries, not 1 and {size}"

@@ -19,7 +19,7 @@ from vhost_user.ring.base import (
     buffers,
     indirect_table,
 )
-from vhost_user.ring.packed_inflight import PackedInflight
+from vhost_user.ring.packed_inflight import PackedInflight, UsedPlace
 from vhost_user.ring.words import words
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class PackedRing(Ring):
                 slot -= size
                 flags ^= _OWNER
         if self._inflight is not None:
-            self._inflight.finish(done, slot, bool(flags))
+            self._inflight.finish(done, UsedPlace(slot, bool(flags)))
         if not TOTAL_STORE_ORDER:
             fence()
         # The driver looks at the first of the batch, and at the others once it has seen that.
@@ -183,12 +183,13 @@ class PackedRing(Ring):
         self._in_use -= sum(element.slots for element in again)
 
     def _recover(self, inflight: PackedInflight) -> None:
-        recovered = inflight.recover(self._avail.flags, self._next_used, self._used_wrap)
-        if recovered is None:
+        used = UsedPlace(self._next_used, self._used_wrap)
+        found = inflight.recover(self._avail.flags, used)
+        if found is None:
             return
-        self._resubmit = recovered.entries
-        self._next_used, self._used_wrap = slot, wrap = recovered.slot, recovered.wrap
-        for _ in range(recovered.descriptors):
+        self._resubmit = found.entries
+        self._next_used, self._used_wrap = slot, wrap = found.used
+        for _ in range(found.descriptors):
             # A batch that was never published may have left used descriptors after its first one.
             self._avail.flags[slot << 3 | packed.DESCRIPTOR_FLAGS] = packed.available_flags(wrap)
             slot += 1

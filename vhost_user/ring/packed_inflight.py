@@ -6,8 +6,7 @@ They must be kept because the device gives chains back by overwriting the ring.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from protocol.virtio import inflight, packed
 from vhost_user.ring.base import BrokenRingError
@@ -19,150 +18,159 @@ if TYPE_CHECKING:
     from vhost_user.ring.base import Done
     from vhost_user.ring.words import Words
 
+_SIZE = inflight.PACKED_SIZE
 _RING_DESCRIPTOR = struct.Struct(packed.DESCRIPTOR_FORMAT)
 _DESCRIPTOR = struct.Struct(inflight.PACKED_DESCRIPTOR_FORMAT)
-_POSITION = struct.Struct(inflight.PACKED_POSITION_FORMAT)
+_POSITION = struct.Struct(inflight.POSITION_FORMAT)
 _LONG = struct.Struct("=Q")
 
 
-@dataclass(frozen=True)
-class Recovered:
-    """What the buffer knows of a process that died."""
+class UsedPlace(NamedTuple):
+    """Where the next chain is given back."""
 
-    entries: list[int]
-    """What was in flight, oldest first."""
-    descriptors: int
-    """How many descriptors of the ring that takes up."""
     slot: int
     wrap: bool
-    """Where the next chain is given back."""
+
+
+class InFlight(NamedTuple):
+    """What a process that died left behind."""
+
+    entries: list[int]
+    """Its chains, oldest first."""
+    descriptors: int
+    """How many descriptors of the ring they take up."""
+    used: UsedPlace
 
 
 class PackedInflight:
     """One packed queue's part of the buffer.
 
-    `free_head` and the used place run ahead while a batch is given back; what is behind them, under
-    `old_`, catches up once the driver can see the batch. The used places are one word of 64 bits
-    together, so that no process dies between them.
+    `free_head` and the used place run ahead while a batch is given back; their `old_` fields catch up
+    once the driver can see the batch. The used places are one word, so nobody dies between them.
     """
 
-    def __init__(self, region: memoryview, size: int) -> None:
-        """`region` has the `inflight.queue_bytes()` of a queue. Raises BrokenRingError for one too small."""
+    def __init__(self, part: memoryview, size: int) -> None:
+        """`part` begins where the queue's part does. Raises BrokenRingError where it is too small."""
         self._size = size
-        self._bytes, self._words, self._longs = casts(
-            region, inflight.PACKED_HEADER_SIZE + inflight.PACKED_ENTRY_SIZE * size
-        )
+        self._bytes, self._words, self._longs = casts(part, inflight.part_bytes(size, packed=True))
         self._counter = 0
 
-    def recover(self, ring_flags: Words, slot: int, wrap: bool) -> Recovered | None:
+    def recover(self, ring_flags: Words, used: UsedPlace) -> InFlight | None:
         """Return what was in flight; None in a buffer that was never used.
 
-        `ring_flags` are the ring's words of 16 bits, (`slot`, `wrap`) is where an unused one begins.
-        Raises BrokenRingError for a buffer of another size or version, or one that holds nonsense.
+        `ring_flags` are the ring's words of 16 bits, `used` is where a ring without history starts.
+        Raises BrokenRingError for a buffer of another size or version, or one that makes no sense.
         """
         words = self._words
-        if not words[inflight.HEADER_VERSION]:
+        if not words[inflight.VERSION_16]:
             for entry in range(self._size):
-                self._set(entry, inflight.PACKED_NEXT, entry + 1)
-            words[inflight.HEADER_SIZE] = self._size
-            self._store_position((slot, wrap), (slot, wrap))
-            words[inflight.HEADER_VERSION] = inflight.VERSION
+                words[self._word(entry) + inflight.PACKED_NEXT_16] = entry + 1
+            words[inflight.ENTRIES_16] = self._size
+            self._store(used, used)
+            words[inflight.VERSION_16] = inflight.VERSION
             return None
         check_header(words, self._size)
-        slot, wrap = self._settle(ring_flags)
-        for entry in self._list(words[inflight.FREE_HEAD], self._size):
-            self._bytes[self._place(entry)] = 0
-        entries = [entry for entry in range(self._size) if self._bytes[self._place(entry)]]
+        used = self._settle(ring_flags)
+        for entry in self._list(words[inflight.FREE_HEAD_16], self._size):
+            self._bytes[self._byte(entry)] = 0
+        entries = [entry for entry in range(self._size) if self._bytes[self._byte(entry)]]
         entries.sort(key=self._counter_of)
-        if entries:
-            self._counter = self._counter_of(entries[-1]) + 1
-        total = sum(self._get(entry, inflight.PACKED_NUM) for entry in entries)
+        self._counter = 1 + max(map(self._counter_of, entries), default=-1)
+        total = sum(words[self._word(entry) + inflight.PACKED_NUM_16] for entry in entries)
         if total > self._size:
             raise BrokenRingError(f"the in-flight buffer has {total} descriptors of {self._size} in flight")
-        return Recovered(entries, total, slot, wrap)
+        return InFlight(entries, total, used)
 
     def fetch(self, table: memoryview, slot: int, count: int) -> int:
         """Note that the chain of `count` descriptors from `slot` on was taken. Returns its entry."""
         words = self._words
-        entry = free = words[inflight.FREE_HEAD]
-        self._set(entry, inflight.PACKED_NUM, 0)
-        self._longs[self._place(entry) // 8 + inflight.PACKED_COUNTER] = self._counter
-        self._counter += 1
-        self._bytes[self._place(entry)] = 1
-        for number in range(count):
-            self._set(entry, inflight.PACKED_LAST, free)
-            self._set(entry, inflight.PACKED_NUM, number + 1)
-            address, length, buffer, flags = _RING_DESCRIPTOR.unpack_from(
-                table, (slot + number) % self._size * packed.DESCRIPTOR_SIZE
+        first = last = free = words[inflight.FREE_HEAD_16]
+        for number in range(slot, slot + count):
+            address, length, buffer, flags = _RING_DESCRIPTOR.unpack_from(table, (number % self._size) << 4)
+            _DESCRIPTOR.pack_into(
+                self._bytes,
+                self._byte(free) + inflight.PACKED_DESCRIPTOR_8,
+                buffer,
+                flags,
+                length,
+                address,
             )
-            place = self._place(free) + inflight.PACKED_DESCRIPTOR
-            _DESCRIPTOR.pack_into(self._bytes, place, buffer, flags, length, address)
-            words[inflight.FREE_HEAD] = free = self._get(free, inflight.PACKED_NEXT)
-        words[inflight.OLD_FREE_HEAD] = free
-        return entry
-
-    def descriptors(self, entry: int) -> bytes:
-        """Return the descriptors of a chain that was in flight, as the ring had them, available again."""
-        chain = bytearray()
-        for link in self._list(entry, self._get(entry, inflight.PACKED_NUM)):
-            place = self._place(link) + inflight.PACKED_DESCRIPTOR
-            buffer, flags, length, address = _DESCRIPTOR.unpack_from(self._bytes, place)
-            flags = flags & ~packed.USED | packed.AVAIL
-            chain += _RING_DESCRIPTOR.pack(address, length, buffer, flags)
-        return bytes(chain)
+            last = free
+            free = words[self._word(free) + inflight.PACKED_NEXT_16]
+        entry = self._word(first)
+        words[entry + inflight.PACKED_LAST_16] = last
+        words[entry + inflight.PACKED_NUM_16] = count
+        self._longs[entry // 4 + inflight.PACKED_COUNTER_64] = self._counter
+        self._counter += 1
+        self._bytes[self._byte(first)] = 1
+        words[inflight.FREE_HEAD_16] = free
+        # Up to here it was in the free list, whose entries are not in flight whatever they say.
+        words[inflight.OLD_FREE_HEAD_16] = free
+        return first
 
     def forget(self, entry: int) -> None:
         """Note that the chain taken last was put back."""
-        self._free(entry)
-        # Only now is it in the free list, whose entries are not in flight whatever they say.
-        self._words[inflight.OLD_FREE_HEAD] = self._words[inflight.FREE_HEAD]
-        self._bytes[self._place(entry)] = 0
+        words = self._words
+        words[inflight.FREE_HEAD_16] = self._link(entry, words[inflight.FREE_HEAD_16])
+        words[inflight.OLD_FREE_HEAD_16] = words[inflight.FREE_HEAD_16]
+        self._bytes[self._byte(entry)] = 0
 
-    def finish(self, done: Done, slot: int, wrap: bool) -> None:
-        """Note which chains are about to be given back; the next one then goes to (`slot`, `wrap`)."""
+    def finish(self, done: Done, used: UsedPlace) -> None:
+        """Note which chains are about to be given back, and where the next one is then to go."""
+        free = self._words[inflight.FREE_HEAD_16]
         for element, _ in done:
-            self._free(element.entry)
-        self._store_position((slot, wrap), self._position()[1])
+            self._words[inflight.FREE_HEAD_16] = free = self._link(element.entry, free)
+        self._store(used, self._places()[1])
 
     def published(self, done: Done) -> None:
         """Note that the driver can see them."""
         for element, _ in done:
-            self._bytes[self._place(element.entry)] = 0
+            self._bytes[self._byte(element.entry)] = 0
         self._accept()
 
-    def _free(self, entry: int) -> None:
-        last = self._get(entry, inflight.PACKED_LAST)
-        self._set(last, inflight.PACKED_NEXT, self._words[inflight.FREE_HEAD])
-        self._words[inflight.FREE_HEAD] = entry
+    def descriptors(self, entry: int) -> bytes:
+        """Return the descriptors of a chain that was in flight, as the ring had them, available again."""
+        chain = bytearray()
+        for link in self._list(entry, self._words[self._word(entry) + inflight.PACKED_NUM_16]):
+            place = self._byte(link) + inflight.PACKED_DESCRIPTOR_8
+            buffer, flags, length, address = _DESCRIPTOR.unpack_from(self._bytes, place)
+            chain += _RING_DESCRIPTOR.pack(address, length, buffer, flags & ~packed.USED | packed.AVAIL)
+        return bytes(chain)
 
-    def _settle(self, ring_flags: Words) -> tuple[int, bool]:
+    def _settle(self, ring_flags: Words) -> UsedPlace:
         """Complete the last batch if the driver can see it, or take it back. Returns the used place."""
-        new, old = self._position()
+        new, old = self._places()
+        if max(new.slot, old.slot) >= self._size:
+            raise BrokenRingError(f"the in-flight buffer has a used place outside a ring of {self._size}")
         if new != old:
-            slot, wrap = old
-            if slot >= self._size:
-                raise BrokenRingError(f"the in-flight buffer gives descriptor {slot} of {self._size} back")
-            used = bool(ring_flags[slot * 8 + packed.DESCRIPTOR_FLAGS] & packed.USED)
-            if used == wrap:
+            flags = ring_flags[old.slot << 3 | packed.DESCRIPTOR_FLAGS]
+            if bool(flags & packed.USED) == old.wrap:
                 self._accept()
                 return new
-        self._words[inflight.FREE_HEAD] = self._words[inflight.OLD_FREE_HEAD]
-        self._store_position(old, old)
+        self._words[inflight.FREE_HEAD_16] = self._words[inflight.OLD_FREE_HEAD_16]
+        self._store(old, old)
         return old
 
     def _accept(self) -> None:
-        new = self._position()[0]
-        self._words[inflight.OLD_FREE_HEAD] = self._words[inflight.FREE_HEAD]
-        self._store_position(new, new)
+        new = self._places()[0]
+        self._words[inflight.OLD_FREE_HEAD_16] = self._words[inflight.FREE_HEAD_16]
+        self._store(new, new)
 
-    def _position(self) -> tuple[tuple[int, bool], tuple[int, bool]]:
-        word = _LONG.pack(self._longs[inflight.PACKED_POSITION])
+    def _places(self) -> tuple[UsedPlace, UsedPlace]:
+        word = _LONG.pack(self._longs[inflight.POSITION_64])
         slot, old_slot, wrap, old_wrap = _POSITION.unpack(word)
-        return (slot, bool(wrap)), (old_slot, bool(old_wrap))
+        return UsedPlace(slot, bool(wrap)), UsedPlace(old_slot, bool(old_wrap))
 
-    def _store_position(self, new: tuple[int, bool], old: tuple[int, bool]) -> None:
-        word = _POSITION.pack(new[0], old[0], new[1], old[1])
-        self._longs[inflight.PACKED_POSITION] = _LONG.unpack(word)[0]
+    def _store(self, new: UsedPlace, old: UsedPlace) -> None:
+        word = _POSITION.pack(new.slot, old.slot, new.wrap, old.wrap)
+        self._longs[inflight.POSITION_64] = _LONG.unpack(word)[0]
+
+    def _link(self, entry: int, free: int) -> int:
+        """Put a chain's entries before the free list that begins with `free`. Returns its new beginning."""
+        words = self._words
+        last = words[self._word(entry) + inflight.PACKED_LAST_16]
+        words[self._word(last) + inflight.PACKED_NEXT_16] = free
+        return entry
 
     def _list(self, entry: int, count: int) -> Iterator[int]:
         """Follow a list of entries for at most `count` of them."""
@@ -170,20 +178,15 @@ class PackedInflight:
             if entry >= self._size:
                 return
             yield entry
-            entry = self._get(entry, inflight.PACKED_NEXT)
+            entry = self._words[self._word(entry) + inflight.PACKED_NEXT_16]
 
     def _counter_of(self, entry: int) -> int:
-        counter: int = self._longs[self._place(entry) // 8 + inflight.PACKED_COUNTER]
-        return counter
+        return self._longs[self._word(entry) // 4 + inflight.PACKED_COUNTER_64]
 
-    def _get(self, entry: int, field: int) -> int:
-        value: int = self._words[self._place(entry) // 2 + field]
-        return value
+    def _byte(self, entry: int) -> int:
+        return self._word(entry) * 2
 
-    def _set(self, entry: int, field: int, value: int) -> None:
-        self._words[self._place(entry) // 2 + field] = value
-
-    def _place(self, entry: int) -> int:
+    def _word(self, entry: int) -> int:
         if entry >= self._size:
             raise BrokenRingError(f"the in-flight buffer refers to entry {entry} of {self._size}")
-        return inflight.PACKED_HEADER_SIZE + inflight.PACKED_ENTRY_SIZE * entry
+        return (entry + 1) * (_SIZE // 2)

@@ -149,7 +149,8 @@ class SplitRing(Ring):
         self._in_use -= len(fresh) + len(again)
 
     def _recover(self, inflight: SplitInflight) -> None:
-        heads = inflight.recover(self._next_used)
+        available = self._avail[split.AVAIL_INDEX] - self._next_used & 0xFFFF
+        heads = inflight.recover(self._next_used, available)
         if heads is not None:
             # Every chain taken so far is either given back or in flight; the front-end of a process
             # that was killed cannot know how many were taken.
