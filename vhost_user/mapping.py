@@ -6,10 +6,15 @@ import ctypes
 import mmap
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from protocol.fds import OwnedFd
+
+
+_KEEP_NO_FD: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
+"""A mapping needs no descriptor; before Python 3.13 it keeps a duplicate nevertheless."""
 
 
 class MappingError(ValueError):
@@ -42,7 +47,7 @@ def map_shared(fd: OwnedFd, size: int, offset: int) -> memoryview:
     if stat.S_ISREG(status.st_mode) and offset - lead + length > status.st_size:
         length = lead + size
     try:
-        mapping = Mapping(fd.fileno(), length, mmap.MAP_SHARED, offset=offset - lead)
+        mapping = Mapping(fd.fileno(), length, mmap.MAP_SHARED, offset=offset - lead, **_KEEP_NO_FD)
     except (OSError, OverflowError, ValueError) as error:
         raise MappingError(f"{size} bytes at {offset:#x} cannot be mapped: {error}") from error
     mapping.start = ctypes.addressof(ctypes.c_char.from_buffer(mapping)) + lead

@@ -241,7 +241,7 @@ class SplitRing(Ring):
                         break
                     left -= 1
                     if not left:
-                        raise BrokenRingError("a chain has more descriptors than its table: it is a loop")
+                        raise BrokenRingError("a chain has more descriptors than its table: a loop")
                     index = following
                 if readable_length + writable_length > MAX_CHAIN_BYTES:
                     raise BrokenRingError("a chain of more than 4 GiB")
