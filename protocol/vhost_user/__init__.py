@@ -14,6 +14,7 @@ from protocol.vhost_user.backend_messages import (
     VringHostNotifier,
 )
 from protocol.vhost_user.backend_session import BackendChannel, BackendSession
+from protocol.vhost_user.checks import RefusedError
 from protocol.vhost_user.device_messages import (
     CloseCryptoSession,
     CreateCryptoSession,
@@ -191,6 +192,7 @@ __all__ = [
     "ProtocolFeature",
     "ProtocolFeatures",
     "Refused",
+    "RefusedError",
     "RemMemReg",
     "Reply",
     "Request",

@@ -58,13 +58,13 @@ class Requester:
             check_request(message, self._negotiation)
         except RefusedError as error:
             raise LocalProtocolError(f"{message.label}: {error}") from None
-        payload = message.encode(self._negotiation.xen)
+        payload, fds = message.encode(self._negotiation.xen), tuple(fd.fileno() for fd in message.fds)
         message.need_reply = need_reply
         self._note(message)
         if self._negotiation.is_replied(message):
             self._waiting.append((message, self._negotiation.reply_type(message)))
         flags = VERSION | (NEED_REPLY if need_reply else 0)
-        return Packet(pack(message.number, flags, payload), tuple(fd.fileno() for fd in message.fds))
+        return Packet(pack(message.number, flags, payload), fds)
 
     def receive(self, data: bytes, fds: Sequence[OwnedFd] = ()) -> list[Reply]:
         """Take what one read returned; return the reply that it completed, if any.
