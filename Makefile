@@ -35,7 +35,7 @@ test: setup lint
 lint: setup
 	$(RUN)/ruff check $(SOURCES)
 	$(RUN)/ruff format --check $(SOURCES)
-	$(RUN)/mypy
+	$(RUN)/mypy $(SOURCES)
 	$(RUN)/lint-imports
 
 # What needs neither QEMU nor a guest, as for another Python: make unit PYTHON=python3.13 VENV=.venv-3.13

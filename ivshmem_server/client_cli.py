@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -45,20 +46,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     raise_open_files_limit()
     try:
+        if isinstance(options.command, MemoryCommand):
+            options.command.prepare(options)
         trio.run(_run, options)
         sys.stdout.flush()
     except BaseException as error:
+        _settle_output()
         return _exit_code(innermost(error), options)
     return 0
+
+
+def _settle_output() -> None:
+    """Write what was printed, or forget it: Python tries again at its end, and would complain there."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _exit_code(error: BaseException, options: argparse.Namespace) -> int:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
-        # Python flushes standard output once more in the end, and would complain.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     if (text := explain(error, options)) is None:
         raise error

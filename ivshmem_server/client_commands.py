@@ -107,7 +107,7 @@ def _document(peer: Peer) -> dict[str, object]:
     }
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Print a line that somebody waits for, perhaps at the other end of a pipe."""
     print(text, flush=True)
 
@@ -171,7 +171,7 @@ async def _wait(peer: Peer, options: argparse.Namespace) -> None:
         while total < options.count:
             count = await peer.wait(options.vector)
             total += count
-            _say(describe_interrupt(options.vector, count))
+            say(describe_interrupt(options.vector, count))
     if scope.cancelled_caught:
         raise UserError(
             f"{total} of {plural(options.count, 'ring')} came on vector {options.vector}"
@@ -189,7 +189,7 @@ def _watch_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _watch(peer: Peer, options: argparse.Namespace) -> None:
     def show(text: str, event: str, **fields: object) -> None:
-        _say(json.dumps({"time": time.time(), "event": event, **fields}) if options.json else text)
+        say(json.dumps({"time": time.time(), "event": event, **fields}) if options.json else text)
 
     async def show_interrupts(vector: int) -> None:
         while True:
@@ -231,7 +231,7 @@ async def _ping(peer: Peer, options: argparse.Namespace) -> None:
             await trio.sleep(options.interval)
         times.append(await _round_trip(peer, options))
         if not options.quiet:
-            _say(f"answer from peer {options.peer}: time={times[-1]:.1f} us")
+            say(f"answer from peer {options.peer}: time={times[-1]:.1f} us")
     print(f"{plural(len(times), 'ring')}, round trip {_summary(times)}")
 
 
@@ -272,7 +272,7 @@ def _pong_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _pong(peer: Peer, options: argparse.Namespace) -> None:
-    _say(f"peer {peer.id} answers on vector {options.vector}")
+    say(f"peer {peer.id} answers on vector {options.vector}")
     while True:
         await peer.wait(options.vector)
         whom: Iterable[int] = list(peer.peers) if options.peer is ALL else [options.peer]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from ivshmem_server.elf_model import ElfViewError
 from ivshmem_server.peer import NoSuchPeerError
 from protocol.errors import RemoteProtocolError
 from protocol.io.command_line import UserError
@@ -18,7 +19,7 @@ def explain(error: BaseException, options: argparse.Namespace) -> str | None:
     match error:
         case RemoteProtocolError():
             return f"{error} (server at {options.socket_path})"
-        case UserError() | NoSuchPeerError():
+        case UserError() | NoSuchPeerError() | ElfViewError():
             return str(error)
         case OSError(filename=options.socket_path):
             return _no_connection(error, options.socket_path)

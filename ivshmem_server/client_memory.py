@@ -1,4 +1,4 @@
-"""The commands of ivshmem-client that need only the memory: read, write, fill, hexdump."""
+"""The commands of ivshmem-client that need only the memory: read, write, fill, hexdump, inspect."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import trio
 
+from ivshmem_server import client_inspect
 from ivshmem_server.client_commands import number
 from protocol.io.command_line import UserError
 
@@ -30,12 +31,16 @@ _PRINTABLE = frozenset((string.digits + string.ascii_letters + string.punctuatio
 
 @dataclass(frozen=True)
 class MemoryCommand:
-    """A command that runs on the memory of a server, a file or a shm object."""
+    """A command that runs on the memory of a server, a file or a shm object.
+
+    `prepare` does what needs no memory, before we join: a mistake is told without a join and a leave.
+    """
 
     name: str
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[memoryview, argparse.Namespace], Awaitable[None]]
+    prepare: Callable[[argparse.Namespace], None] = lambda _: None
     writes: bool = False
 
 
@@ -117,27 +122,32 @@ def _write_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def _prepare_write(options: argparse.Namespace) -> None:
+    """Make the bytes to be written of what was given, except where it is words."""
+    if options.text is not None:
+        options.payload = str(options.text).encode()
+    elif options.data == ["-"]:
+        options.payload = sys.stdin.buffer.read()
+    else:
+        options.payload = _from_hex(options.data)
+
+
+def _from_hex(words: list[str]) -> bytes:
+    try:
+        return bytes.fromhex("".join(word.removeprefix("0x") for word in words))
+    except ValueError:
+        raise UserError(
+            f"'{' '.join(words)}' is not hexadecimal; write two digits a byte, or use --text"
+        ) from None
+
+
 async def _write(memory: memoryview, options: argparse.Namespace) -> None:
     await trio.lowlevel.checkpoint()
     for name in _WORDS:
         if (values := getattr(options, name)) is not None:
             _store_words(memory, options.offset, name, values)
             return
-    data = await _payload(options)
-    part(memory, options.offset, len(data))[:] = data
-
-
-async def _payload(options: argparse.Namespace) -> bytes:
-    if options.text is not None:
-        return str(options.text).encode()
-    if options.data == ["-"]:
-        return await trio.to_thread.run_sync(sys.stdin.buffer.read, abandon_on_cancel=True)
-    try:
-        return bytes.fromhex("".join(word.removeprefix("0x") for word in options.data))
-    except ValueError:
-        raise UserError(
-            f"'{' '.join(options.data)}' is not hexadecimal; write two digits a byte, or use --text"
-        ) from None
+    part(memory, options.offset, len(options.payload))[:] = options.payload
 
 
 def _store_words(memory: memoryview, offset: int, name: str, values: list[int]) -> None:
@@ -169,7 +179,14 @@ async def _fill(memory: memoryview, options: argparse.Namespace) -> None:
 
 MEMORY_COMMANDS = (
     MemoryCommand("read", "print bytes in hexadecimal, or as they are", _read_arguments, _read),
-    MemoryCommand("write", "write bytes or words", _write_arguments, _write, writes=True),
+    MemoryCommand("write", "write bytes or words", _write_arguments, _write, _prepare_write, writes=True),
     MemoryCommand("fill", "fill a range with one byte", _fill_arguments, _fill, writes=True),
     MemoryCommand("hexdump", "print bytes for people", _range_arguments, _hexdump),
+    MemoryCommand(
+        "inspect",
+        "show a C struct as an ELF file defines it",
+        client_inspect.add_arguments,
+        client_inspect.run,
+        client_inspect.prepare,
+    ),
 )

@@ -11,18 +11,15 @@ import stat
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from ivshmem_server.peer_memory import SHM_DIRECTORY
 from ivshmem_server.sizes import format_size, round_up_to_power_of_two
-from protocol.fds import OwnedFd
+from protocol.fds import Closing, OwnedFd
 from protocol.ivshmem.registers import MIN_MEMORY_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
-
-SHM_DIRECTORY = Path("/dev/shm")
-"""Where shm_open(3) keeps its objects on Linux."""
 
 MAX_NAME = 255
 """Most bytes of a file's name."""
@@ -36,7 +33,7 @@ class MemoryUnavailableError(Exception):
     """The shared memory cannot be had; the text is one line that says why and what to do."""
 
 
-class SharedMemory:
+class SharedMemory(Closing):
     """Memory for guests and peers to share. `close()` lets go of it and removes what we created.
 
     Clients get a descriptor of it, so they keep the memory when the server has gone.
@@ -118,17 +115,6 @@ class SharedMemory:
             self._release()
             self._release = None
         self.fd.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __str__(self) -> str:
         where = f" {self.path}" if self.path else ""

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import trio
 
 from ivshmem_server.peer import Peer
 from protocol import io
 from protocol.errors import RemoteProtocolError
+from protocol.fds import Closing
 from protocol.io.stream import MAX_FDS
 from protocol.ivshmem import MAX_VECTORS, ClientSession
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from types import TracebackType
 
 QUIET_SECONDS = 0.05
 """How long a server is quiet once it has sent all our vectors. Nothing in the protocol tells."""
@@ -60,7 +60,7 @@ async def connect(
             yield connection.peer
 
 
-class _Connection:
+class _Connection(Closing):
     """A stream from a server, and the peer that its messages make. `close()` closes both."""
 
     def __init__(self, stream: io.FdStream, vectors: int | None) -> None:
@@ -123,17 +123,6 @@ class _Connection:
         self._stream.close()
         self._session.close()
         self.peer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @asynccontextmanager

@@ -7,13 +7,9 @@ import mmap
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
 
-from protocol.fds import OwnedFd
+from protocol.fds import Closing, OwnedFd
 from protocol.ivshmem.registers import MIN_MEMORY_SIZE
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 SHM_DIRECTORY = Path("/dev/shm")
 """Where Linux keeps POSIX shared memory objects (shm_overview(7))."""
@@ -23,7 +19,7 @@ class UnusableMemoryError(Exception):
     """What should be the shared memory cannot be. The text is one line that says why."""
 
 
-class PlainPeer:
+class PlainPeer(Closing):
     """Shared memory without a server, as QEMU's ivshmem-plain has it: nobody to ring, nobody who rings.
 
     `open_memory()` makes one. `close()`, or the end of a `with` block, unmaps the memory.
@@ -49,17 +45,6 @@ class PlainPeer:
         with contextlib.suppress(BufferError):
             self.memory.release()
             self._map.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_memory(name: str | os.PathLike[str], *, readonly: bool = False) -> PlainPeer:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import shlex
 from pathlib import Path
-from xml.sax.saxutils import quoteattr
 
 
 def qemu_args(socket_path: str, vectors: int) -> str:
@@ -16,11 +16,11 @@ def qemu_args(socket_path: str, vectors: int) -> str:
 
 def libvirt_xml(socket_path: str, vectors: int) -> str:
     """Return the <shmem> element for a libvirt domain. libvirt does not start the server."""
-    path = quoteattr(str(Path(socket_path).absolute()))
+    path = html.escape(str(Path(socket_path).absolute()))
     return (
         "<shmem name='ivshmem0'>\n"
         "  <model type='ivshmem-doorbell'/>\n"
-        f"  <server path={path}/>\n"
+        f"  <server path='{path}'/>\n"
         f"  <msi vectors='{vectors}' ioeventfd='on'/>\n"
         "</shmem>"
     )

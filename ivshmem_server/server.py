@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 DEFAULT_MAX_PEERS = 65536
 DEFAULT_MAX_QUEUED = 65536
 
+MAX_REFUSED = 64
+"""How many refused clients may hold their connection; of more, the one refused first is closed."""
+
+ACCEPT_BATCH = 16
+"""How many clients to admit before everybody is told of them."""
+
 ACCEPT_RETRY_SECONDS = 0.1
 """How long to leave a connection waiting where not even the means to refuse it are left."""
 
@@ -100,6 +106,7 @@ class IvshmemServer:
         self._allow_gids = frozenset(allow_gids)
         self._clients: dict[Member, Client] = {}
         self._doomed: dict[Client, str] = {}
+        self._refused: dict[FdStream, None] = {}
         self._spare = _spare_descriptor()
 
     @property
@@ -145,13 +152,19 @@ class IvshmemServer:
     # A client comes
 
     async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
+        """Admit those who wait, then tell everybody of all of them: one wake-up a client, not one a join."""
+        out_of_means = False
         try:
-            self._admit(listener.accept_nowait(), nursery)
+            for _ in range(ACCEPT_BATCH):
+                self._admit(listener.accept_nowait(), nursery)
         except (BlockingIOError, ConnectionAbortedError):
-            pass  # it has gone again, or another process took it
+            pass  # nobody waits any more, one has gone again, or another process took it
         except OSError as error:
             if error.errno not in _OUT_OF_MEANS:
                 raise
+            out_of_means = True
+        self._settle(nursery)
+        if out_of_means:
             await self._refuse_without_means(listener)
 
     async def _refuse_without_means(self, listener: Listener) -> None:
@@ -159,7 +172,8 @@ class IvshmemServer:
         if self._spare:
             self._spare.close()
         try:
-            self._refuse(listener.accept_nowait(), Refusal.NO_RESOURCES)
+            with listener.accept_nowait() as stream:
+                self._refuse(stream, Refusal.NO_RESOURCES)
         except OSError:
             await trio.sleep(ACCEPT_RETRY_SECONDS)
         self._spare = _spare_descriptor()
@@ -169,11 +183,11 @@ class IvshmemServer:
         member = self._join(credentials)
         if isinstance(member, Refusal):
             self._refuse(stream, member)
+            nursery.start_soon(self._see_off, stream)
             return
         client = self._clients[member] = Client(stream, member, credentials)
         self._note("joined", client)
         nursery.start_soon(self._watch, client, nursery)
-        self._settle(nursery)
 
     def _join(self, who: Credentials) -> Member | Refusal:
         if not self._allows(who):
@@ -203,8 +217,26 @@ class IvshmemServer:
         _log.warning("refused pid %d, uid %d: %s", who.pid, who.uid, reason.text, extra=fields)
         session = ServerSession()
         session.refuse(reason)
-        with stream, contextlib.suppress(OSError):  # it may have gone already
+        with contextlib.suppress(OSError):  # it may have gone already
             _send(stream, session)
+            stream.send_eof()
+
+    async def _see_off(self, stream: FdStream) -> None:
+        """Leave it to a refused client to close its connection.
+
+        A QEMU into which a device is plugged connects first, and reads the refusal when the device
+        comes: where the connection is closed by then, the refusal is lost and QEMU spins for ever.
+        """
+        if len(self._refused) >= MAX_REFUSED:
+            first = next(iter(self._refused))
+            del self._refused[first]
+            first.close()
+        self._refused[stream] = None
+        try:
+            with stream, contextlib.suppress(OSError, trio.ClosedResourceError):
+                await stream.receive(1, max_fds=0)
+        finally:
+            self._refused.pop(stream, None)
 
     # A client goes
 

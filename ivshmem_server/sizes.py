@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGTPE]?)(?:I?B)?\s*", re.IGNORECASE)
 _PREFIXES = "KMGTPE"
@@ -20,12 +19,15 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if not match:
         raise ValueError(f"'{text}' is no size; write a number with K, M, G or T, as in 4M")
-    size = Fraction(match[1]) * 1024 ** (_PREFIXES.index(match[2].upper()) + 1 if match[2] else 0)
-    if size.denominator != 1:
+    whole, _, decimals = match[1].partition(".")
+    denominator: int = 10 ** len(decimals)
+    power = _PREFIXES.index(match[2].upper()) + 1 if match[2] else 0
+    size, rest = divmod(int(whole + decimals) << 10 * power, denominator)
+    if rest:
         raise ValueError(f"'{text}' is no whole number of bytes")
     if not 0 < size < _MAX:
         raise ValueError(f"'{text}' is {'zero' if not size else 'more than 63 bits can count'}")
-    return int(size)
+    return size
 
 
 def format_size(size: int) -> str:

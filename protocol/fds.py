@@ -12,7 +12,28 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class OwnedFd:
+class Closing:
+    """What leaving a `with` block closes. A subclass says how with its `close()`."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Let go of what the object holds; to no effect the second time."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class OwnedFd(Closing):
     """A file descriptor that somebody owns.
 
     Whoever holds the object owns the descriptor and closes it with `close()` (which may be called
@@ -55,17 +76,6 @@ class OwnedFd:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"OwnedFd({self._fd})" if self._fd >= 0 else "OwnedFd(closed)"

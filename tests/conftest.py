@@ -40,5 +40,13 @@ def nothing_left_behind(temporary: Path) -> Iterator[None]:
     before = Traces.of_now(temporary)
     yield
     if left := left_since(before, temporary):
+        message = f"the test left behind: {left}"
         left.remove()
-        pytest.fail(f"the test left behind: {left}", pytrace=False)
+        pytest.fail(message, pytrace=False)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory with a short path, as a socket's path is limited to 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="qemu-companion-") as path:
+        yield Path(path)

@@ -26,18 +26,20 @@ _SHM = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class Traces:
-    """What is there at one moment, each with a text that says what it is."""
+    """What is there at one moment."""
 
     descriptors: frozenset[str]
-    processes: frozenset[tuple[int, str]]
+    """Those of this process, each with what it refers to."""
+    processes: frozenset[int]
+    """All on the machine: looking only at new ones for whose they are is quicker."""
     files: frozenset[Path]
 
     @classmethod
     def of_now(cls, temporary: Path) -> Self:
-        """Look at this process, its descendants, POSIX shared memory and the directory `temporary`."""
+        """Look at this process, at all others, at POSIX shared memory and the directory `temporary`."""
         return cls(
             frozenset(_open_descriptors()),
-            frozenset(_our_processes()),
+            frozenset(_pids()),
             frozenset([*_SHM.iterdir(), *temporary.iterdir()]),
         )
 
@@ -45,7 +47,7 @@ class Traces:
         """Return what of this came up after `before`, and not by another test run beside ours."""
         return Traces(
             self.descriptors - before.descriptors,
-            self.processes - before.processes,
+            frozenset(pid for pid in self.processes - before.processes if _is_ours(pid)),
             frozenset(path for path in self.files - before.files if not _is_anothers(path)),
         )
 
@@ -53,12 +55,12 @@ class Traces:
         return bool(self.descriptors or self.processes or self.files)
 
     def __str__(self) -> str:
-        processes = (f"process {pid}: {command}" for pid, command in self.processes)
+        processes = (f"process {pid}: {_command(pid)}" for pid in self.processes)
         return "; ".join([*sorted(self.descriptors), *processes, *(f"file {path}" for path in self.files)])
 
     def remove(self) -> None:
         """Kill the processes and remove the files, so that the next test finds nothing of them."""
-        for pid, _ in self.processes:
+        for pid in self.processes:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
@@ -86,15 +88,15 @@ def _open_descriptors() -> Iterator[str]:
             yield f"descriptor {entry.name}: {entry.readlink()}"
 
 
-def _our_processes() -> Iterator[tuple[int, str]]:
-    for pid in _pids():
-        with contextlib.suppress(OSError):
-            if pid != os.getpid() and (_parent(pid) == os.getpid() or _is_marked(pid)):
-                yield pid, _command(pid)
-
-
 def _pids() -> Iterator[int]:
     return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+
+
+def _is_ours(pid: int) -> bool:
+    """True for this process, its children, and whoever was started by a test, however long ago."""
+    with contextlib.suppress(OSError):
+        return os.getpid() in {pid, _parent(pid)} or _is_marked(pid)
+    return False
 
 
 def _parent(pid: int) -> int:
@@ -102,7 +104,11 @@ def _parent(pid: int) -> int:
 
 
 def _command(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip() or "(ended, never waited for)"
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+    except OSError:
+        command = ""
+    return command or "(ended, never waited for)"
 
 
 def _is_marked(pid: int) -> bool:
@@ -112,10 +118,7 @@ def _is_marked(pid: int) -> bool:
 
 def _is_anothers(path: Path) -> bool:
     """True for shared memory that a process uses which is none of ours."""
-    if path.parent != _SHM:
-        return False
-    ours = {os.getpid(), *(pid for pid, _ in _our_processes())}
-    return any(_uses(pid, path) for pid in _pids() if pid not in ours)
+    return path.parent == _SHM and any(_uses(pid, path) and not _is_ours(pid) for pid in _pids())
 
 
 def _uses(pid: int, path: Path) -> bool:

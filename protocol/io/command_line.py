@@ -7,9 +7,15 @@ import grp
 import pwd
 import resource
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 USAGE_ERROR = 2
+
+MAX_USER_OR_GROUP = 2**32 - 2
+"""Highest number of a user or a group: the next one means "leave it as it is" to chown(2)."""
 
 
 class UserError(Exception):
@@ -32,18 +38,22 @@ def fail(program: str, message: object) -> int:
 
 def user_id(text: str) -> int:
     """Return the number of the user that `text` names, or is. For argparse: raises ArgumentTypeError."""
-    try:
-        return int(text) if text.isdecimal() else pwd.getpwnam(text).pw_uid
-    except KeyError:
-        raise argparse.ArgumentTypeError(f"there is no user '{text}'") from None
+    return _number(text, "user", lambda name: pwd.getpwnam(name).pw_uid)
 
 
 def group_id(text: str) -> int:
     """Return the number of the group that `text` names, or is. For argparse: raises ArgumentTypeError."""
+    return _number(text, "group", lambda name: grp.getgrnam(name).gr_gid)
+
+
+def _number(text: str, kind: str, look_up: Callable[[str], int]) -> int:
     try:
-        return int(text) if text.isdecimal() else grp.getgrnam(text).gr_gid
+        number = int(text) if text.isdecimal() else look_up(text)
     except KeyError:
-        raise argparse.ArgumentTypeError(f"there is no group '{text}'") from None
+        number = -1
+    if not 0 <= number <= MAX_USER_OR_GROUP:
+        raise argparse.ArgumentTypeError(f"there is no {kind} '{text}'")
+    return number
 
 
 def permission_bits(text: str) -> int:

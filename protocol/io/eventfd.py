@@ -6,6 +6,7 @@ shares, and QEMU sets and clears it at will. So nothing here relies on it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
@@ -37,12 +38,18 @@ class EventFd(OwnedFd):
         return cls(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
 
     def signal(self) -> None:
-        """Add 1. Does nothing where the counter is full: the reader has an event to take already."""
+        """Add 1. Does nothing where the counter is full: the reader has an event to take already.
+
+        Raises ValueError once closed.
+        """
+        fd = self.fileno()
         if self._poll is None:
             self._poll = select.poll()
-            self._poll.register(self.fileno(), select.POLLOUT)
-        if self._poll.poll(0):
-            os.write(self.fileno(), _ONE)
+            self._poll.register(fd, select.POLLOUT)
+        for _, events in self._poll.poll(0):
+            if events & select.POLLOUT:  # not on POLLERR alone, which is a counter that the kernel overran
+                with contextlib.suppress(BlockingIOError):  # another process has just filled it
+                    os.write(fd, _ONE)
 
     def take(self) -> int:
         """Return the counter and reset it to 0; returns 0 where nobody signalled. Never blocks."""
@@ -51,20 +58,15 @@ class EventFd(OwnedFd):
     async def wait(self) -> int:
         """Wait until somebody signals; return the counter (at least 1) and reset it.
 
-        Raises trio.BusyResourceError where another task waits already, trio.ClosedResourceError if
-        the eventfd is closed meanwhile (close with `close()`).
+        Cancelled, it has taken nothing. Raises trio.BusyResourceError where another task waits
+        already, trio.ClosedResourceError if the eventfd is closed before or meanwhile.
         """
-        if count := await self._take_at_once():
-            return count
-        while not count:
-            await trio.lowlevel.wait_readable(self.fileno())
-            count = self.take()
-        return count
-
-    async def _take_at_once(self) -> int:
         await trio.lowlevel.checkpoint_if_cancelled()
-        if count := self.take():
+        if count := drain(self._open_fd(), self._buffer):
             await trio.lowlevel.cancel_shielded_checkpoint()
+        while not count:
+            await trio.lowlevel.wait_readable(self._open_fd())
+            count = drain(self._open_fd(), self._buffer)
         return count
 
     def close(self) -> None:
@@ -72,6 +74,11 @@ class EventFd(OwnedFd):
         if not self.closed and trio.lowlevel.in_trio_run():
             trio.lowlevel.notify_closing(self.fileno())
         super().close()
+
+    def _open_fd(self) -> int:
+        if self.closed:
+            raise trio.ClosedResourceError("the eventfd is closed")
+        return self.fileno()
 
 
 def drain(fd: int, buffer: bytearray | None = None) -> int:

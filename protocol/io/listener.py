@@ -10,16 +10,15 @@ import socket
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.fds import OwnedFd
+from protocol.fds import Closing, OwnedFd
 from protocol.io.stream import FdStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
 LISTEN_FDS_START = 3
 """The first descriptor that systemd hands over (sd_listen_fds(3))."""
@@ -29,7 +28,7 @@ BACKLOG = 128
 MAX_PATH = 107
 """Most bytes of a socket's path (unix(7), sun_path less its end)."""
 
-LOCK_TRIES = 50
+LOCK_TRIES = 100
 LOCK_RETRY_SECONDS = 0.01
 
 
@@ -42,7 +41,7 @@ class SocketInUseError(OSError):
         )
 
 
-class Listener:
+class Listener(Closing):
     """A listening socket. `close()` closes it and removes its path, if we made that and it is still ours."""
 
     def __init__(self, sock: socket.socket, *, made: str | None = None) -> None:
@@ -63,12 +62,15 @@ class Listener:
         return self._sock.fileno()
 
     async def wait_readable(self) -> None:
-        """Wait until a connection is there to accept (or another process was quicker)."""
-        await trio.lowlevel.wait_readable(self._sock)
+        """Wait until a connection is there to accept (or another process was quicker).
+
+        Raises trio.ClosedResourceError if the listener is closed before or meanwhile.
+        """
+        await trio.lowlevel.wait_readable(self._open_socket())
 
     def accept_nowait(self) -> FdStream:
         """Accept a connection; the caller closes it. Raises BlockingIOError where there is none, OSError."""
-        return FdStream(self._sock.accept()[0])
+        return FdStream(self._open_socket().accept()[0])
 
     async def accept(self) -> FdStream:
         """Wait for a connection and accept it; the caller closes it. Raises OSError (EMFILE among others)."""
@@ -88,16 +90,10 @@ class Listener:
             trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _open_socket(self) -> socket.socket:
+        if self._sock.fileno() < 0:
+            raise trio.ClosedResourceError("the listener is closed")
+        return self._sock
 
 
 def listen(
@@ -109,14 +105,12 @@ def listen(
     anybody can connect; without `mode` the umask decides. Raises SocketInUseError where somebody
     listens there, OSError otherwise. The caller closes the listener.
     """
+    if not path:  # which the kernel takes as "choose an abstract name"
+        raise OSError(errno.EINVAL, "a socket needs a path", path)
     if len(os.fsencode(path)) > MAX_PATH:
         raise OSError(errno.ENAMETOOLONG, f"a socket's path has at most {MAX_PATH} bytes", path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        if mode is not None:
-            os.fchmod(
-                sock.fileno(), mode & stat.S_IRWXU
-            )  # what bind gives the path: nobody else's, until below
         with _locked(Path(path).parent):
             _bind(sock, path)
             listener = Listener(sock, made=path)
@@ -128,7 +122,7 @@ def listen(
             os.chown(path, owner, group)
         if mode is not None:
             Path(path).chmod(mode)
-        sock.listen(backlog)
+        sock.listen(backlog)  # until then the kernel refuses connections
     except BaseException:
         listener.close()
         raise
@@ -204,22 +198,42 @@ def _remove_stale(path: str) -> None:
 def _locked(directory: Path) -> Iterator[None]:
     """Keep other starting servers out of the directory between the probe and the bind.
 
-    They hold it for microseconds; where somebody holds it longer, or we may not read the directory,
-    go on without: a stranger's lock must not keep us from starting.
+    They hold it for microseconds; where somebody holds it longer, go on without: a stranger's lock
+    must not keep us from starting.
     """
-    try:
-        lock = OwnedFd(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    except PermissionError:
-        yield
-        return
-    with lock:
+    with contextlib.ExitStack() as stack:
         for _ in range(LOCK_TRIES):
             try:
-                fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(_lock(directory))
                 break
             except BlockingIOError:
                 time.sleep(LOCK_RETRY_SECONDS)
         yield
+
+
+def _lock(directory: Path) -> OwnedFd:
+    """Lock the directory until the descriptor is closed. Raises BlockingIOError where somebody has it."""
+    try:
+        lock = OwnedFd(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except PermissionError:
+        return _lock_by_name(directory)
+    try:
+        fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _lock_by_name(directory: Path) -> OwnedFd:
+    """Lock a directory that we may write to but not read: hold an abstract name that stands for it."""
+    status = directory.stat()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind(f"\0qemu-companion-lock-{status.st_dev}-{status.st_ino}")
+        except OSError as error:
+            raise BlockingIOError(error.errno, error.strerror) from None
+        return OwnedFd(sock.detach())
 
 
 def _identity(path: str) -> tuple[int, int] | None:

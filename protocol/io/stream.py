@@ -7,15 +7,14 @@ import contextlib
 import errno
 import socket
 import struct
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from protocol.fds import OwnedFd, rights
+from protocol.fds import Closing, OwnedFd, rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from types import TracebackType
 
 MAX_FDS = 253
 """Most descriptors that one message can carry (SCM_MAX_FD of Linux)."""
@@ -23,14 +22,23 @@ MAX_FDS = 253
 RETRY_SECONDS = 0.001
 """How long to wait when too many descriptors are in flight: nothing tells when that clears."""
 
+# Plain integers, or-ed once: to or the socket module's enums takes half a microsecond each time.
+_SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+_RECEIVE_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+
 _INT_SIZE = array.array("i").itemsize
 
 
 class AncillaryLostError(OSError):
-    """Descriptors were lost on the way (MSG_CTRUNC): we are at our limit of open files."""
+    """Descriptors were lost on the way (MSG_CTRUNC): too many came, or we are at our limit of open files."""
 
-    def __init__(self) -> None:
-        super().__init__(errno.EMFILE, "file descriptors were lost on receipt; raise the limit (ulimit -n)")
+    def __init__(self, *, too_many: bool) -> None:
+        if too_many:
+            super().__init__(errno.EPROTO, "more file descriptors came than the protocol allows")
+        else:
+            super().__init__(
+                errno.EMFILE, "file descriptors were lost on receipt; raise the limit (ulimit -n)"
+            )
 
 
 class Credentials(NamedTuple):
@@ -41,7 +49,7 @@ class Credentials(NamedTuple):
     gid: int
 
 
-class FdStream:
+class FdStream(Closing):
     """A connected UNIX stream socket, non-blocking, used by one reading and one writing task.
 
     `close()` closes it; whoever holds the object does so. Descriptors received are close-on-exec.
@@ -68,7 +76,8 @@ class FdStream:
         """Wait for one read: at least one byte, or b"" at the end of the connection.
 
         The caller owns the descriptors. Raises OSError; AncillaryLostError where descriptors got
-        lost, having closed those that came.
+        lost, be it that more than `max_fds` came, having closed the others;
+        trio.ClosedResourceError if the stream is closed before or meanwhile.
         """
         while True:
             await trio.lowlevel.wait_readable(self._open_fd())
@@ -77,14 +86,15 @@ class FdStream:
 
     def receive_nowait(self, max_bytes: int, max_fds: int = 1) -> tuple[bytes, list[OwnedFd]]:
         """As `receive()`, but raises BlockingIOError where nothing has come."""
-        space = socket.CMSG_SPACE(max_fds * _INT_SIZE) if max_fds else 0
-        flags = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-        data, ancillary, result, _ = self._sock.recvmsg(max_bytes, space, flags)
+        self._open_fd()
+        # Not CMSG_SPACE, whose padding has room for one more.
+        space = socket.CMSG_LEN(max_fds * _INT_SIZE) if max_fds else 0
+        data, ancillary, result, _ = self._sock.recvmsg(max_bytes, space, _RECEIVE_FLAGS)
         fds = list(_descriptors(ancillary))
         if result & socket.MSG_CTRUNC:
             for fd in fds:
                 fd.close()
-            raise AncillaryLostError
+            raise AncillaryLostError(too_many=len(fds) == max_fds)
         return data, fds
 
     async def receive_exactly(self, size: int, max_fds: int = 0) -> tuple[bytes, list[OwnedFd]]:
@@ -109,14 +119,18 @@ class FdStream:
 
         Raises BlockingIOError where it takes none now, OSError (ETOOMANYREFS among them).
         """
-        return self._sock.sendmsg(buffers, ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        return self._sock.sendmsg(buffers, ancillary, _SEND_FLAGS)
 
     async def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Send all of `data`, with `fds` (which stay the caller's) on its first byte.
 
         Cancelled before its first byte was taken, it has sent nothing. Cancelled later, the rest is
         kept and goes out before anything else that is sent: the other side sees whole messages.
+        Raises OSError; ValueError for `fds` without a byte to carry them.
         """
+        if fds and not data:
+            raise ValueError("descriptors need a byte to go with")
+        await trio.lowlevel.checkpoint()
         await self.flush()
         self._unsent = memoryview(data)[await self._send_some(data, rights(*fds)) :]
         await self.flush()
@@ -125,6 +139,10 @@ class FdStream:
         """Send what a cancelled `send()` has left."""
         while self._unsent:
             self._unsent = self._unsent[await self._send_some(self._unsent, []) :]
+
+    def send_eof(self) -> None:
+        """Tell the other side that nothing more comes after what was sent. Raises OSError."""
+        self._sock.shutdown(socket.SHUT_WR)
 
     async def wait_writable(self) -> None:
         """Wait until the kernel takes more."""
@@ -139,17 +157,6 @@ class FdStream:
             trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _open_fd(self) -> int:
         fd = self._sock.fileno()
         if fd < 0:
@@ -160,9 +167,10 @@ class FdStream:
         """Send at least one byte. Nothing is awaited after the kernel took bytes, so none get lost."""
         while True:
             try:
-                return self._sock.sendmsg([data], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                self._open_fd()
+                return self._sock.sendmsg([data], ancillary, _SEND_FLAGS)
             except BlockingIOError:
-                await trio.lowlevel.wait_writable(self._open_fd())
+                await self.wait_writable()
             except OSError as error:
                 if error.errno != errno.ETOOMANYREFS:
                     raise
@@ -183,6 +191,7 @@ async def connect(path: str) -> FdStream:
 
     A full accept queue (EAGAIN, which a UNIX socket gives instead of waiting) is waited out.
     """
+    await trio.lowlevel.checkpoint()
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:

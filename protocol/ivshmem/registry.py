@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from protocol.errors import LocalProtocolError
 from protocol.ivshmem.ids import IdAllocator
@@ -38,10 +38,10 @@ class Member:
         return self.announcement.id
 
 
-@dataclass(eq=False, slots=True)
-class _Vacancy:
+class _Vacancy(NamedTuple):
     """A slot whose client has left; those who joined before `since` know its eventfds."""
 
+    id: int
     announcement: Announcement
     since: int
 
@@ -61,8 +61,7 @@ class Registry:
         self.sticky = sticky
         self._memory = Message(MEMORY_MESSAGE, memory)
         self._members: dict[int, Member] = {}
-        self._vacancies: dict[int, _Vacancy] = {}
-        self._vacant_ids: list[int] = []
+        self._vacancies: list[_Vacancy] = []  # a heap: the lowest id first
         self._ids = IdAllocator()
         self._clock = 0
 
@@ -80,7 +79,7 @@ class Registry:
         raises goes through. Raises IdsExhaustedError. Nothing has changed where this raises.
         The member owns the eventfds until `leave()`.
         """
-        vacancy = self._take_vacancy()
+        vacancy = heapq.heappop(self._vacancies) if self._vacancies else None
         announcement = vacancy.announcement if vacancy else self._announce(make_eventfds)
         member = Member(announcement, self._tick())
         member.session.welcome(announcement, self._memory, (m.announcement for m in self))
@@ -92,11 +91,11 @@ class Registry:
 
     def leave(self, member: Member) -> None:
         """Let a client go: queue its disconnect notification for the others, or vacate its slot."""
-        if self._members.pop(member.id, None) is not member:
+        if self._members.get(member.id) is not member:
             raise LocalProtocolError(f"client {member.id} is not connected")
+        del self._members[member.id]
         if self.sticky:
-            self._vacancies[member.id] = _Vacancy(member.announcement, self._tick())
-            heapq.heappush(self._vacant_ids, member.id)
+            heapq.heappush(self._vacancies, _Vacancy(member.id, member.announcement, self._tick()))
             return
         for other in self:
             other.session.peer_left(member.announcement)
@@ -112,13 +111,10 @@ class Registry:
         """Close the eventfds of all members and vacant slots."""
         for member in self._members.values():
             member.announcement.withdraw()
-        for vacancy in self._vacancies.values():
+        for vacancy in self._vacancies:
             vacancy.announcement.withdraw()
         self._members.clear()
         self._vacancies.clear()
-
-    def _take_vacancy(self) -> _Vacancy | None:
-        return self._vacancies.pop(heapq.heappop(self._vacant_ids)) if self._vacant_ids else None
 
     def _announce(self, make_eventfds: Callable[[int], Sequence[OwnedFd]]) -> Announcement:
         eventfds = make_eventfds(self.vectors)

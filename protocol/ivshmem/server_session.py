@@ -33,6 +33,11 @@ class Message:
         self.ancillary = [] if fd is None else rights(fd)
         self.origin = origin
 
+    @property
+    def withdrawn(self) -> bool:
+        """True for an announcement of a peer that has left: it is not sent any more."""
+        return self.origin is not None and self.origin.withdrawn
+
 
 class Announcement:
     """A client's id and eventfds, as every other client is told of them (messages 4, 5 and 6).
@@ -59,6 +64,10 @@ class Announcement:
             fd.close()
 
 
+_WITHDRAWN_KEPT = 64
+"""How many withdrawn messages a queue may hold, beside as many as wait to be sent."""
+
+
 class _State(Enum):
     NEW = auto()
     WELCOMED = auto()
@@ -68,9 +77,9 @@ class _State(Enum):
 class ServerSession:
     """What one client is still to be sent: a queue of whole messages.
 
-    The transport takes `next_message()`, sends it, and says `sent()`; a message is whole or not
-    begun. Nothing is ever dropped: a join that a client has not been told when the peer is gone
-    again is withdrawn together with its leave.
+    The transport takes `next_message()`, sends it, and says `sent()`, with nothing in between; a
+    message is whole or not begun. Nothing is ever dropped: a join that a client has not been told
+    when the peer is gone again is withdrawn together with its leave.
     """
 
     def __init__(self) -> None:
@@ -124,17 +133,20 @@ class ServerSession:
         unsent = self._unsent(peer)
         self.queued -= unsent
         if self._own and peer.joined < self._own.joined:
-            self._setup_left -= min(unsent, self._setup_left)
+            self._setup_left -= unsent
         if unsent < len(peer.messages):
             self._queue.append(peer.left)
             self.queued += 1
+        if len(self._queue) > 2 * self.queued + _WITHDRAWN_KEPT:
+            # Peers that come and go would fill the queue of a client that does not read, uncounted.
+            self._queue = deque(message for message in self._queue if not message.withdrawn)
 
     def next_message(self) -> Message | None:
         """Return the message to send now, or None. The same one again until `sent()` is called."""
         queue = self._queue
         while queue:
             message = queue[0]
-            if message.origin is None or not message.origin.withdrawn:
+            if not message.withdrawn:
                 return message
             queue.popleft()
         return None

@@ -38,6 +38,7 @@ DOORBELL_ROUNDS = 20_000
 DOORBELL_SECONDS = 60
 
 EXPECTED_START_MS = 250
+EXPECTED_STOP_MS = 100
 EXPECTED_JOIN_RATIO = 1.5
 EXPECTED_JOIN_FROM = 250
 """The ratio is expected from so many clients on: with one it is the time of a single accept."""
@@ -61,6 +62,7 @@ class Bench:
         self.start_up()
         self.join()
         self.memory()
+        self.stop()
         self.doorbell()
         self.scale()
 
@@ -109,6 +111,17 @@ class Bench:
             share.row(name, pss)
         resident.print()
         share.print()
+
+    def stop(self) -> None:
+        """Time from SIGTERM to the end, idle and with clients."""
+        table = Table("Stop: SIGTERM to exit", "ms")
+        for name, clients in (("idle", 0), ("500 clients x 1", 500)):
+            times = defaultdict(list)
+            for server in self.servers * self.rounds:
+                with self._joined(server, clients, 1) as (process, _):
+                    times[server.name].append(process.stop() * 1000)
+            table.row(name, times, expected=EXPECTED_STOP_MS)
+        table.print()
 
     def doorbell(self) -> None:
         """Round trip between two peers in two processes; two bare C processes show what the kernel takes."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -59,6 +62,18 @@ class Running:
     def last_words(self) -> str:
         """Return the last line that it has printed."""
         return (self.log.read_text().splitlines() or ["no message"])[-1]
+
+    def stop(self) -> float:
+        """Ask it to end (SIGTERM); return how many seconds that took. Raises BenchError."""
+        pidfd = os.pidfd_open(self.pid)
+        try:
+            begin = time.perf_counter()
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            if not select.select([pidfd], [], [], _STOP_SECONDS)[0]:
+                raise BenchError(f"the server had not ended {_STOP_SECONDS} s after SIGTERM")
+            return time.perf_counter() - begin
+        finally:
+            os.close(pidfd)
 
     def cpu_seconds(self) -> float:
         """Return the CPU time that its main thread has used since it listened, in nanosecond steps."""

@@ -108,7 +108,9 @@ def test_symbolic_link_is_not_followed(name: str, tmp_path: Path) -> None:
         SharedMemory.posix(name, SIZE)
 
 
-@pytest.mark.parametrize(("asked", "given"), [(1, 4096), (4097, 8192), (3 << 20, 4 << 20), (4 << 20, 4 << 20)])
+@pytest.mark.parametrize(
+    ("asked", "given"), [(1, 4096), (4097, 8192), (3 << 20, 4 << 20), (4 << 20, 4 << 20)]
+)
 def test_size_is_rounded_up_with_a_warning_that_names_both(
     asked: int, given: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,7 +135,9 @@ def test_more_than_the_process_may_write_is_refused() -> None:
         "try: SharedMemory.memfd(1 << 20)\n"
         "except MemoryUnavailableError as error: print(error)"
     )
-    out = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
     assert "cannot hold 1 MiB: File too large" in out.stdout
     assert out.stderr == ""
 

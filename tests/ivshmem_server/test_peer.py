@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import statistics
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,24 +12,17 @@ import ivshmem_server
 from ivshmem_server import NoSuchPeerError, NoSuchVectorError, PeerJoined, PeerLeft, RemoteProtocolError
 from protocol.ivshmem import Refusal
 from tests.ivshmem_server.clients import SECONDS, serving
+from tests.ivshmem_server.peers import following, rung
 from tests.rig import process
 from tests.rig.server import start_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
-
-    from ivshmem_server import Change
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "server"
-
-
-async def following(changes: AsyncIterator[Change]) -> Change:
-    with trio.fail_after(SECONDS):
-        return await anext(changes)
 
 
 async def test_first_peer_has_id_0_and_is_alone(path: Path) -> None:
@@ -82,9 +72,7 @@ async def test_rings_are_counted_on_their_vector_only(path: Path) -> None:
         second.ring(first.id)
         assert await first.wait(1) == 3
         assert await first.wait() == 1
-        with trio.move_on_after(0) as scope:
-            await first.wait(1)
-        assert scope.cancelled_caught
+        assert await rung(first) == []
 
 
 async def test_wait_wakes_when_the_ring_comes(path: Path) -> None:
@@ -354,7 +342,7 @@ async def test_views_that_are_kept_outlive_the_block(path: Path) -> None:
         assert words[3] == 77
 
 
-# Speed
+# Another process
 
 _PONG = """
 import sys, trio, ivshmem_server
@@ -367,21 +355,12 @@ trio.run(main)
 """
 
 
-@pytest.mark.slow
-async def test_round_trip_between_processes_takes_less_than_40_us(path: Path) -> None:
+async def test_no_ring_is_lost_between_two_processes(path: Path) -> None:
     async with serving(path), ivshmem_server.connect(path, vectors=1) as peer:
         changes = peer.changes()
         async with process.start([sys.executable, "-c", _PONG, str(path)]):
             joined = await following(changes)
-            with trio.fail_after(SECONDS):  # other work on the machine must not count
-                while await _median_round_trip(peer, joined.id) >= 40e-6:
-                    pass
-
-
-async def _median_round_trip(peer: ivshmem_server.Peer, other: int) -> float:
-    times = [time.perf_counter()]
-    for _ in range(2000):
-        peer.ring(other)
-        await peer.wait()
-        times.append(time.perf_counter())
-    return statistics.median(after - before for before, after in itertools.pairwise(times))
+            with trio.fail_after(SECONDS):
+                for _ in range(2000):
+                    peer.ring(joined.id)
+                    assert await peer.wait() == 1

@@ -198,6 +198,29 @@ async def test_peer_is_announced_once_all_its_vectors_have_come(path: Path) -> N
         assert dict(peer.peers) == {PEER: 2, 9: 2}
 
 
+async def test_iteration_over_changes_ends_when_the_server_goes(path: Path) -> None:
+    async with (
+        scripted(path, *SETUP) as server,
+        ivshmem_server.connect(path) as peer,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def close_when_somebody_waits() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            server.close()
+
+        changes = peer.changes()
+        nursery.start_soon(close_when_somebody_waits)
+        with trio.fail_after(SECONDS):
+            assert [change async for change in changes] == []
+
+
+async def test_descriptor_of_half_a_message_is_closed_at_the_end(path: Path) -> None:
+    async with scripted(path, *SETUP) as server, ivshmem_server.connect(path):
+        await server.send((b"\x09", "eventfd"))
+        await trio.testing.wait_all_tasks_blocked()
+
+
 async def test_peer_that_leaves_before_it_was_announced_is_not_mentioned(path: Path) -> None:
     async with scripted(path, *SETUP) as server, ivshmem_server.connect(path) as peer:
         changes = peer.changes()

@@ -28,13 +28,14 @@ def test_file_is_shared_with_whoever_maps_it(file: Path) -> None:
 def test_name_without_a_slash_is_a_shared_memory_object() -> None:
     name = f"test-peer-{os.getpid()}"
     path = Path("/dev/shm") / name
-    path.write_bytes(bytes(4096))
-    try:
-        with ivshmem_server.open_memory(name) as plain:
-            plain.memory.cast("I")[1] = 5
-        assert path.read_bytes()[4:8] == (5).to_bytes(4, "little")
-    finally:
-        path.unlink()
+    with path.open("xb") as file:  # kept open: another test run removes what nobody uses
+        file.truncate(4096)
+        try:
+            with ivshmem_server.open_memory(name) as plain:
+                plain.memory.cast("I")[1] = 5
+            assert path.read_bytes()[4:8] == (5).to_bytes(4, "little")
+        finally:
+            path.unlink()
 
 
 def test_readonly_needs_no_permission_to_write(file: Path) -> None:
@@ -63,6 +64,13 @@ def test_memory_of_less_than_a_page_is_refused(tmp_path: Path) -> None:
     path.write_bytes(bytes(4095))
     with pytest.raises(UnusableMemoryError, match="4095 bytes long; 4096 are the least"):
         ivshmem_server.open_memory(path)
+
+
+def test_closed_memory_is_unmapped(file: Path) -> None:
+    with ivshmem_server.open_memory(file) as plain:
+        assert str(file) in Path("/proc/self/maps").read_text()
+    assert str(file) not in Path("/proc/self/maps").read_text()
+    del plain
 
 
 def test_closed_memory_is_gone_unless_a_view_is_kept(file: Path) -> None:

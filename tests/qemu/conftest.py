@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import resource
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +14,7 @@ from tests.rig.server import RunningServer, start_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -28,13 +27,6 @@ def open_files() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """A directory with a short path, as a socket's path is limited to 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="qemu-companion-") as path:
-        yield Path(path)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import secrets
-import socket
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tests.rig import image, packages, process
-from tests.rig.lines import LineChannel
+from tests.rig.lines import LineChannel, connection
 from tests.rig.qmp import Qmp
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 #: The name of the virtio port that guest-src/init.sh takes commands from, and the word that makes it do so.
 _SHELL = "companion.shell"
+#: Selects QEMU's -accel, kvm or tcg; unset or empty for the best there is.
+ACCELERATOR_VARIABLE = "QEMU_COMPANION_ACCEL"
 #: A guest boots in about two seconds under TCG on an idle machine.
 _BOOT_SECONDS = 120
 _COMMAND_SECONDS = 60
@@ -33,6 +34,10 @@ class CommandError(Exception):
         super().__init__(f"the guest's command {command!r} ended with status {status}: {output}")
         self.status = status
         self.output = output
+
+
+class BrokenKvmError(Exception):
+    """The machine's KVM gave up on the guest's kernel; the text names the remedy."""
 
 
 class Command:
@@ -116,11 +121,20 @@ class Guest:
         await self.ready()
 
     async def ready(self) -> None:
-        """Wait until the guest has booted and takes commands."""
+        """Wait until the guest has booted and takes commands. Raises BrokenKvmError."""
+        self._command = None
         with trio.fail_after(_BOOT_SECONDS):
+            while not await self._is_ready():
+                if (await self.qmp.execute("query-status"))["status"] == "internal-error":
+                    raise BrokenKvmError(f"KVM cannot run {self.name} here: set {ACCELERATOR_VARIABLE}=tcg")
+
+    async def _is_ready(self) -> bool:
+        """Wait a second; return whether the guest's shell has announced itself."""
+        with trio.move_on_after(1):
             while not (await self._shell.receive()).startswith(b"READY"):
                 pass
-        self._command = None
+            return True
+        return False
 
     async def kill(self) -> None:
         """Kill QEMU, as a crash or `kill -9` would."""
@@ -129,10 +143,10 @@ class Guest:
 
 
 def accelerator() -> str:
-    """Return the -accel to use: KVM where it is the hardware's."""
+    """Return the -accel to use: what ACCELERATOR_VARIABLE says, else KVM where it is the hardware's."""
     # With kvm_pvm there is a /dev/kvm, under which Debian's kernels do not run.
     usable = os.access("/dev/kvm", os.R_OK | os.W_OK) and not Path("/sys/module/kvm_pvm").exists()
-    return "kvm" if usable else "tcg,thread=multi"
+    return os.environ.get(ACCELERATOR_VARIABLE) or ("kvm" if usable else "tcg,thread=multi")
 
 
 def machine_arguments(*, kernel_options: str = "") -> list[str]:
@@ -154,17 +168,17 @@ def machine_arguments(*, kernel_options: str = "") -> list[str]:
 
 
 @asynccontextmanager
-async def boot(*devices: str, name: str = "guest") -> AsyncIterator[Guest]:
+async def boot(*devices: str, name: str = "guest", kernel_options: str = "") -> AsyncIterator[Guest]:
     """Boot a guest with the QEMU arguments `devices`; kill it when the block ends.
 
-    Raises packages.SetupError, and lines.QemuGoneError if QEMU refuses to start. If the block
+    Raises packages.SetupError, BrokenKvmError, and lines.QemuGoneError if QEMU refuses to start. If the block
     fails, the guest's console goes to standard error.
     """
     with ExitStack() as sockets:
-        shell, shell_fd = _connection(sockets)
-        qmp, qmp_fd = _connection(sockets)
+        shell, shell_fd = connection(sockets)
+        qmp, qmp_fd = connection(sockets)
         argv = [
-            *machine_arguments(kernel_options=_SHELL),
+            *machine_arguments(kernel_options=f"{kernel_options} {_SHELL}"),
             *("-chardev", f"socket,id=shell,fd={shell_fd.fileno()}", "-device", "virtio-serial-pci"),
             *("-device", f"virtserialport,chardev=shell,name={_SHELL}"),
             *("-chardev", f"socket,id=qmp,fd={qmp_fd.fileno()}", "-mon", "chardev=qmp,mode=control"),
@@ -176,9 +190,3 @@ async def boot(*devices: str, name: str = "guest") -> AsyncIterator[Guest]:
             guest = Guest(name, program, await Qmp.negotiate(qmp), shell)
             await guest.ready()
             yield guest
-
-
-def _connection(stack: ExitStack) -> tuple[LineChannel, socket.socket]:
-    """Return our end and QEMU's end of a new connection; `stack` closes both."""
-    ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
-    return LineChannel(trio.socket.from_stdlib_socket(ours)), theirs

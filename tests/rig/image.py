@@ -23,7 +23,7 @@ _SOURCES = Path(__file__).parent / "guest-src"
 #: Drivers that init loads: the port its commands come through. In later kernels they are built in.
 _BOOT_MODULES = ("virtio_pci", "virtio_console")
 #: Drivers that a test may load.
-_MODULES = ("vfio_pci", "vfio_iommu_type1", "uio_pci_generic")
+_MODULES = ("vfio_pci", "vfio_iommu_type1", "uio_pci_generic", "9p", "9pnet_virtio")
 _XZ = b"\xfd7zXZ\x00"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
@@ -56,7 +56,7 @@ def _fingerprint() -> str:
 
 
 def _build(root: Path, image: Image) -> None:
-    """Make `image` and the directory it is in: whole, or not at all."""
+    """Make `image` and the directory it is in: whole, or not at all. Removes older ones with this kernel."""
     directory = image.kernel.parent
     with tempfile.TemporaryDirectory(dir=packages.cache(), prefix="image-") as scratch:
         built = Path(scratch, "built")
@@ -69,6 +69,8 @@ def _build(root: Path, image: Image) -> None:
         except OSError:
             if not directory.exists():  # else another process was quicker
                 raise
+    for old in set(packages.cache().glob(f"image-{image.release}-*")) - {directory}:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def kernel_elf(bz_image: bytes, root: Path) -> bytes:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
+import trio
+
 if TYPE_CHECKING:
-    import trio
+    from contextlib import ExitStack
 
 #: QEMU answers in microseconds; a machine under load may need seconds. Beyond that it hangs.
 ANSWER_SECONDS = 20
@@ -44,3 +47,9 @@ class LineChannel:
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         return line.rstrip(b"\r")
+
+
+def connection(stack: ExitStack) -> tuple[LineChannel, socket.socket]:
+    """Return our end and QEMU's end of a new connection; `stack` closes both."""
+    ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
+    return LineChannel(trio.socket.from_stdlib_socket(ours)), theirs

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -90,18 +91,31 @@ def qemu() -> list[str]:
 def backports_qemu() -> list[str]:
     """Return the head of a command line that runs backports' QEMU 10; fetch it first if need be.
 
-    It runs in a mount namespace of its own, where its modules stand in for the installed QEMU's:
-    either aborts when it meets the other's. Raises SetupError.
+    Raises SetupError.
     """
     root = _fetched("backports", _fetch_backports)
     libraries = root / "usr/lib/x86_64-linux-gnu"
-    enter = 'test ! -d "$1" || mount --bind "$0" "$1" && shift && exec "$@"'
     return [
-        *("unshare", "-m" if os.geteuid() == 0 else "-rm", "--"),
-        *("sh", "-c", enter, str(libraries / "qemu"), str(_QEMU_MODULES)),
-        *("env", f"LD_LIBRARY_PATH={libraries}", str(root / "usr/bin" / _QEMU_PROGRAM)),
+        *_hide_installed_modules(libraries / "qemu"),
+        *("env", f"LD_LIBRARY_PATH={libraries}", f"QEMU_MODULE_DIR={libraries / 'qemu'}"),
+        str(root / "usr/bin" / _QEMU_PROGRAM),
         *("-L", str(root / "usr/share/qemu"), "-L", str(root / "usr/share/seabios")),
     ]
+
+
+def _hide_installed_modules(modules: Path) -> list[str]:
+    """Return what runs a program with `modules` in place of the installed QEMU's.
+
+    A QEMU aborts when it meets another one's module, such as the display's. Where this process may
+    have no mount namespace of its own, as in many containers, nothing is hidden: there is seldom a
+    display either.
+    """
+    namespace = ["unshare", "-m" if os.geteuid() == 0 else "-rm", "--"]
+    allowed = subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode == 0
+    if not allowed or not _QEMU_MODULES.exists():
+        return []
+    enter = 'mount --bind "$0" "$1" && shift && exec "$@"'
+    return [*namespace, "sh", "-c", enter, str(modules), str(_QEMU_MODULES)]
 
 
 def _fetched(name: str, fetch: Callable[[Path], None]) -> Path:

@@ -93,6 +93,8 @@ async def start(
         program = Program(_popen(argv, output, pass_fds, env), output)
         try:
             yield program
+        except trio.Cancelled:
+            raise  # by the failure of somebody else, which is told already
         except BaseException:
             print(f"--- {argv[0]} (pid {program.pid}) printed:\n{program.output()}", file=sys.stderr)
             raise

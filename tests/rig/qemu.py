@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,15 +11,13 @@ import trio
 
 from tests.rig import packages, process
 from tests.rig.apt import SetupError
-from tests.rig.lines import LineChannel, QemuGoneError
+from tests.rig.lines import QemuGoneError, connection
 from tests.rig.pci import PciBus
 from tests.rig.qmp import Qmp
 from tests.rig.qtest import QTest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-PROGRAM = "qemu-system-x86_64"
 
 
 def qemu_command() -> list[str]:
@@ -30,13 +26,9 @@ def qemu_command() -> list[str]:
     A test that needs QEMU and finds none fails: to skip it would hide that nothing was proved.
     """
     try:
-        if packages.variant():
-            return packages.backports_qemu()
+        return packages.qemu()
     except SetupError as error:
         pytest.fail(str(error), pytrace=False)
-    if shutil.which(PROGRAM) is None:
-        pytest.fail(f"no {PROGRAM}: install Debian's qemu-system-x86, or run `make test`", pytrace=False)
-    return [PROGRAM]
 
 
 class QemuStartError(Exception):
@@ -80,8 +72,8 @@ async def start_qemu(*arguments: str, machine: str = "q35") -> AsyncIterator[Mac
     QemuStartError if QEMU refuses to start.
     """
     with ExitStack() as sockets:
-        qtest_channel, qtest_fd = _connection(sockets)
-        qmp_channel, qmp_fd = _connection(sockets)
+        qtest_channel, qtest_fd = connection(sockets)
+        qmp_channel, qmp_fd = connection(sockets)
         argv = [
             *(*qemu_command(), *machine_arguments(machine)),
             *("-chardev", f"socket,id=qtest,fd={qtest_fd.fileno()}"),
@@ -100,9 +92,3 @@ async def start_qemu(*arguments: str, machine: str = "q35") -> AsyncIterator[Mac
                 code = await program.wait()
                 raise QemuStartError(code, program.output()) from None
             yield Machine(program, qtest, qmp, PciBus(qtest))
-
-
-def _connection(stack: ExitStack) -> tuple[LineChannel, socket.socket]:
-    """Return our end and QEMU's end of a new connection; `stack` closes both."""
-    ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
-    return LineChannel(trio.socket.from_stdlib_socket(ours)), theirs

@@ -28,6 +28,15 @@ def test_id_is_free_again_once_those_who_saw_it_leave_are_gone() -> None:
     assert ids.allocate(oldest_join=6) == 1
 
 
+def test_lowest_free_id_comes_first() -> None:
+    ids = IdAllocator()
+    for _ in range(5):
+        ids.allocate(0)
+    for now, id_ in enumerate([3, 1, 4, 0, 2]):
+        ids.release(id_, now)
+    assert [ids.allocate(None) for _ in range(6)] == [0, 1, 2, 3, 4, 5]
+
+
 def test_exhaustion_ends_when_the_witnesses_leave() -> None:
     ids = IdAllocator()
     for id_ in range(MAX_ID + 1):

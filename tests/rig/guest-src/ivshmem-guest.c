@@ -154,7 +154,7 @@ static void open_sysfs(struct device *device)
     if (read_number(path) == 0) {
         fd = open_or_fail(path, O_WRONLY);
         if (write(fd, "1", 1) != 1)
-            fail("cannot enable %s: %s", device->address, strerror(errno));
+            fail("cannot enable %s: %s (unbind its driver)", device->address, strerror(errno));
         close(fd);
     }
     device->registers = map_sysfs_bar(device, 0, &size);
@@ -244,7 +244,8 @@ static void open_vfio(struct device *device)
     if (ioctl(group, VFIO_GROUP_SET_CONTAINER, &container))
         fail("cannot use the IOMMU group: %s", strerror(errno));
     if (ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU))
-        fail("cannot use the IOMMU: %s (modprobe vfio_iommu_type1)", strerror(errno));
+        fail("cannot use the IOMMU: %s (vfio_iommu_type1 loaded? without interrupt remapping it wants "
+             "allow_unsafe_interrupts=1)", strerror(errno));
     device->vfio = ioctl(group, VFIO_GROUP_GET_DEVICE_FD, device->address);
     if (device->vfio < 0)
         fail("cannot open %s through vfio: %s", device->address, strerror(errno));

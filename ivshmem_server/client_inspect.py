@@ -1,0 +1,63 @@
+"""The inspect command of ivshmem-client: memory through the C definitions in an ELF file."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import trio
+
+from ivshmem_server.client_commands import number, say, seconds
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ivshmem_server.elf_model import CType
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of inspect."""
+    parser.add_argument(
+        "--elf", required=True, metavar="FILE", help="an ELF file with debug information (gcc -g)"
+    )
+    parser.add_argument(
+        "--struct",
+        required=True,
+        metavar="NAME",
+        help="a struct, union or typedef of it; NAME@FILE.c chooses",
+    )
+    parser.add_argument(
+        "--offset", type=number, default=0, metavar="N", help="where it begins in the memory (default: 0)"
+    )
+    parser.add_argument("--json", action="store_true", help="print it as one line of JSON")
+    parser.add_argument("--watch", action="store_true", help="print it again whenever it changes")
+    parser.add_argument(
+        "--interval", type=seconds, default=0.2, metavar="S", help="seconds between looks (default: 0.2)"
+    )
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Find the type. Raises ElfViewError."""
+    from ivshmem_server.elf_types import load_types  # pyelftools takes a while to load
+
+    options.ctype = load_types(options.elf).find(options.struct)
+
+
+async def run(memory: memoryview, options: argparse.Namespace) -> None:
+    """Print the memory, once or whenever it changes. Raises ElfViewError."""
+    shown = None
+    while True:
+        if (text := _text(memory, options.ctype, options)) != shown:
+            say(text)
+            shown = text
+        if not options.watch:
+            return
+        await trio.sleep(options.interval)
+
+
+def _text(memory: memoryview, ctype: CType, options: argparse.Namespace) -> str:
+    from ivshmem_server.elf_decode import decode
+    from ivshmem_server.elf_render import render, to_json
+
+    value = decode(ctype, memory, options.offset)
+    return json.dumps(to_json(value)) if options.json else render(value)

@@ -1,0 +1,221 @@
+"""From DWARF entries to C types (DWARF 5, chapter 5, and its forms in DWARF 2 to 4)."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal, cast
+
+from ivshmem_server.elf_entries import (
+    KINDS,
+    POINTERS,
+    QUALIFIERS,
+    References,
+    children,
+    element_count,
+    is_data_member,
+    is_declaration,
+    member_location,
+    name_of,
+    number_of,
+)
+from ivshmem_server.elf_model import (
+    Alias,
+    Array,
+    CType,
+    ElfViewError,
+    Encoding,
+    Enum,
+    Member,
+    Pointer,
+    Record,
+    Scalar,
+    array_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from elftools.dwarf.die import DIE
+    from elftools.dwarf.dwarfinfo import DWARFInfo
+
+# DW_ATE_* (DWARF 5, section 7.8), by number.
+_BOOLEAN, _FLOAT, _SIGNED, _SIGNED_CHAR, _UNSIGNED, _UNSIGNED_CHAR, _UTF = 2, 4, 5, 6, 7, 8, 16
+_ENCODINGS = {
+    _BOOLEAN: Encoding.BOOL,
+    _FLOAT: Encoding.FLOAT,
+    _SIGNED: Encoding.SIGNED,
+    _SIGNED_CHAR: Encoding.SIGNED,
+    _UNSIGNED: Encoding.UNSIGNED,
+    _UNSIGNED_CHAR: Encoding.UNSIGNED,
+    _UTF: Encoding.UNSIGNED,
+}
+_CHARS = {_SIGNED_CHAR: Encoding.SIGNED_CHAR, _UNSIGNED_CHAR: Encoding.UNSIGNED_CHAR}
+_FLOAT_SIZES = (2, 4, 8)
+_DW_END_BIG = 1
+# The kernel's names for words of a fixed byte order. The order is in the name alone, not in the DWARF.
+_KERNEL_ORDER = re.compile(r"__(le|be)(?:16|32|64)")
+
+
+class TypeBuilder:
+    """Builds C types from the entries of one ELF, each entry once."""
+
+    def __init__(self, dwarf: DWARFInfo, *, little_endian: bool) -> None:
+        self._references = References(dwarf)
+        self._big_endian = not little_endian
+        self._built: dict[tuple[int, int], CType] = {}
+        self._in_progress: set[tuple[int, int]] = set()
+
+    def build(self, die: DIE) -> CType:
+        """Return the type that the entry defines.
+
+        Raises ElfViewError if it is none that memory can hold, such as a function.
+        """
+        # The stream tells .debug_info from .debug_types and from a shared debug file.
+        key = (id(die.stream), die.offset)
+        if key in self._in_progress:
+            raise ElfViewError(f"the debug information is damaged: {name_of(die)} contains itself")
+        if key not in self._built:
+            self._in_progress.add(key)
+            try:
+                self._built[key] = self._build(die)
+            finally:
+                self._in_progress.discard(key)
+        return self._built[key]
+
+    def _build(self, die: DIE) -> CType:
+        builder = _BUILDERS.get(str(die.tag))
+        if builder is None:
+            raise ElfViewError(f"{self._name(die)} is no type that memory can hold")
+        return builder(self, die)
+
+    def _name(self, die: DIE) -> str:
+        return self._references.c_name(die)
+
+    def _size(self, die: DIE, default: int = 0, *, least: int = 1) -> int:
+        size = number_of(die, "DW_AT_byte_size", default)
+        if size < least:
+            raise ElfViewError(f"the debug information is damaged: {self._name(die)} has a size of {size}")
+        return size
+
+    def _target(self, die: DIE) -> CType:
+        target = self._references.target(die)
+        if target is None:
+            raise ElfViewError(f"{self._name(die)} is void: no memory holds one")
+        return self.build(target)
+
+    def _base(self, die: DIE) -> CType:
+        name, size = self._name(die), self._size(die)
+        number = number_of(die, "DW_AT_encoding")
+        encoding = _ENCODINGS.get(number, Encoding.RAW)
+        if name == "char":
+            encoding = _CHARS.get(number, encoding)
+        # bfloat16 has the size of a half-precision number, and DWARF gives both the same encoding.
+        if encoding is Encoding.FLOAT and (size not in _FLOAT_SIZES or "bf16" in name):
+            encoding = Encoding.RAW
+        # gcc's scalar_storage_order makes single members differ from the ELF's order.
+        order = number_of(die, "DW_AT_endianity")
+        return Scalar(name, size, encoding, order == _DW_END_BIG if order else self._big_endian)
+
+    def _pointer(self, die: DIE) -> CType:
+        return Pointer(self._name(die), self._size(die, die.cu["address_size"]), self._big_endian)
+
+    def _typedef(self, die: DIE) -> CType:
+        name, target = self._name(die), self._target(die)
+        order = _KERNEL_ORDER.fullmatch(name)
+        if order:
+            target = _in_order(target, big_endian=order[1] == "be")
+        return Alias(name, target.size, target)
+
+    def _qualified(self, die: DIE) -> CType:
+        target = self._target(die)
+        # Where an array is const, so are its elements: compilers say it of both.
+        return target if isinstance(target, Array) else Alias(self._name(die), target.size, target)
+
+    def _enumeration(self, die: DIE) -> CType:
+        size = self._size(die) if "DW_AT_byte_size" in die.attributes else self._target(die).size
+        entries = [child for child in children(die) if child.tag == "DW_TAG_enumerator"]
+        values = [number_of(entry, "DW_AT_const_value") for entry in entries]
+        signed = number_of(die, "DW_AT_encoding") == _SIGNED or min(values, default=0) < 0
+        names = tuple(
+            (name_of(entry) or "", _wrap(value, 8 * size, signed=signed))
+            for entry, value in zip(entries, values, strict=True)
+        )
+        return Enum(self._name(die), size, signed, self._big_endian, names)
+
+    def _array(self, die: DIE) -> CType:
+        ctype = self._target(die)
+        counts = [element_count(child) for child in children(die) if child.tag == "DW_TAG_subrange_type"]
+        for count in reversed(counts or [None]):
+            ctype = array_of(ctype, count)
+        return ctype
+
+    def _record(self, die: DIE) -> CType:
+        if is_declaration(die):
+            return self._declared_record(die)
+        kind = cast("Literal['struct', 'union', 'class']", KINDS[str(die.tag)])
+        name, size = self._name(die), self._size(die, least=0)
+        members = tuple(self._member(child) for child in children(die) if is_data_member(child))
+        for member in members:
+            _check_inside(member, name, size)
+        return Record(name, size, kind, name_of(die), members)
+
+    def _declared_record(self, die: DIE) -> CType:
+        """Follow a declaration to its type unit. Without one the definition is in some other ELF."""
+        if "DW_AT_signature" in die.attributes:
+            return self.build(self._references.follow(die, "DW_AT_signature"))
+        raise ElfViewError(f"{self._name(die)} is only declared here: compile with -fstandalone-debug")
+
+    def _member(self, die: DIE) -> Member:
+        # A base class of a C++ class has no name: like an anonymous struct, its members are reached directly.
+        name, ctype, offset = name_of(die), self._target(die), member_location(die)
+        bit_size = number_of(die, "DW_AT_bit_size")
+        if not bit_size:
+            return Member(name, ctype, offset)
+        bit_offset = 8 * offset + self._bits_before(die, ctype, bit_size)
+        return Member(name, ctype, bit_offset // 8, bit_offset, bit_size)
+
+    def _bits_before(self, die: DIE, ctype: CType, bit_size: int) -> int:
+        """Return the bits between the member's location and the first bit of a bit-field, in memory order.
+
+        DW_AT_bit_offset, before DWARF 4, counts from the most significant bit of a storage unit.
+        """
+        if "DW_AT_bit_offset" not in die.attributes:
+            return number_of(die, "DW_AT_data_bit_offset")
+        from_top = _wrap(number_of(die, "DW_AT_bit_offset"), 64, signed=True)
+        if self._big_endian:
+            return from_top
+        return 8 * number_of(die, "DW_AT_byte_size", ctype.size) - from_top - bit_size
+
+
+def _check_inside(member: Member, name: str, size: int) -> None:
+    bits = 8 * member.type.size if member.bit_size is None else member.bit_size
+    start = 8 * member.offset if member.bit_offset is None else member.bit_offset
+    if start < 0 or start + bits > 8 * size:
+        raise ElfViewError(f"the debug information is damaged: {member.name} does not lie within {name}")
+
+
+def _in_order(ctype: CType, *, big_endian: bool) -> CType:
+    if isinstance(ctype, Alias):
+        return Alias(ctype.name, ctype.size, _in_order(ctype.target, big_endian=big_endian))
+    if isinstance(ctype, Scalar):
+        return Scalar(ctype.name, ctype.size, ctype.encoding, big_endian)
+    return ctype
+
+
+def _wrap(value: int, bits: int, *, signed: bool) -> int:
+    """Return the number that these lowest bits of `value` stand for."""
+    value &= (1 << bits) - 1
+    return value - (1 << bits) if signed and value >> (bits - 1) else value
+
+
+_BUILDERS: dict[str, Callable[[TypeBuilder, DIE], CType]] = {
+    "DW_TAG_base_type": TypeBuilder._base,
+    "DW_TAG_enumeration_type": TypeBuilder._enumeration,
+    "DW_TAG_array_type": TypeBuilder._array,
+    "DW_TAG_structure_type": TypeBuilder._record,
+    "DW_TAG_union_type": TypeBuilder._record,
+    "DW_TAG_class_type": TypeBuilder._record,
+    "DW_TAG_typedef": TypeBuilder._typedef,
+    **dict.fromkeys(QUALIFIERS, TypeBuilder._qualified),
+    **dict.fromkeys(POINTERS, TypeBuilder._pointer),
+}

@@ -1,0 +1,102 @@
+"""The set-up as a user runs it, on machines that lack something; apt-get is a stand-in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+PROGRAMS = ("qemu-system-x86_64", "gcc")
+
+
+class Machine:
+    """A machine whose only programs are those in `programs`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.programs = directory / "bin"
+        self.programs.mkdir()
+        self.cache = directory / "cache"
+        (self.cache / "stable").mkdir(parents=True)  # the kernel was fetched before
+        self.log = directory / "log"
+
+    def install(self, name: str, script: str = "") -> None:
+        """Put a program on the machine, which logs how it was called."""
+        program = self.programs / name
+        program.write_text(f'#!/bin/sh\necho {name} "$@" >> {self.log}\n{script}\n')
+        program.chmod(0o755)
+
+    def set_up(self, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the set-up there."""
+        return subprocess.run(
+            [sys.executable, "-m", "tests.rig.packages"],
+            cwd=PROJECT,
+            env={"PATH": str(self.programs), "QEMU_COMPANION_CACHE": str(self.cache), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def calls(self) -> list[str]:
+        """Return how the machine's programs were called."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A Debian that has all that is needed."""
+    machine = Machine(tmp_path)
+    for name in (*PROGRAMS, "apt-get"):
+        machine.install(name)
+    return machine
+
+
+def test_nothing_is_installed_where_all_is_there(machine: Machine) -> None:
+    done = machine.set_up()
+
+    assert done.returncode == 0, done.stderr
+    assert not machine.calls()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs without sudo")
+def test_what_is_missing_is_installed(machine: Machine) -> None:
+    (machine.programs / "gcc").unlink()
+    machine.install("env", 'shift; exec "$@"')
+    done = machine.set_up()
+
+    assert done.returncode == 0, done.stderr
+    update, _, install = machine.calls()
+    assert update == "apt-get -qq update"
+    assert install.endswith("install --no-install-recommends -y gcc")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs without sudo")
+def test_what_apt_complains_of_is_told_in_one_line(machine: Machine) -> None:
+    (machine.programs / "gcc").unlink()
+    machine.install("apt-get", "echo 'E: no space left' >&2; exit 100")
+    done = machine.set_up()
+
+    assert done.returncode == 1
+    assert done.stderr == "set-up: fetching Debian's package lists: no space left\n"
+
+
+def test_a_system_without_apt_is_told_what_is_wanted(machine: Machine) -> None:
+    for name in (*PROGRAMS, "apt-get"):
+        (machine.programs / name).unlink()
+    done = machine.set_up()
+
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    for package in ("qemu-system-x86", "gcc", "libc6-dev", "linux-image-amd64", "busybox-static"):
+        assert package in line
+
+
+def test_an_unknown_variant_is_refused(machine: Machine) -> None:
+    done = machine.set_up(QEMU_COMPANION_QEMU="9")
+
+    assert done.returncode == 1
+    assert done.stderr == "set-up: QEMU_COMPANION_QEMU=9: known are 10, or nothing for Debian's own QEMU\n"

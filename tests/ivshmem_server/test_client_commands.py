@@ -1,0 +1,345 @@
+"""ivshmem-client's commands for scripts, each in a process of its own, with a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+import ivshmem_server
+from protocol import __version__
+from tests.ivshmem_server.client_program import COMMAND, ENVIRONMENT, error, output, run, running
+from tests.ivshmem_server.clients import SECONDS, serving
+from tests.ivshmem_server.peers import next_joined, rung
+from tests.ivshmem_server.scripted import ID, VERSION, scripted
+from tests.rig.server import start_server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "server"
+
+
+# dump
+
+
+async def test_dump_tells_who_is_there(path: Path) -> None:
+    async with serving(path, vectors=2), ivshmem_server.connect(path, vectors=1):
+        assert await output("dump", "-S", path) == "us: peer 1, 2 vectors\nmemory: 1 MiB\npeer 0: 2 vectors\n"
+
+
+async def test_dump_as_json(path: Path) -> None:
+    async with serving(path, vectors=2), ivshmem_server.connect(path, vectors=1):
+        document = json.loads(await output("-S", path, "dump", "--json"))
+    assert document == {"id": 1, "vectors": 2, "memory": 1 << 20, "peers": [{"id": 0, "vectors": 2}]}
+
+
+async def test_verbose_says_on_standard_error_what_it_joined(path: Path) -> None:
+    async with serving(path):
+        done = await run("-v", "dump", "-S", path)
+    assert done.err == f"connected to {path}\nus: peer 0, 1 vector\nmemory: 1 MiB\n"
+
+
+# ring
+
+
+async def test_ring_interrupts_one_vector(path: Path) -> None:
+    async with serving(path, vectors=2), ivshmem_server.connect(path) as peer:
+        assert await output("ring", peer.id, "0x1", "-S", path) == ""
+        assert await peer.wait(1) == 1
+        assert await rung(peer) == []
+
+
+async def test_ring_can_mean_all_vectors_and_all_peers(path: Path) -> None:
+    async with (
+        serving(path, vectors=2),
+        ivshmem_server.connect(path) as first,
+        ivshmem_server.connect(path) as second,
+    ):
+        await output("ring", first.id, "all", "-S", path)
+        assert (await rung(first), await rung(second)) == ([0, 1], [])
+        await output("ring", "all", "1", "-S", path)
+        assert (await rung(first), await rung(second)) == ([1], [1])
+        await output("ring", "all", "all", "-S", path)
+        assert (await rung(first), await rung(second)) == ([0, 1], [0, 1])
+
+
+async def test_ring_of_somebody_who_is_not_there_is_an_error(path: Path) -> None:
+    async with serving(path, vectors=2):
+        assert "nobody else is connected; attach a guest" in await error("ring", "all", "0", "-S", path)
+        async with ivshmem_server.connect(path):
+            assert "peer 9 is not connected; " in await error("ring", "9", "0", "-S", path)
+            assert "peer 9 is not connected; " in await error("ring", "9", "all", "-S", path)
+            assert "has no vector 2, only 0..1" in await error("ring", "0", "2", "-S", path)
+
+
+# wait
+
+
+async def test_wait_ends_with_the_last_ring_that_it_waits_for(path: Path) -> None:
+    async with serving(path, vectors=2), ivshmem_server.connect(path) as peer:
+        changes = peer.changes()
+        async with running("wait", "1", "--count", "3", "-S", path) as client:
+            other = await next_joined(changes)
+            peer.ring(other, 0)
+            for _ in range(2):
+                peer.ring(other, 1)
+                assert await client.line() == "receive notification vector=1 count=1"
+            peer.ring(other, 1)
+            assert await client.wait() == 0
+
+
+async def test_wait_names_what_did_not_come_in_time(path: Path) -> None:
+    async with serving(path):
+        said = await error("wait", "0", "--timeout", "0.1", "-S", path)
+        assert "0 of 1 ring came on vector 0 within 0.1 s; is anybody ringing peer 0?" in said
+        assert "we have no vector 1, only 0..0" in await error("wait", "1", "-S", path)
+
+
+# watch
+
+
+async def test_watch_prints_what_happens_as_it_happens(path: Path) -> None:
+    async with (
+        serving(path, vectors=2),
+        ivshmem_server.connect(path) as peer,
+        running("watch", "-S", path) as client,
+    ):
+        assert [await client.line() for _ in range(3)] == [
+            "us: peer 1, 2 vectors",
+            "memory: 1 MiB",
+            "peer 0: 2 vectors",
+        ]
+        async with ivshmem_server.connect(path) as other:
+            assert await client.line() == f"peer {other.id} joined with 2 vectors"
+            other.ring(1, 1)
+            assert await client.line() == "receive notification vector=1 count=1"
+        assert await client.line() == f"peer {other.id} left"
+        peer.ring(1)
+        assert await client.line() == "receive notification vector=0 count=1"
+
+
+async def test_watch_as_json_goes_on_when_the_server_has_died(tmp_path: Path) -> None:
+    async with (
+        start_server(tmp_path, memfd=True) as server,
+        ivshmem_server.connect(server.socket) as peer,
+        running("watch", "--json", "-S", server.socket) as client,
+    ):
+        events = [json.loads(await client.line())]
+        async with ivshmem_server.connect(server.socket):
+            events.append(json.loads(await client.line()))
+        events.append(json.loads(await client.line()))
+        server.program.kill()
+        await server.program.wait()
+        events.append(json.loads(await client.line()))
+        peer.ring(1)
+        events.append(json.loads(await client.line()))
+    times = [event.pop("time") for event in events]
+    assert times == sorted(times)
+    assert events == [
+        {"event": "connected", "id": 1, "vectors": 1, "memory": 4 << 20, "peers": [{"id": 0, "vectors": 1}]},
+        {"event": "joined", "id": 2, "vectors": 1},
+        {"event": "left", "id": 2},
+        {"event": "server-gone"},
+        {"event": "interrupt", "vector": 0, "count": 1},
+    ]
+
+
+# ping, pong
+
+
+async def test_ping_times_the_answers_of_pong(path: Path) -> None:
+    async with serving(path, vectors=2), running("pong", "--vector", "1", "-S", path) as pong:
+        assert await pong.line() == "peer 0 answers on vector 1"
+        lines = (
+            await output("ping", 0, "--vector", 1, "--count", 3, "--interval", 0, "-S", path)
+        ).splitlines()
+    assert len(lines) == 4
+    times = [float(re.fullmatch(r"answer from peer 0: time=([\d.]+) us", line)[1]) for line in lines[:3]]  # type: ignore[index]
+    summary = re.fullmatch(
+        r"3 rings, round trip min ([\d.]+) us, median ([\d.]+) us, 99% ([\d.]+) us, max ([\d.]+) us", lines[3]
+    )
+    assert summary is not None
+    low, median, most, high = map(float, summary.groups())
+    assert [low, median, high] == sorted(times)
+    assert most == high
+
+
+async def test_quiet_ping_prints_the_summary_only(path: Path) -> None:
+    async with serving(path), running("pong", "-S", path) as pong:
+        await pong.line()
+        assert (await output("ping", 0, "-q", "--count", 5, "--interval", 0, "-S", path)).startswith(
+            "5 rings, "
+        )
+
+
+async def test_ping_names_a_peer_that_does_not_answer(path: Path) -> None:
+    async with serving(path), ivshmem_server.connect(path):
+        said = await error("ping", 0, "--timeout", 0.1, "-S", path)
+        assert "peer 0 did not answer within 0.1 s; let it run 'ivshmem-client pong --vector 0'" in said
+        assert "peer 7 is not connected" in await error("ping", 7, "-S", path)
+
+
+async def test_pong_answers_only_the_peer_that_is_named(path: Path) -> None:
+    async with (
+        serving(path),
+        ivshmem_server.connect(path) as first,
+        ivshmem_server.connect(path) as second,
+        running("pong", second.id, "-S", path) as pong,
+    ):
+        await pong.line()
+        first.ring(2)
+        with trio.fail_after(SECONDS):
+            assert await second.wait() == 1
+        assert await rung(first) == []
+
+
+# What all commands have in common
+
+
+async def test_missing_server_is_named_with_how_to_start_one(path: Path) -> None:
+    said = await error("dump", "-S", path)
+    assert f"no server listens on {path}; start one with 'ivshmem-server -S {path}'" in said
+
+
+async def test_server_that_comes_up_late_is_waited_for(path: Path) -> None:
+    async with running("dump", "-S", path, "--wait-for-server", SECONDS) as client:
+        await trio.sleep(0.3)  # nothing shows when it has looked for the first time
+        async with serving(path):
+            assert await client.line() == "us: peer 0, 1 vector"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("file", "no server listens on"), ("directory", "no server listens on"), ("long", "cannot connect to")],
+)
+async def test_path_that_is_no_socket_is_named(tmp_path: Path, kind: str, said: str) -> None:
+    path = tmp_path / ("x" * 120 if kind == "long" else "path")
+    if kind == "file":
+        path.touch()
+    if kind == "directory":
+        path.mkdir()
+    line = await error("dump", "-S", path)
+    assert f"{said} {path}" in line
+
+
+async def test_socket_that_we_may_not_use_is_named(path: Path) -> None:
+    async with serving(path):
+        os.chmod(path, 0)  # noqa: PTH101
+        done = await run("dump", "-S", path, powerless=True)
+    assert done.code == 1
+    assert done.err.startswith(f"ivshmem-client: no permission to connect to {path}; ")
+
+
+async def test_fault_of_the_server_is_one_line(path: Path) -> None:
+    async with scripted(path, (3,), ID):
+        assert "the server speaks protocol version 3" in await error("dump", "-S", path)
+
+
+async def test_server_that_dies_in_the_setup_is_one_line(path: Path) -> None:
+    async with scripted(path, VERSION, ID, then_close=True):
+        assert "closed during set-up, where the shared memory was due" in await error("dump", "-S", path)
+
+
+async def test_expected_vectors_are_checked(path: Path) -> None:
+    async with serving(path, vectors=2):
+        assert "gives 2 of the 3 vectors" in await error("dump", "--vectors", "3", "-S", path)
+        assert (await output("--vectors", "1", "-S", path, "dump")).startswith("us: peer 0, 1 vector\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["wait", "0"], ["watch"], ["pong"], ["ping", "0", "--timeout", "9"], []],
+    ids=["wait", "watch", "pong", "ping", "prompt"],
+)
+async def test_ctrl_c_ends_it_quietly_with_130(path: Path, arguments: list[str]) -> None:
+    async with serving(path), ivshmem_server.connect(path) as peer:
+        changes = peer.changes()
+        process = await trio.lowlevel.open_process(
+            [*COMMAND, *arguments, "-S", str(path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdin is not None
+        assert process.stderr is not None
+        async with process.stdin, process.stderr:
+            await next_joined(changes)
+            await trio.sleep(0.1)  # nothing shows that its command has begun
+            process.send_signal(signal.SIGINT)
+            with trio.fail_after(SECONDS):
+                assert await process.wait() == 130
+                assert await process.stderr.receive_some() == b""
+
+
+async def test_reader_that_goes_away_ends_it_quietly(path: Path) -> None:
+    async with serving(path):
+        process = await trio.lowlevel.open_process(
+            [*COMMAND, "hexdump", "0", "0", "-S", str(path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        await process.stdout.aclose()
+        async with process.stderr:
+            with trio.fail_after(SECONDS):
+                assert await process.wait() == 141
+                assert await process.stderr.receive_some() == b""
+
+
+async def test_full_disk_is_one_line(path: Path) -> None:
+    async with serving(path):
+        with open("/dev/full", "w") as full:  # noqa: ASYNC230, PTH123
+            done = await trio.run_process(
+                [*COMMAND, "dump", "-S", str(path)],
+                stdout=full,
+                capture_stderr=True,
+                check=False,
+                env=ENVIRONMENT,
+            )
+    assert (done.returncode, done.stderr) == (1, b"ivshmem-client: No space left on device\n")
+
+
+async def test_version_is_that_of_the_distribution() -> None:
+    assert await output("--version") == f"ivshmem-client (qemu-companion) {__version__}\n"
+
+
+async def test_help_lists_every_command() -> None:
+    listed = re.findall(r"^    (\w+) ", await output("--help"), re.MULTILINE)
+    assert {"dump", "ring", "wait", "watch", "ping", "pong", "read", "write", "fill", "hexdump"} <= set(
+        listed
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["no-such"], "invalid choice: 'no-such'"),
+        (["ring", "1"], "required: VECTOR"),
+        (["ring", "one", "0"], "'one' is no number; write it as 4096 or 0x1000"),
+        (["wait", "0", "--timeout", "soon"], "'soon' is no number of seconds"),
+        (["wait", "0", "--count", "0"], "'0' must be at least 1"),
+        (["dump", "--vectors", "2049"], "'2049' is no number from 1 to 2048"),
+        (["dump", "--memory", "x"], "--memory: has nobody to ring; use it with read, write, "),
+        (["--memory", "x"], "--memory: has nobody to ring"),
+    ],
+)
+async def test_usage_error_is_one_line_with_code_2(arguments: list[str], said: str) -> None:
+    line = await error(*arguments, code=2)
+    assert said in line
+    assert "--help" in line
+
+
+def test_start_does_not_load_what_few_commands_need() -> None:
+    program = "import sys, ivshmem_server.client_cli; print({'readline', 'elftools'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,0 +1,93 @@
+"""Finding a type in a large ELF: what is not looked at, and that nothing is missed for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from elftools.dwarf.die import DIE
+
+from ivshmem_server.elf_model import ElfViewError
+from ivshmem_server.elf_types import ElfTypes, load_types
+from tests.ivshmem_server.elf_programs import GCC
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+UNITS = 12
+# Names that end in "ring" and "pool", more of them than are searched for one by one.
+TAILS = [f"{letter}{digit}_{end}" for letter in "abcdefgh" for digit in range(6) for end in ("ring", "pool")]
+
+
+def unit(number: int) -> str:
+    """Return a unit full of types of its own, that declares what the last one defines."""
+    own = "\n".join(
+        f"struct unit{number}_type{i} {{ int a, b, c, rings; }} unit{number}_object{i};" for i in range(50)
+    )
+    return f"struct hidden; struct hidden *hidden{number}; struct common {{ int x; }} common{number}; {own}"
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sources = {f"unit{number}.c": unit(number) for number in range(UNITS)}
+    sources["tails.c"] = "".join(f"struct {tail} {{ int x; }} {tail};\n" for tail in TAILS)
+    sources["last.c"] = """
+        struct hidden { long x; struct ring { short y; } ring; int pool; } hidden;
+        int last(int n) { struct inside { char c[5]; } inside = { { n } }; return inside.c[0]; }
+    """
+    return GCC.link(tmp_path_factory.mktemp("elf"), sources)
+
+
+@pytest.fixture
+def types(program: Path) -> ElfTypes:
+    return load_types(program)
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count the entries that are parsed, in the only element of the list."""
+    count = [0]
+    parse = DIE._parse_DIE
+
+    def counted(die: DIE) -> None:
+        count[0] += 1
+        parse(die)
+
+    monkeypatch.setattr(DIE, "_parse_DIE", counted)
+    return count
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("struct hidden", 16),
+        # The tail of 48 others, as it is where the linker keeps one copy of both.
+        ("struct ring", 2),
+        ("struct inside", 5),
+        ("struct unit7_type49", 16),
+        ("struct a0_pool", 4),
+    ],
+)
+def test_only_the_unit_that_defines_a_type_is_parsed(
+    types: ElfTypes, parsed: list[int], name: str, size: int
+) -> None:
+    assert types.find(name).size == size
+    # A unit of this program has over 250 entries, all together over 3000.
+    assert parsed[0] < 600
+
+
+def test_name_that_is_a_tail_and_no_type(types: ElfTypes) -> None:
+    with pytest.raises(ElfViewError, match="did you mean struct"):
+        types.find("struct pool")
+
+
+def test_definition_in_every_unit_is_one_type(types: ElfTypes) -> None:
+    assert types.find("common").size == 4
+    assert types.find("common@unit3.c").size == 4
+
+
+def test_all_names(types: ElfTypes) -> None:
+    names = set(types.names())
+    assert {f"struct {tail}" for tail in TAILS} <= names
+    assert {f"struct unit{number}_type{i}" for number in range(UNITS) for i in range(50)} <= names
+    assert "struct hidden" in names
