@@ -30,17 +30,17 @@ class SplitInflight:
         """Return the heads that were in flight, oldest first; None in a buffer that this ring never used.
 
         `used` is the index in the used ring, `available` how many chains the available ring has beyond it.
-        Raises BrokenRingError for a buffer of another size or version.
+        Raises BrokenRingError for a buffer of another version.
         """
         words = self._words
-        if words[inflight.VERSION_16]:
-            check_header(words, self._size)
+        if is_made_for(words, self._size):
             heads = self._settle(used)
             if heads is not None and len(heads) <= available:
                 self._counter = 1 + max(map(self._counter_of, heads), default=-1)
                 return heads
+        words[inflight.VERSION_16] = 0
         for head in range(self._size):
-            self._bytes[(head + 1) * _SIZE + inflight.SPLIT_INFLIGHT_8] = 0
+            self.forget(head)
         words[inflight.ENTRIES_16] = self._size
         # Not zero: the ring may have run before it had this buffer.
         words[inflight.USED_INDEX_16] = used
@@ -105,10 +105,9 @@ def casts(part: memoryview, size: int) -> tuple[memoryview[int], memoryview[int]
     return part[:size], part[:size].cast("H"), part[:size].cast("Q")
 
 
-def check_header(words: memoryview, size: int) -> None:
-    """Raise BrokenRingError for a part that was used for another size of queue, or in another way."""
-    version, entries = words[inflight.VERSION_16], words[inflight.ENTRIES_16]
-    if version != inflight.VERSION or entries != size:
-        raise BrokenRingError(
-            f"the in-flight buffer has version {version} and {entries} entries, not 1 and {size}"
-        )
+def is_made_for(words: memoryview, size: int) -> bool:
+    """Tell whether a part was used for a queue of `size`. Raises BrokenRingError for an unknown version."""
+    version = words[inflight.VERSION_16]
+    if version not in (0, inflight.VERSION):
+        raise BrokenRingError(f"the in-flight buffer has version {version}; {inflight.VERSION} is known")
+    return version != 0 and words[inflight.ENTRIES_16] == size

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from protocol.virtio import inflight, packed
 from vhost_user.ring.base import BrokenRingError
-from vhost_user.ring.inflight import casts, check_header
+from vhost_user.ring.inflight import casts, is_made_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,30 +56,26 @@ class PackedInflight:
         self._counter = 0
 
     def recover(self, ring_flags: Words, used: UsedPlace) -> InFlight | None:
-        """Return what was in flight; None in a buffer that was never used.
+        """Return what was in flight; None in a buffer that this ring never used.
 
         `ring_flags` are the ring's words of 16 bits, `used` is where a ring without history starts.
-        Raises BrokenRingError for a buffer of another size or version, or one that makes no sense.
+        Raises BrokenRingError for a buffer of another version, or one that makes no sense.
         """
         words = self._words
-        if not words[inflight.VERSION_16]:
-            for entry in range(self._size):
-                words[self._word(entry) + inflight.PACKED_NEXT_16] = entry + 1
-            words[inflight.ENTRIES_16] = self._size
-            self._store(used, used)
-            words[inflight.VERSION_16] = inflight.VERSION
-            return None
-        check_header(words, self._size)
-        used = self._settle(ring_flags)
-        for entry in self._list(words[inflight.FREE_HEAD_16], self._size):
+        if is_made_for(words, self._size):
+            found = self._find(self._settle(ring_flags))
+            if self._is_of(ring_flags, found):
+                self._counter = 1 + max(map(self._counter_of, found.entries), default=-1)
+                return found
+        words[inflight.VERSION_16] = 0
+        words[inflight.ENTRIES_16] = self._size
+        for entry in range(self._size):
             self._bytes[self._byte(entry)] = 0
-        entries = [entry for entry in range(self._size) if self._bytes[self._byte(entry)]]
-        entries.sort(key=self._counter_of)
-        self._counter = 1 + max(map(self._counter_of, entries), default=-1)
-        total = sum(words[self._word(entry) + inflight.PACKED_NUM_16] for entry in entries)
-        if total > self._size:
-            raise BrokenRingError(f"the in-flight buffer has {total} descriptors of {self._size} in flight")
-        return InFlight(entries, total, used)
+            words[self._word(entry) + inflight.PACKED_NEXT_16] = entry + 1
+        words[inflight.FREE_HEAD_16] = words[inflight.OLD_FREE_HEAD_16] = 0
+        self._store(used, used)
+        words[inflight.VERSION_16] = inflight.VERSION
+        return None
 
     def fetch(self, table: memoryview, slot: int, count: int) -> int:
         """Note that the chain of `count` descriptors from `slot` on was taken. Returns its entry."""
@@ -136,6 +132,28 @@ class PackedInflight:
             buffer, flags, length, address = _DESCRIPTOR.unpack_from(self._bytes, place)
             chain += _RING_DESCRIPTOR.pack(address, length, buffer, flags & ~packed.USED | packed.AVAIL)
         return bytes(chain)
+
+    def _find(self, used: UsedPlace) -> InFlight:
+        words = self._words
+        for entry in self._list(words[inflight.FREE_HEAD_16], self._size):
+            self._bytes[self._byte(entry)] = 0
+        entries = [entry for entry in range(self._size) if self._bytes[self._byte(entry)]]
+        entries.sort(key=self._counter_of)
+        total = sum(words[self._word(entry) + inflight.PACKED_NUM_16] for entry in entries)
+        if total > self._size:
+            raise BrokenRingError(f"the in-flight buffer has {total} descriptors of {self._size} in flight")
+        return InFlight(entries, total, used)
+
+    def _is_of(self, ring_flags: Words, found: InFlight) -> bool:
+        """Tell whether the ring is the one that the buffer was used for, and not a newer one in its place."""
+        slot, wrap = found.used
+        owner = ring_flags[slot << 3 | packed.DESCRIPTOR_FLAGS] & (packed.AVAIL | packed.USED)
+        if owner == packed.available_flags(wrap):
+            return True
+        if found.entries or owner == packed.used_flags(wrap):
+            return False
+        before, wrap = (slot - 1, wrap) if slot else (self._size - 1, not wrap)
+        return bool(ring_flags[before << 3 | packed.DESCRIPTOR_FLAGS] & packed.AVAIL) == wrap
 
     def _settle(self, ring_flags: Words) -> UsedPlace:
         """Complete the last batch if the driver can see it, or take it back. Returns the used place."""
