@@ -8,106 +8,59 @@ import socket
 import struct
 import tempfile
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import trio
 
-from protocol.virtio import split
-from protocol.virtio.blk import REQUEST_HEADER, RequestStatus, RequestType
-from protocol.virtio.features import Feature
-from protocol.virtio.ids import PCI_VENDOR_ID_REDHAT_QUMRANET, DeviceId
-from protocol.virtio.pci import CapabilityId
-from protocol.virtio.split import DescriptorFlag
-from protocol.virtio.status import DeviceStatus
+import vhost_user
+from protocol.virtio.blk import REQUEST_HEADER, SECTOR_SIZE, BlkConfig, RequestStatus, RequestType
+from protocol.virtio.ids import DeviceId
+from tests.qemu.virtio_pci import SplitQueue, VirtioPci, probe
 from tests.rig import process
+from tests.rig.backend import start_machine
 from tests.rig.lines import LineChannel
-from tests.rig.msix import MsiX
-from tests.rig.qemu import Machine, start_qemu
 from tests.rig.qmp import Qmp
 from tests.vhost_user.trace_program import SECONDS, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from tests.rig.qtest import QTest
+    from tests.rig.qemu import Machine
 
 pytestmark = pytest.mark.qemu
 
 DAEMON = "qemu-storage-daemon"
 SECTORS = 2048
 CONTENT = b"".join(struct.pack("<Q", number) * 64 for number in range(SECTORS))
-
-# Guest memory: interrupts, a ring, and one request's buffers.
-MESSAGES, RING, HEADER, DATA, STATUS = 0x1000, 0x10000, 0x20000, 0x21000, 0x20800
 QUEUE_SIZE = 8
-QUEUE_VECTOR = 1
-
-# Configuration structures (virtio 1.2, section 4.1.4), and offsets in the common one.
-COMMON, NOTIFY = 1, 2
-DRIVER_FEATURE_SELECT, DRIVER_FEATURE, DEVICE_STATUS = 8, 12, 20
-QUEUE_SIZE_FIELD, QUEUE_MSIX_VECTOR, QUEUE_ENABLE, QUEUE_PARTS = 24, 26, 28, 32
+CONFIG_VECTOR, QUEUE_VECTOR = 0, 1
 
 
-class GuestDisk:
-    """A virtio disk as a driver sees it that has one queue and makes one request at a time."""
+async def started_disk(machine: Machine) -> GuestDisk:
+    """Return the machine's disk, driven until it is ready."""
+    device = await probe(machine, DeviceId.BLOCK)
+    await device.negotiate(0)
+    await device.set_config_vector(CONFIG_VECTOR)
+    queue = await device.set_up_queue(size=QUEUE_SIZE, vector=QUEUE_VECTOR)
+    await device.start()
+    return GuestDisk(device, queue)
 
-    def __init__(self, qtest: QTest, msix: MsiX, structures: dict[int, int]) -> None:
-        self._qtest = qtest
-        self._structures = structures
-        self._layout = split.layout(QUEUE_SIZE)
-        self._requests = 0
-        self.msix = msix
 
-    @classmethod
-    async def probe(cls, machine: Machine) -> GuestDisk:
-        """Find the device, and drive it until it is ready."""
-        [found] = await machine.bus.find(PCI_VENDOR_ID_REDHAT_QUMRANET, DeviceId.BLOCK.pci_device_id)
-        bars = await found.place_bars()
-        structures = {}
-        for capability in await found.capabilities():
-            if capability.id == CapabilityId.VENDOR_SPECIFIC:
-                kind, bar = (
-                    await found.read(capability.offset + 3, 1),
-                    await found.read(capability.offset + 4, 1),
-                )
-                if bar in bars:
-                    structures[kind] = bars[bar].address + await found.read(capability.offset + 8)
-        disk = cls(machine.qtest, await MsiX.enable(found, bars, MESSAGES), structures)
-        await disk._start()
-        return disk
+class GuestDisk(NamedTuple):
+    """A disk as a driver sees it."""
 
-    async def _common(self, offset: int, value: int, size: int) -> None:
-        await self._qtest.write(self._structures[COMMON] + offset, value, size)
-
-    async def _start(self) -> None:
-        status = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
-        await self._common(DEVICE_STATUS, status, 1)
-        await self._common(DRIVER_FEATURE_SELECT, 1, 4)
-        await self._common(DRIVER_FEATURE, Feature.VERSION_1 >> 32, 4)
-        await self._common(DEVICE_STATUS, status | DeviceStatus.FEATURES_OK, 1)
-        await self._common(QUEUE_SIZE_FIELD, QUEUE_SIZE, 2)
-        await self._common(QUEUE_MSIX_VECTOR, QUEUE_VECTOR, 2)
-        for number, part in enumerate((self._layout.table, self._layout.avail, self._layout.used)):
-            await self._common(QUEUE_PARTS + 8 * number, RING + part, 4)
-        await self._common(QUEUE_ENABLE, 1, 2)
-        await self._common(DEVICE_STATUS, status | DeviceStatus.FEATURES_OK | DeviceStatus.DRIVER_OK, 1)
+    device: VirtioPci
+    queue: SplitQueue
 
     async def read(self, sector: int) -> bytes:
-        """Read a sector; look for the end at each interrupt, and at a restart there is one too many."""
-        write, nxt = DescriptorFlag.WRITE, DescriptorFlag.NEXT
-        rows = [(HEADER, 16, nxt, 1), (DATA, 512, write | nxt, 2), (STATUS, 1, write, 0)]
-        table = b"".join(struct.pack("<" + split.DESCRIPTOR_FORMAT, *row) for row in rows)
-        await self._qtest.write_bytes(HEADER, REQUEST_HEADER.pack(RequestType.IN, 0, sector))
-        await self._qtest.write_bytes(RING + self._layout.table, table)
-        self._requests += 1
-        await self._qtest.write(RING + self._layout.avail + 2, self._requests, 2)
-        await self._qtest.write(self._structures[NOTIFY], 0, 2)
-        while await self._qtest.read(RING + self._layout.used + 2, 2) < self._requests:
-            await self.msix.wait(QUEUE_VECTOR, seconds=SECONDS)
-        assert await self._qtest.read(STATUS, 1) == RequestStatus.OK
-        return await self._qtest.read_bytes(DATA, 512)
+        """Read a sector."""
+        header = REQUEST_HEADER.pack(RequestType.IN, 0, sector)
+        data, status = await self.queue.request([header], [SECTOR_SIZE, 1])
+        assert status == bytes([RequestStatus.OK])
+        return data
 
 
 @pytest.fixture
@@ -137,18 +90,6 @@ async def storage_daemon(directory: Path) -> AsyncIterator[process.Program]:
             yield program
 
 
-def qemu_arguments(directory: Path, chardev: str = "") -> list[str]:
-    """Return the disk, and a firmware that only halts: QEMU starts a back-end while the machine runs."""
-    halt = b"\xfa\xf4\xeb\xfd"  # cli; hlt; jmp to hlt
-    (directory / "firmware").write_bytes(halt.rjust(0x10000 - 12, b"\0").ljust(0x10000, b"\0"))
-    return [
-        *("-bios", str(directory / "firmware")),
-        *("-object", "memory-backend-memfd,id=ram,size=128M,share=on"),
-        *("-chardev", f"socket,id=disk,path={directory}/trace{chardev}"),
-        *("-device", "vhost-user-blk-pci,chardev=disk,disable-legacy=on"),
-    ]
-
-
 def traced(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (directory / "trace.json").read_text().splitlines()]
 
@@ -156,10 +97,12 @@ def traced(directory: Path) -> list[dict[str, Any]]:
 @asynccontextmanager
 async def guest(directory: Path, chardev: str = "") -> AsyncIterator[tuple[GuestDisk, Machine]]:
     """Run a QEMU whose disk is at `directory`/trace."""
-    arguments = qemu_arguments(directory, chardev)
-    async with start_qemu(*arguments, machine="q35,memory-backend=ram") as machine:
-        await machine.qmp.execute("cont")
-        yield await GuestDisk.probe(machine), machine
+    arguments = [
+        *("-chardev", f"socket,id=disk,path={directory}/trace{chardev}"),
+        *("-device", "vhost-user-blk-pci,chardev=disk,disable-legacy=on"),
+    ]
+    async with start_machine(directory, *arguments) as machine:
+        yield await started_disk(machine), machine
 
 
 async def test_guest_uses_a_disk_and_the_trace_shows_the_conversation(directory: Path) -> None:
@@ -169,6 +112,7 @@ async def test_guest_uses_a_disk_and_the_trace_shows_the_conversation(directory:
             async with guest(directory) as (disk, machine):
                 for sector in (0, 1, SECTORS - 1):
                     assert await disk.read(sector) == struct.pack("<Q", sector) * 64
+                    await disk.device.msix.wait(QUEUE_VECTOR, seconds=SECONDS)
                 await machine.qmp.execute("quit")
                 await machine.stopped()
             trace.terminate()
@@ -232,3 +176,40 @@ async def test_guest_goes_on_after_its_backend_was_killed_and_started_anew(direc
     assert "connection closed by the back-end" in {event.get("note") for event in events}
     started = {event["connection"] for event in events if event.get("message") == "SET_VRING_KICK"}
     assert len(started) == 2
+
+
+class GrowingDisk(vhost_user.VirtioDevice):
+    """A disk that nobody reads, and that has grown."""
+
+    device_id = DeviceId.BLOCK
+    config = BlkConfig(capacity=100).encode()
+
+    async def run_queue(self, queue: vhost_user.Virtqueue) -> None:
+        async for chain in queue:
+            chain.complete()
+
+    def grow(self) -> None:
+        self.config = BlkConfig(capacity=200).encode()
+        self.notify_config_changed()
+
+
+async def test_backend_requests_pass_and_are_told(directory: Path) -> None:
+    """The storage daemon makes none, so this back-end is ours."""
+    device = GrowingDisk()
+    with running(directory, "--format", "json", "-o", f"{directory}/trace.json"):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(vhost_user.serve, device, socket_path=directory / "backend"))
+            async with guest(directory) as (disk, _):
+                assert await disk.device.config(0, 8) == (100).to_bytes(8, "little")
+                device.grow()
+                await disk.device.msix.wait(CONFIG_VECTOR, seconds=SECONDS)
+                assert await disk.device.config(0, 8) == (200).to_bytes(8, "little")
+            nursery.cancel_scope.cancel()
+    events = [
+        (event["channel"], event["kind"], event["text"].split(" offset")[0])
+        for event in traced(directory)
+        if "text" in event
+    ]
+    told = events[events.index((True, "request", "CONFIG_CHANGE_MSG need_reply")) :]
+    assert (True, "reply", "reply to CONFIG_CHANGE_MSG value=0") in told
+    assert (False, "request", "GET_CONFIG") in told

@@ -14,16 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECONDS = 20
-MAIN = """
-import argparse, sys
-from vhost_user.trace_cli import add_trace_parser
-from protocol.io.command_line import OneLineParser
-parser = OneLineParser("vhost-user")
-add_trace_parser(parser.add_subparsers(required=True))
-options = parser.parse_args()
-sys.exit(options.run(options))
-"""
-COMMAND = [sys.executable, "-c", MAIN, "trace"]
+COMMAND = [sys.executable, "-m", "vhost_user.cli", "trace"]
 
 
 @contextmanager
