@@ -90,14 +90,15 @@ def _lock_fence() -> None:
         pass
 
 
-def _choose() -> tuple[Fence, OrByte]:
+def choose() -> tuple[Fence, OrByte]:
+    """Return the faster of what there is. Raises OSError where there is nothing."""
     try:
         return libatomic()
     except OSError:
         return futex()
 
 
-fence, or_byte = _choose()
+fence, or_byte = choose()
 """fence(): no load or store of this thread passes it, in either direction.
 
 or_byte(address, bits): set bits of the byte at an address of this process, atomically.

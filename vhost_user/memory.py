@@ -38,7 +38,7 @@ class IotlbMissError(BadAddressError):
     """
 
     def __init__(self, iova: int, access: Access) -> None:
-        super().__init__(f"the guest's IOMMU maps nothing at {iova:#x} for {access.name or access!r}")
+        super().__init__(f"the guest's IOMMU maps nothing at {iova:#x} for {access.name}")
         self.iova = iova
         self.access = access
 
