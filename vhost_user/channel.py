@@ -78,7 +78,7 @@ class Channel:
         def notified(_: Reply | None, error: Exception | None) -> None:
             again = self._notifying.pop(key)
             if error is not None:
-                _log.debug("%s was not sent: %s", message.label, error)
+                _log.debug("%s was not sent: %s", message.label, str(error))
             elif again:
                 self.notify(message, index)
 
@@ -154,7 +154,7 @@ class Channel:
                 if not data:
                     return
         except (OSError, ProtocolError) as error:
-            _log.warning("the back-end channel is lost: %s", error)
+            _log.warning("the back-end channel is lost: %s", str(error))
 
 
 class _Answer:

@@ -56,7 +56,7 @@ async def _receive(session: BackendSession, stream: FdStream) -> list[Request | 
         data, fds = await stream.receive(session.bytes_wanted, MAX_FDS)
         requests = session.receive(data, fds)
     except (RemoteProtocolError, OSError) as error:
-        _log.error("the connection is given up: %s", error)
+        _log.error("the connection is given up: %s", str(error))
         return None
     return requests if data else None
 
@@ -70,7 +70,7 @@ async def _handle(backend: Backend, request: Request | Refused) -> tuple[bool, A
     try:
         return True, await HANDLERS[type(request)](backend, request)
     except (RefusedError, BadRegionError, MappingError) as error:
-        _log.error("%s is refused: %s", request.label, error)
+        _log.error("%s is refused: %s", request.label, str(error))  # no traceback is kept
         return False, None
     finally:
         request.close()
@@ -88,7 +88,7 @@ async def _answer(
         if packet is not None:
             await stream.send(*packet)
     except OSError as error:
-        _log.error("the connection is lost: %s", error)
+        _log.error("the connection is lost: %s", str(error))
         return False
     finally:
         if isinstance(answer, Reply):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -12,7 +11,8 @@ from vhost_user.memory import BadAddressError, IotlbMissError
 from vhost_user.ring import BrokenRingError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
+    from types import TracebackType
 
     from protocol.io import EventFd
     from protocol.virtio.features import Feature
@@ -40,8 +40,8 @@ class QueueOwner(Protocol):
     def published(self, wants_call: bool) -> None:
         """Tell the driver that chains were given back, if it wants a call."""
 
-    def broke(self, error: Exception) -> None:
-        """Report that the driver broke the ring."""
+    def broke(self, reason: str) -> None:
+        """Report that the driver broke the ring, and how."""
 
     def looks_unshared(self) -> None:
         """Report that the driver kicked, but its ring has never held anything but zeros."""
@@ -72,8 +72,8 @@ class Virtqueue:
         """Entries of its ring."""
         self.features = features
         """The features that were negotiated."""
-        self.broken: Exception | None = None
-        """What the driver did wrong, once it did: the queue is of no further use then."""
+        self.broken = ""
+        """What the driver did wrong, once it did, in one line: the queue is of no further use then."""
         self._ring = ring
         self._owner = owner
         self._task: trio.lowlevel.Task | None = None
@@ -158,8 +158,7 @@ class Virtqueue:
         self._recheck()
         self._owner.published(wants_call)
 
-    @contextlib.contextmanager
-    def until_stop(self) -> Iterator[trio.CancelScope]:
+    def until_stop(self) -> _UntilStop:
         """Cancel the block when the queue is to stop; for waiting with a chain in hand.
 
         ::
@@ -169,14 +168,7 @@ class Virtqueue:
             if scope.cancelled_caught:
                 chain.put_back()
         """
-        with trio.CancelScope() as scope:
-            self._scopes.add(scope)
-            try:
-                if self._stopping:
-                    scope.cancel()
-                yield scope
-            finally:
-                self._scopes.discard(scope)
+        return _UntilStop(self._scopes, self._stopping)
 
     # For the owner
 
@@ -214,7 +206,7 @@ class Virtqueue:
         self.flush()
         self._finished = True
         lost = self._open_chains()
-        if self.broken is not None:
+        if self.broken:
             return lost
         back = self._ready
         newest = self._count
@@ -244,7 +236,7 @@ class Virtqueue:
         return [chain for chain in self._handed if not chain.completed]
 
     def _is_idle(self) -> bool:
-        if self.broken is not None or self._finished:
+        if self.broken or self._finished:
             return True
         return not self._done and all(chain.is_put_back for chain in self._open_chains())
 
@@ -320,13 +312,33 @@ class Virtqueue:
             await self._owner.resolve(miss)
         except BadAddressError as error:
             self._break(error)
-        return self.broken is None
+        return not self.broken
 
     def _break(self, error: Exception) -> None:
-        if self.broken is None:
-            self.broken = error
-            self._owner.broke(error)
+        if not self.broken:
+            self.broken = str(error)
+            self._owner.broke(self.broken)
             self.stop()
+
+
+class _UntilStop:
+    """What `Virtqueue.until_stop()` returns: a cancel scope that its queue knows while it is entered."""
+
+    def __init__(self, scopes: set[trio.CancelScope], stopping: bool) -> None:
+        self._scopes = scopes
+        self._scope = trio.CancelScope()
+        if stopping:
+            self._scope.cancel()
+
+    def __enter__(self) -> trio.CancelScope:
+        self._scopes.add(self._scope)
+        return self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._scopes.discard(self._scope)
+        return bool(self._scope.__exit__(kind, error, trace))
 
 
 class _Batches:

@@ -41,8 +41,8 @@ class StateTransfer:
                     self._device.load_state(await self._receive())
             self._error = ""
         except (OSError, trio.BrokenResourceError, RefusedError) as error:
-            self._error = str(error)
-            _log.error("the device's state is not transferred: %s", error)
+            self._error = str(error.__cause__ or error)
+            _log.error("the device's state is not transferred: %s", self._error)
         finally:
             self._ended.set()
 

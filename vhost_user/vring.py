@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from vhost_user.memory import GuestMemory
     from vhost_user.ring import Ring
 
+PACKED_START = 0x8000_8000
+"""The base of a packed ring that never ran: both wrap counters are 1."""
+
 _log = logging.getLogger("vhost_user")
 
 
@@ -31,7 +34,8 @@ class VringSetup:
     """What the front-end has said of a ring so far."""
 
     size: int = 0
-    base: int = 0
+    base: int | None = None
+    """None until somebody says: where a ring starts that never ran."""
     address: SetVringAddr | None = None
     big_endian: bool = False
     started: bool = False
@@ -113,7 +117,7 @@ class Vring:
     @property
     def base(self) -> int:
         """Where the ring is, or goes on: what GET_VRING_BASE returns."""
-        return self.setup.base if self._ring is None else self._ring.base
+        return (self.setup.base or 0) if self._ring is None else self._ring.base
 
     def start(self) -> None:
         """Serve the ring if it is to be served and is not."""
@@ -181,9 +185,9 @@ class Vring:
         if self._owner.log_event is not None and self._owner.memory.log is not None:
             self._owner.log_event.signal()
 
-    def broke(self, error: Exception) -> None:
+    def broke(self, reason: str) -> None:
         """Tell log and front-end that the driver broke the ring; the other rings go on."""
-        _log.error("queue %d is broken and stopped: %s", self.index, error)
+        _log.error("queue %d is broken and stopped: %s", self.index, reason)
         self._signal("err", VringErr(self.index))
 
     def looks_unshared(self) -> None:
@@ -214,7 +218,7 @@ class Vring:
                 try:
                     await self._serve_ring(run)
                 except (BrokenRingError, BadAddressError) as error:
-                    self.broke(error)
+                    self.broke(str(error))
                 await run.stopping.wait()
         finally:
             self.setup.base = self.base
@@ -226,7 +230,7 @@ class Vring:
         queue = run.queue = Virtqueue(self.index, self.setup.size, self._owner.features, ring, self)
         publisher = trio.CancelScope()
         self._owner.nursery.start_soon(_publish_late, queue, publisher)
-        _log.debug("queue %d starts at %d, with %s", self.index, self.setup.base, self._owner.features)
+        _log.debug("queue %d starts at %d, with %s", self.index, ring.base, self._owner.features)
         try:
             await self._owner.device.run_queue(queue)
             await queue.drained()
@@ -239,7 +243,8 @@ class Vring:
         """Return the ring, once all its parts are known. Raises BrokenRingError, BadAddressError."""
         setup, features, address = self.setup, self._owner.features, self.setup.address
         assert address is not None
-        kind = PackedRing if Feature.RING_PACKED in features else SplitRing
+        kind, start = (PackedRing, PACKED_START) if Feature.RING_PACKED in features else (SplitRing, 0)
+        base = start if setup.base is None else setup.base
         config = RingConfig(
             setup.size, address.descriptor, address.available, address.used, features, setup.big_endian
         )
@@ -247,7 +252,7 @@ class Vring:
         ring: Ring | None = None
         while ring is None:
             try:
-                ring = kind(self._owner.memory, config, setup.base, inflight)
+                ring = kind(self._owner.memory, config, base, inflight)
             except IotlbMissError as miss:
                 await self._owner.resolve(miss)
         ring.log_address = _log_address(address)

@@ -1,4 +1,7 @@
-"""Handlers: rings. Whatever changes a ring that runs stops it first, and drains it."""
+"""Handlers: rings. Whatever changes a ring that runs stops it first, and drains it.
+
+One that gets another size, base or byte order is being set up anew: it starts with SET_VRING_KICK.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,21 @@ from vhost_user.handlers.table import handles
 
 if TYPE_CHECKING:
     from vhost_user.backend import Backend
+    from vhost_user.vring import Vring
+
+
+async def _to_set_up(backend: Backend, index: int) -> Vring:
+    vring = backend.vring(index)
+    if vring.is_running:
+        await vring.stop()
+        vring.setup.started = False
+    return vring
 
 
 @handles(SetVringNum)
 async def set_vring_num(backend: Backend, request: SetVringNum) -> None:
     """Note the ring's size."""
-    vring = backend.vring(request.index)
-    await vring.stop()
+    vring = await _to_set_up(backend, request.index)
     vring.setup.size = request.num
     vring.start()
 
@@ -38,15 +49,14 @@ async def set_vring_num(backend: Backend, request: SetVringNum) -> None:
 @handles(SetVringBase)
 async def set_vring_base(backend: Backend, request: SetVringBase) -> None:
     """Note where the ring goes on."""
-    vring = backend.vring(request.index)
-    await vring.stop()
+    vring = await _to_set_up(backend, request.index)
     vring.setup.base = request.base
     vring.start()
 
 
 @handles(SetVringAddr)
 async def set_vring_addr(backend: Backend, request: SetVringAddr) -> None:
-    """Note where the ring is. While it runs, only the logging of its used ring may be switched."""
+    """Note where the ring is. One that runs goes on there, or goes on and is logged, or no longer."""
     vring = backend.vring(request.index)
     if not vring.is_at(request):
         await vring.stop()
@@ -57,8 +67,7 @@ async def set_vring_addr(backend: Backend, request: SetVringAddr) -> None:
 @handles(SetVringEndian)
 async def set_vring_endian(backend: Backend, request: SetVringEndian) -> None:
     """Note the byte order of a legacy driver's ring."""
-    vring = backend.vring(request.index)
-    await vring.stop()
+    vring = await _to_set_up(backend, request.index)
     vring.setup.big_endian = request.big
     vring.start()
 
