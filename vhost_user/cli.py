@@ -32,7 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def rng(argv: Sequence[str] | None = None) -> int:
     """Run vhost-user-rng with the command line `argv`; return its exit code."""
-    return run_device(find_device("rng"), sys.argv[1:] if argv is None else argv, f"{PROGRAM}-rng")
+    return _run_ours("rng", argv)
+
+
+def blk(argv: Sequence[str] | None = None) -> int:
+    """Run vhost-user-blk with the command line `argv`; return its exit code."""
+    return _run_ours("blk", argv)
+
+
+def _run_ours(name: str, argv: Sequence[str] | None) -> int:
+    return run_device(find_device(name), sys.argv[1:] if argv is None else argv, f"{PROGRAM}-{name}")
 
 
 def _build_parser() -> argparse.ArgumentParser:

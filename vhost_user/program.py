@@ -127,9 +127,9 @@ class _Ready(trio.TaskStatus[None]):
 
     def started(self, value: None = None) -> None:
         self.is_set = True
-        notify(f"READY=1\nMAINPID={os.getpid()}")
         if self._options.socket_path is not None:
             _log.info("listening on %s", self._options.socket_path)
+        notify(f"READY=1\nMAINPID={os.getpid()}")
 
 
 def _user_error(options: argparse.Namespace, error: OSError | ValueError) -> UserError:

@@ -12,6 +12,7 @@ GROUP = "vhost_user.devices"
 """The entry-point group by which other packages add devices: NAME = "MODULE:CLASS"."""
 
 DEVICES = {
+    "blk": "vhost_user.devices.blk:Blk",
     "rng": "vhost_user.devices.rng:Rng",
 }
 """Where our devices are."""
