@@ -45,6 +45,9 @@ _log = logging.getLogger("vhost_user.blk")
 _LOOK_SECONDS = 0.25
 """How often to look whether the disk has another size, or the file of faults other rules."""
 
+_BATCH = 16
+"""How many requests are completed together: the driver goes on with them while we do the next ones."""
+
 _THREADS = 8
 """How many requests wait for the disk at a time."""
 
@@ -119,7 +122,7 @@ class Blk(VirtioDevice):
     async def run_queue(self, queue: Virtqueue) -> None:
         """Serve one queue."""
         async with trio.open_nursery() as nursery:
-            async for batch in queue.batches():
+            async for batch in queue.batches(_BATCH):
                 if self.faults:
                     for chain in batch:
                         nursery.start_soon(self._serve_with_faults, queue, chain)

@@ -20,6 +20,7 @@ from protocol.fds import OwnedFd
 from protocol.io.command_line import UserError
 from protocol.virtio.blk import SECTOR_SIZE
 from vhost_user.chain import Readable, Writable
+from vhost_user.devices.blk_halves import WORTH_HALVING, HalfReader, has_processor_to_spare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,11 +82,11 @@ class Disk(Protocol):
     def block_sizes(self) -> BlockSizes:
         """In what sizes it likes its requests."""
 
-    def read_now(self, buffers: Sequence[memoryview], offset: int) -> int:
-        """Read what is in memory; return how much that was. Raises BlockingIOError for nothing."""
+    def read_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
+        """Read what is in memory of `length` bytes; return how much. Raises BlockingIOError for nothing."""
 
-    def write_now(self, buffers: Sequence[memoryview], offset: int) -> int:
-        """Write what needs no waiting; return how much that was. Raises BlockingIOError for nothing."""
+    def write_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
+        """Write what needs no waiting of `length` bytes; return how much. Raises BlockingIOError."""
 
     def read(self, buffers: Sequence[memoryview], offset: int) -> None:
         """Fill all the buffers."""
@@ -147,6 +148,7 @@ class FileDisk:
         self._fd = fd.fileno()
         # Without the flag we may block, and not only where a filesystem does not know it.
         self._read_flags = self._write_flags = os.RWF_NOWAIT
+        self._half_reader: HalfReader | None = None
         if self._is_block_device:
             self.block_sizes = _device_block_sizes(self._fd)
         else:
@@ -158,17 +160,20 @@ class FileDisk:
         """Return its file descriptor, which stays the disk's. Raises ValueError once it is closed."""
         return self._owner.fileno()
 
-    def read_now(self, buffers: Sequence[memoryview], offset: int) -> int:
-        """Read what is in memory; return how much that was. Raises BlockingIOError for nothing."""
+    def read_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
+        """Read what is in memory of `length` bytes; return how much. Raises BlockingIOError for nothing."""
         try:
+            if length >= WORTH_HALVING and has_processor_to_spare():
+                self._half_reader = self._half_reader or HalfReader()
+                return self._half_reader.preadv(self._fd, buffers, offset, self._read_flags, length)
             return os.preadv(self._fd, buffers, offset, self._read_flags)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP or not self._read_flags:
                 raise
         self._read_flags = 0
-        return self.read_now(buffers, offset)
+        return self.read_now(buffers, offset, length)
 
-    def write_now(self, buffers: Sequence[memoryview], offset: int) -> int:
+    def write_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
         """Write into the page cache; return how much that was. Raises BlockingIOError for nothing."""
         try:
             return os.pwritev(self._fd, buffers, offset, self._write_flags)
@@ -176,7 +181,7 @@ class FileDisk:
             if error.errno != errno.EOPNOTSUPP or not self._write_flags:
                 raise
         self._write_flags = 0
-        return self.write_now(buffers, offset)
+        return self.write_now(buffers, offset, length)
 
     def read(self, buffers: Sequence[memoryview], offset: int) -> None:
         """Fill all the buffers."""
@@ -229,6 +234,8 @@ class FileDisk:
 
     def close(self) -> None:
         """Close the file."""
+        if self._half_reader is not None:
+            self._half_reader.close()
         self._owner.close()
 
 
@@ -245,11 +252,11 @@ class DirectDisk(FileDisk):
         super().__init__(fd, read_only=read_only)
         self._parts_of_blocks = threading.Lock()
 
-    def read_now(self, buffers: Sequence[memoryview], offset: int) -> int:
+    def read_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
         """Raise BlockingIOError: nothing is in memory."""
         raise BlockingIOError
 
-    def write_now(self, buffers: Sequence[memoryview], offset: int) -> int:
+    def write_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
         """Raise BlockingIOError: memory is not where it is to go."""
         raise BlockingIOError
 

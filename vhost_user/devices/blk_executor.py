@@ -77,7 +77,7 @@ class Executor:
                     length = element.readable_length - 16
                     is_plain = number == _OUT and element.writable_length == 1 and may_write
                 is_plain = is_plain and not length & 511 and offset + length <= size
-                if is_plain and transfer(buffers, offset) == length:
+                if is_plain and transfer(buffers, offset, length) == length:
                     status[0] = 0
                     chain.complete(element.writable_length)
                     continue

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import trio
+
 from protocol.virtio.blk import REQUEST_HEADER, SEGMENT, RequestStatus, RequestType
 from vhost_user.ring import Element
 
@@ -21,10 +23,16 @@ class FakeChain:
 
     element: Element
     written: int | None = field(default=None, init=False)
+    is_put_back: bool = field(default=False, init=False)
+    is_completed: trio.Event = field(default_factory=trio.Event, init=False)
 
     def complete(self, written: int | None = None) -> None:
         assert self.written is None, "completed twice"
         self.written = written
+        self.is_completed.set()
+
+    def put_back(self) -> None:
+        self.is_put_back = True
 
     @property
     def room(self) -> bytes:

@@ -126,21 +126,45 @@ def test_cold_read_does_not_hold_up_the_loop(disk: FileDisk, image: Path) -> Non
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     try:
-        disk.read_now(buffers, 8192)
+        disk.read_now(buffers, 8192, 4096)
     except BlockingIOError:
         pass
     else:
         pytest.skip(f"the filesystem of {image} does not say what is in its page cache")
     disk.read(buffers, 8192)
-    assert disk.read_now(buffers, 8192) == 4096
+    assert disk.read_now(buffers, 8192, 4096) == 4096
     assert buffers[0] == CONTENT[8192:12288]
 
 
 def test_filesystem_that_cannot_tell_is_read_and_written_at_once(memory_disk: FileDisk) -> None:
     for _ in range(2):
-        assert memory_disk.write_now([memory(512, 0)], 0) == 512
-        assert memory_disk.read_now([memory(1024, 0)], 0) == 1024
+        assert memory_disk.write_now([memory(512, 0)], 0, 512) == 512
+        assert memory_disk.read_now([memory(1024, 0)], 0, 1024) == 1024
     assert content(memory_disk) == bytes(512) + CONTENT[512:]
+
+
+@pytest.mark.parametrize(
+    "lengths", [(SIZE,), (512, SIZE - 512), (SIZE // 2,) * 2, (100,) * 10 + (SIZE - 1000,)]
+)
+def test_large_read_is_the_same_in_two_halves(memory_disk: FileDisk, lengths: tuple[int, ...]) -> None:
+    buffers = cut(memory(SIZE, 0), lengths)
+    for _ in range(2):
+        assert memory_disk.read_now(buffers, 0, SIZE) == SIZE
+        assert b"".join(buffers) == CONTENT
+
+
+def test_large_read_across_a_new_end_comes_out_short(memory_disk: FileDisk) -> None:
+    os.truncate(f"/proc/self/fd/{memory_disk.fileno()}", SIZE // 4)
+    assert memory_disk.read_now([memory(SIZE, 0)], 0, SIZE) == SIZE // 4
+
+
+@pytest.mark.parametrize("bad_half", [0, 1])
+def test_error_in_either_half_is_one_of_the_whole(memory_disk: FileDisk, bad_half: int) -> None:
+    too_many = cut(memory(SIZE // 2, 0), (256,) * (SIZE // 512))
+    good = [memory(SIZE // 2, 0)]
+    with pytest.raises(OSError, match="Invalid argument"):
+        memory_disk.read_now(good + too_many if bad_half else too_many + good, 0, SIZE)
+    assert memory_disk.read_now([memory(SIZE, 0)], 0, SIZE) == SIZE
 
 
 @pytest.mark.parametrize("unmap", [False, True])
@@ -201,9 +225,9 @@ def test_file_has_sectors_of_512_in_pages_of_4096(disk: FileDisk) -> None:
 
 def test_direct_disk_keeps_the_loop_from_waiting(direct: FileDisk) -> None:
     with pytest.raises(BlockingIOError):
-        direct.read_now([memory(4096, 0)], 0)
+        direct.read_now([memory(4096, 0)], 0, 4096)
     with pytest.raises(BlockingIOError):
-        direct.write_now([memory(4096, 0)], 0)
+        direct.write_now([memory(4096, 0)], 0, 4096)
 
 
 @pytest.mark.parametrize("align", [0, 1, 512])
