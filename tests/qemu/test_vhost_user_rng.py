@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.qemu.virtio_pci import EVENT_IDX, INDIRECT_DESC, VERSION_1, VirtioPci, probe
+from tests.qemu.virtio_pci import (
+    ACCESS_PLATFORM,
+    EVENT_IDX,
+    INDIRECT_DESC,
+    RING_PACKED,
+    VERSION_1,
+    VirtioPci,
+    probe,
+)
 from tests.rig.backend import RunningBackend, start_backend, start_machine, start_program
 from tests.rig.msix import message
 
@@ -26,8 +34,9 @@ RNG = 4
 SECONDS = 20
 
 
-def rng_arguments(backend: RunningBackend, name: str = "rng") -> list[str]:
-    return [*backend.chardev(name), "-device", f"vhost-user-rng-pci,id={name}-device,chardev={name}"]
+def rng_arguments(backend: RunningBackend, name: str = "rng", properties: str = "") -> list[str]:
+    device = f"vhost-user-rng-pci,id={name}-device,chardev={name}{properties}"
+    return [*backend.chardev(name), "-device", device]
 
 
 async def started(guest: VirtioPci, features: int = INDIRECT_DESC | EVENT_IDX) -> SplitQueue:
@@ -111,6 +120,36 @@ async def test_several_requests_at_once_come_back_together(guest: VirtioPci) -> 
     while len(taken) < 4:
         taken += await queue.wait()
     assert taken == [(request.head, 32) for request in requests]
+
+
+@pytest.mark.parametrize("features", [0, INDIRECT_DESC | EVENT_IDX])
+async def test_packed_ring(directory: Path, backend: RunningBackend, features: int) -> None:
+    async with start_machine(directory, *rng_arguments(backend, properties=",packed=on")) as machine:
+        guest = await probe(machine, RNG)
+        for _ in range(2):
+            assert await guest.negotiate(features | RING_PACKED) == features | RING_PACKED | VERSION_1
+            queue = await guest.set_up_packed_queue()
+            await guest.start()
+            seen = {b"".join(await queue.request([], [16, 3])) for _ in range(50)}
+            assert len(seen) == 50
+            assert {len(data) for data in seen} == {19}
+            if features:
+                assert len(await queue.request([], [8] * 20, indirect=True)) == 20
+
+
+async def test_addresses_go_through_the_guests_iommu(directory: Path, backend: RunningBackend) -> None:
+    iommu = ("-device", "intel-iommu,intremap=off,device-iotlb=on")
+    properties = ",iommu_platform=on,ats=on"
+    async with start_machine(directory, *iommu, *rng_arguments(backend, properties=properties)) as machine:
+        guest = await probe(machine, RNG)
+        for _ in range(2):
+            queue = await started(guest, INDIRECT_DESC | EVENT_IDX | ACCESS_PLATFORM)
+            assert guest.features & ACCESS_PLATFORM
+            for _ in range(6):
+                assert any((await queue.request([], [64]))[0])
+        await guest.reset()
+    assert "type=MISS" in backend.program.output()
+    assert any("type=UPDATE" in request for request in backend.requests())
 
 
 async def test_intx_where_msix_is_off(machine: Machine) -> None:

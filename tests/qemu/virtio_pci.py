@@ -1,14 +1,16 @@
 """A virtio-pci driver over qtest: everything it knows is written here as the specification has it.
 
-virtio 1.2, sections 2.7 (split virtqueues), 3.1 (device initialization), 4.1 (PCI). Numbers are not
-taken from the product, so that both are checked against QEMU and against each other.
+virtio 1.2, sections 2.7 and 2.8 (split and packed virtqueues), 3.1 (device initialization), 4.1
+(PCI). Numbers are not taken from the product, so that both are checked against QEMU and against each
+other.
 """
 
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import trio
 
@@ -31,13 +33,19 @@ ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK = 1, 2, 4, 8
 INDIRECT_DESC = 1 << 28
 EVENT_IDX = 1 << 29
 VERSION_1 = 1 << 32
+ACCESS_PLATFORM = 1 << 33
 RING_PACKED = 1 << 34
 
 NO_VECTOR = 0xFFFF
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 
+_AVAIL, _USED = 1 << 7, 1 << 15
+
 _VENDOR_SPECIFIC = 0x09
+
+Row: TypeAlias = tuple[int, int, int]
+"""A descriptor: address, length, flags."""
 
 # The common configuration structure (section 4.1.4.3): offset and size.
 _DEVICE_FEATURE_SELECT = (0, 4)
@@ -85,79 +93,59 @@ class Ram:
 
 @dataclass(frozen=True)
 class Request:
-    """A chain that was submitted: its head, and where the device writes."""
+    """A chain that was submitted: its head (packed: its buffer id), and where the device writes."""
 
     head: int
     writable: tuple[tuple[int, int], ...]
 
 
-class SplitQueue:
-    """A split virtqueue in guest memory, with the driver's side of it."""
+class Queue(ABC):
+    """A virtqueue in guest memory, with the driver's side of it."""
+
+    desc: int
+    driver: int
+    device: int
+    """Where its three parts are, by the names of the common configuration."""
 
     def __init__(self, device: VirtioPci, index: int, size: int, vector: int, notify: int) -> None:
         self.index = index
         self.size = size
         self.vector = vector
-        self._device = device
+        self._ram = device.ram
         self._qtest = device.qtest
         self._notify = notify
-        self.desc = device.ram.allocate(16 * size, 4096)
-        self.avail = device.ram.allocate(6 + 2 * size, 2)
-        self.used = device.ram.allocate(6 + 8 * size, 4)
-        self._free = list(range(size))
-        self._chains: dict[int, list[int]] = {}
-        self._available = 0
-        self._seen = 0
 
+    @abstractmethod
     async def clear(self) -> None:
         """Make the ring all zeros, as a driver hands it to a device."""
-        await self._qtest.write_bytes(self.desc, bytes(16 * self.size))
-        await self._qtest.write_bytes(self.avail, bytes(6 + 2 * self.size))
-        await self._qtest.write_bytes(self.used, bytes(6 + 8 * self.size))
+
+    @abstractmethod
+    async def _submit(self, rows: Sequence[Row]) -> int:
+        """Make a chain of these descriptors available; return what names it."""
+
+    @abstractmethod
+    async def take(self) -> list[tuple[int, int]]:
+        """Return (name, length) of what was used since the last time."""
 
     async def add(
         self, readable: Sequence[bytes], writable: Sequence[int], *, indirect: bool = False
     ) -> Request:
         """Make a chain available: buffers with these contents, then room for these numbers of bytes."""
-        ram = self._device.ram
-        rows = [(await ram.put(data), len(data), 0) for data in readable]
-        rows += [(ram.allocate(size), size, WRITE) for size in writable]
+        rows = [(await self._ram.put(data), len(data), 0) for data in readable]
+        rows += [(self._ram.allocate(size), size, WRITE) for size in writable]
         written = tuple((address, size) for address, size, flags in rows if flags & WRITE)
         if indirect:
-            table = await ram.put(_table(rows, range(len(rows))))
+            table = await self._ram.put(self._table(rows))
             rows = [(table, 16 * len(rows), INDIRECT)]
-        slots = [self._free.pop(0) for _ in rows]
-        for slot, row in zip(slots, _rows(rows, slots), strict=True):
-            await self._qtest.write_bytes(self.desc + 16 * slot, row)
-        self._chains[slots[0]] = slots
-        await self.add_head(slots[0])
-        return Request(slots[0], written)
+        return Request(await self._submit(rows), written)
 
-    async def add_head(self, head: int) -> None:
-        """Enter a head into the available ring, and publish it."""
-        await self._qtest.write(self.avail + 4 + 2 * (self._available % self.size), head, 2)
-        self._available += 1
-        await self._qtest.write(self.avail + 2, self._available & 0xFFFF, 2)
+    @abstractmethod
+    def _table(self, rows: Sequence[Row]) -> bytes:
+        """Return an indirect table."""
 
     async def kick(self) -> None:
         """Notify the device, whether it wants that or not."""
         await self._qtest.write(self._notify, self.index, 2)
-
-    async def used_index(self) -> int:
-        """Return the index of the used ring."""
-        return await self._qtest.read(self.used + 2, 2)
-
-    async def take(self) -> list[tuple[int, int]]:
-        """Return (head, length) of what was used since the last time."""
-        end = await self.used_index()
-        taken = []
-        while self._seen & 0xFFFF != end:
-            place = self.used + 4 + 8 * (self._seen % self.size)
-            head, length = await self._qtest.read(place), await self._qtest.read(place + 4)
-            self._free += self._chains.pop(head)
-            self._seen += 1
-            taken.append((head, length))
-        return taken
 
     async def wait(self, *, seconds: float = 10) -> list[tuple[int, int]]:
         """Wait until something is used, without interrupts; return it as `take()` does."""
@@ -184,6 +172,124 @@ class SplitQueue:
             parts.append(await self._qtest.read_bytes(address, count) if count else b"")
             length -= count
         return parts
+
+
+class SplitQueue(Queue):
+    """A split virtqueue (section 2.7)."""
+
+    def __init__(self, device: VirtioPci, index: int, size: int, vector: int, notify: int) -> None:
+        super().__init__(device, index, size, vector, notify)
+        self.desc = self._ram.allocate(16 * size, 4096)
+        self.driver = self.avail = self._ram.allocate(6 + 2 * size, 2)
+        self.device = self.used = self._ram.allocate(6 + 8 * size, 4)
+        self._free = list(range(size))
+        self._chains: dict[int, list[int]] = {}
+        self._available = 0
+        self._seen = 0
+
+    async def clear(self) -> None:
+        """Make the ring all zeros, as a driver hands it to a device."""
+        await self._qtest.write_bytes(self.desc, bytes(16 * self.size))
+        await self._qtest.write_bytes(self.avail, bytes(6 + 2 * self.size))
+        await self._qtest.write_bytes(self.used, bytes(6 + 8 * self.size))
+
+    async def _submit(self, rows: Sequence[Row]) -> int:
+        slots = [self._free.pop(0) for _ in rows]
+        for slot, row in zip(slots, _linked(rows, slots), strict=True):
+            await self._qtest.write_bytes(self.desc + 16 * slot, row)
+        self._chains[slots[0]] = slots
+        await self.add_head(slots[0])
+        return slots[0]
+
+    def _table(self, rows: Sequence[Row]) -> bytes:
+        return b"".join(_linked(rows, range(len(rows))))
+
+    async def add_head(self, head: int) -> None:
+        """Enter a head into the available ring, and publish it."""
+        await self._qtest.write(self.avail + 4 + 2 * (self._available % self.size), head, 2)
+        self._available += 1
+        await self._qtest.write(self.avail + 2, self._available & 0xFFFF, 2)
+
+    async def used_index(self) -> int:
+        """Return the index of the used ring."""
+        return await self._qtest.read(self.used + 2, 2)
+
+    async def take(self) -> list[tuple[int, int]]:
+        """Return (head, length) of what was used since the last time."""
+        end = await self.used_index()
+        taken = []
+        while self._seen & 0xFFFF != end:
+            place = self.used + 4 + 8 * (self._seen % self.size)
+            head, length = await self._qtest.read(place), await self._qtest.read(place + 4)
+            self._free += self._chains.pop(head)
+            self._seen += 1
+            taken.append((head, length))
+        return taken
+
+
+class PackedQueue(Queue):
+    """A packed virtqueue (section 2.8)."""
+
+    def __init__(self, device: VirtioPci, index: int, size: int, vector: int, notify: int) -> None:
+        super().__init__(device, index, size, vector, notify)
+        self.desc = self._ram.allocate(16 * size, 4096)
+        self.driver = self._ram.allocate(4, 4)
+        self.device = self._ram.allocate(4, 4)
+        self._ids = list(range(size))
+        self._lengths: dict[int, int] = {}
+        self._available = (0, True)
+        self._next = (0, True)
+
+    async def clear(self) -> None:
+        """Make the ring all zeros, as a driver hands it to a device."""
+        await self._qtest.write_bytes(self.desc, bytes(16 * self.size))
+        await self._qtest.write_bytes(self.driver, bytes(4))
+        await self._qtest.write_bytes(self.device, bytes(4))
+
+    async def _submit(self, rows: Sequence[Row]) -> int:
+        name = self._ids.pop(0)
+        self._lengths[name] = len(rows)
+        first = None
+        for number, (address, size, kind) in enumerate(rows):
+            position, wrap = self._available
+            flags = kind | (NEXT if number + 1 < len(rows) else 0) | (_AVAIL if wrap else _USED)
+            place = self.desc + 16 * position
+            await self._qtest.write_bytes(place, struct.pack("<QIH", address, size, name))
+            # The first descriptor's flags make the whole chain available.
+            if first is None:
+                first = place, flags
+            else:
+                await self._qtest.write(place + 14, flags, 2)
+            self._available = self._advanced(self._available, 1)
+        assert first is not None
+        await self._qtest.write(first[0] + 14, first[1], 2)
+        return name
+
+    def _table(self, rows: Sequence[Row]) -> bytes:
+        return b"".join(struct.pack("<QIHH", address, size, 0, flags) for address, size, flags in rows)
+
+    async def take(self) -> list[tuple[int, int]]:
+        """Return (buffer id, length) of what was used since the last time."""
+        taken = []
+        while await self._is_used(*self._next):
+            data = await self._qtest.read_bytes(self.desc + 16 * self._next[0], 16)
+            _, length, name, _ = struct.unpack("<QIHH", data)
+            self._next = self._advanced(self._next, self._lengths.pop(name))
+            self._ids.append(name)
+            taken.append((name, length))
+        return taken
+
+    async def _is_used(self, position: int, wrap: bool) -> bool:
+        flags = await self._qtest.read(self.desc + 16 * position + 14, 2)
+        return bool(flags & _AVAIL) == bool(flags & _USED) == wrap
+
+    def _advanced(self, place: tuple[int, bool], count: int) -> tuple[int, bool]:
+        position, wrap = place
+        position += count
+        return (position - self.size, not wrap) if position >= self.size else (position, wrap)
+
+
+_Q = TypeVar("_Q", bound=Queue)
 
 
 class VirtioPci:
@@ -264,18 +370,31 @@ class VirtioPci:
 
     async def set_up_queue(self, index: int = 0, *, size: int | None = None, vector: int = 0) -> SplitQueue:
         """Set up and enable a split queue, of the device's size by default."""
+        queue = await self._set_up(SplitQueue, index, size, vector)
+        assert not self.features & RING_PACKED, "the driver accepted packed rings"
+        return queue
+
+    async def set_up_packed_queue(
+        self, index: int = 0, *, size: int | None = None, vector: int = 0
+    ) -> PackedQueue:
+        """Set up and enable a packed queue, of the device's size by default."""
+        queue = await self._set_up(PackedQueue, index, size, vector)
+        assert self.features & RING_PACKED, "the driver did not accept packed rings"
+        return queue
+
+    async def _set_up(self, kind: type[_Q], index: int, size: int | None, vector: int) -> _Q:
         await self.set_common(_QUEUE_SELECT, index)
         most = await self.common(_QUEUE_SIZE)
         notify = self.regions[NOTIFY] + await self.common(_QUEUE_NOTIFY_OFF) * self._multiplier
-        queue = SplitQueue(self, index, size or most, vector, notify)
+        queue = kind(self, index, size or most, vector, notify)
         await queue.clear()
         await self.set_common(_QUEUE_SIZE, queue.size)
         if self._msix is not None:
             await self.set_common(_QUEUE_VECTOR, vector)
         for field, address in (
             (_QUEUE_DESC, queue.desc),
-            (_QUEUE_DRIVER, queue.avail),
-            (_QUEUE_DEVICE, queue.used),
+            (_QUEUE_DRIVER, queue.driver),
+            (_QUEUE_DEVICE, queue.device),
         ):
             await self.set_common((field, 4), address & 0xFFFF_FFFF)
             await self.set_common((field + 4, 4), address >> 32)
@@ -326,14 +445,10 @@ async def _is_virtio(pci: PciDevice, ids: set[int | None]) -> bool:
     return word & 0xFFFF == VENDOR and word >> 16 in ids
 
 
-def _rows(rows: Sequence[tuple[int, int, int]], slots: Sequence[int]) -> list[bytes]:
+def _linked(rows: Sequence[Row], slots: Sequence[int]) -> list[bytes]:
     """Return the descriptors of a chain that lies in `slots`."""
     following = [*slots[1:], 0]
     return [
         struct.pack("<QIHH", address, size, flags | (NEXT if place + 1 < len(rows) else 0), following[place])
         for place, (address, size, flags) in enumerate(rows)
     ]
-
-
-def _table(rows: Sequence[tuple[int, int, int]], slots: Sequence[int]) -> bytes:
-    return b"".join(_rows(rows, slots))
