@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
-import socket
-import struct
 import tempfile
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,10 +16,8 @@ import vhost_user
 from protocol.virtio.blk import REQUEST_HEADER, SECTOR_SIZE, BlkConfig, RequestStatus, RequestType
 from protocol.virtio.ids import DeviceId
 from tests.qemu.virtio_pci import SplitQueue, VirtioPci, probe
-from tests.rig import process
 from tests.rig.backend import start_machine
-from tests.rig.lines import LineChannel
-from tests.rig.qmp import Qmp
+from tests.vhost_user.storage_daemon import SECTORS, content, fill_disk, storage_daemon
 from tests.vhost_user.trace_program import SECONDS, running
 
 if TYPE_CHECKING:
@@ -32,9 +27,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.qemu
 
-DAEMON = "qemu-storage-daemon"
-SECTORS = 2048
-CONTENT = b"".join(struct.pack("<Q", number) * 64 for number in range(SECTORS))
 QUEUE_SIZE = 8
 CONFIG_VECTOR, QUEUE_VECTOR = 0, 1
 
@@ -66,28 +58,8 @@ class GuestDisk(NamedTuple):
 @pytest.fixture
 def directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
-        (Path(name) / "disk").write_bytes(CONTENT)
+        fill_disk(Path(name))
         yield Path(name)
-
-
-@asynccontextmanager
-async def storage_daemon(directory: Path) -> AsyncIterator[process.Program]:
-    """Export `directory`/disk at `directory`/backend."""
-    if shutil.which(DAEMON) is None:
-        pytest.fail(f"no {DAEMON}: install Debian's qemu-system-common", pytrace=False)
-    argv = [
-        *(DAEMON, "--blockdev", f"driver=file,node-name=disk,filename={directory}/disk"),
-        "--export",
-        f"vhost-user-blk,id=blk,node-name=disk,addr.type=unix,addr.path={directory}/backend,writable=on",
-    ]
-    with ExitStack() as stack:
-        ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
-        monitor = ["--chardev", f"socket,id=qmp,fd={theirs.fileno()}", "--monitor", "qmp"]
-        async with process.start(argv + monitor, pass_fds=[theirs.fileno()]) as program:
-            theirs.close()
-            # It answers once it has made all that its command line says.
-            await Qmp.negotiate(LineChannel(trio.socket.from_stdlib_socket(ours)))
-            yield program
 
 
 def traced(directory: Path) -> list[dict[str, Any]]:
@@ -111,7 +83,7 @@ async def test_guest_uses_a_disk_and_the_trace_shows_the_conversation(directory:
         with running(directory, *options) as trace:
             async with guest(directory) as (disk, machine):
                 for sector in (0, 1, SECTORS - 1):
-                    assert await disk.read(sector) == struct.pack("<Q", sector) * 64
+                    assert await disk.read(sector) == content(sector)
                     await disk.device.msix.wait(QUEUE_VECTOR, seconds=SECONDS)
                 await machine.qmp.execute("quit")
                 await machine.stopped()
@@ -166,12 +138,12 @@ def check_setup(events: list[dict[str, Any]]) -> None:
 async def test_guest_goes_on_after_its_backend_was_killed_and_started_anew(directory: Path) -> None:
     with running(directory, "--format", "json", "-o", f"{directory}/trace.json"):
         async with storage_daemon(directory) as first, guest(directory, ",reconnect=1") as (disk, _):
-            assert await disk.read(1) == struct.pack("<Q", 1) * 64
+            assert await disk.read(1) == content(1)
             first.kill()
             await first.wait()
             async with storage_daemon(directory):
                 # QEMU tries again each second; the request is in the ring until then.
-                assert await disk.read(2) == struct.pack("<Q", 2) * 64
+                assert await disk.read(2) == content(2)
     events = traced(directory)
     assert "connection closed by the back-end" in {event.get("note") for event in events}
     started = {event["connection"] for event in events if event.get("message") == "SET_VRING_KICK"}

@@ -36,5 +36,3 @@ def running(directory: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
-
-

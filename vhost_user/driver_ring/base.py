@@ -98,6 +98,11 @@ class DriverRing(ABC):
         With EVENT_IDX it may skip the next `after` uses: chains in a split ring, descriptors in a packed one.
         """
 
+    @property
+    @abstractmethod
+    def base(self) -> int:
+        """What SET_VRING_BASE tells a back-end that is to begin with the first chain not taken back."""
+
     @abstractmethod
     def notification_data(self, queue: int) -> int:
         """Return what a driver writes to notify the device, with NOTIFICATION_DATA (section 2.9)."""

@@ -123,6 +123,12 @@ class PackedDriver(DriverRing):
         fence()
         return on and self._is_used()
 
+    @property
+    def base(self) -> int:
+        """What SET_VRING_BASE tells a back-end that is to begin with the first chain not taken back."""
+        place = packed.place(self._next_used, self._used_wrap)
+        return place | place << 16
+
     def notification_data(self, queue: int) -> int:
         """Return what a driver writes to notify the device, with NOTIFICATION_DATA (section 2.9)."""
         return queue | packed.place(self._next_avail, self._avail_wrap) << 16

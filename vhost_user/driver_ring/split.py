@@ -118,6 +118,11 @@ class SplitDriver(DriverRing):
         fence()
         return on and self._used[split.USED_INDEX] - self._next_used & 0xFFFF > after * self._event_index
 
+    @property
+    def base(self) -> int:
+        """What SET_VRING_BASE tells a back-end that is to begin with the first chain not taken back."""
+        return self._next_used
+
     def notification_data(self, queue: int) -> int:
         """Return what a driver writes to notify the device, with NOTIFICATION_DATA (section 2.9)."""
         return queue | self._next_avail << 16
