@@ -105,21 +105,36 @@ class Chain:
     lost to the driver. Once completed, its buffers are the driver's again: let go of them.
     """
 
-    __slots__ = ("_queue", "_readable", "_writable", "completed", "element", "is_put_back", "number")
+    # A queue fills it in, which costs half as much as an __init__.
+    __slots__ = ("_readable", "_writable", "completed", "element", "is_put_back", "number", "queue")
 
-    def __init__(self, queue: Virtqueue, element: Element, number: int) -> None:
-        """Made by `queue`, whose chain `number` it is."""
-        self._queue = queue
-        self._readable: Readable | None = None
-        self._writable: Writable | None = None
-        self.element = element
-        """The chain as it is in the ring."""
-        self.number = number
-        """Which chain of the queue it is, counted from 0 at the queue's start."""
-        self.completed = False
-        """True once it was completed."""
-        self.is_put_back = False
-        """True once it was put back."""
+    queue: Virtqueue
+    """Where it is from."""
+    element: Element
+    """The chain as it is in the ring."""
+    number: int
+    """Which chain of the queue it is, counted from 0 at the queue's start."""
+    completed: bool
+    """True once it was completed."""
+    is_put_back: bool
+    """True once it was put back."""
+    _readable: Readable | None
+    _writable: Writable | None
+
+    @classmethod
+    def row(cls, queue: Virtqueue, elements: list[Element], number: int) -> list[Chain]:
+        """Return the chains of `elements`, in their order; `number` is the first one's."""
+        chains = []
+        for element in elements:
+            chain = cls()
+            chain.queue = queue
+            chain.element = element
+            chain.number = number
+            chain.completed = chain.is_put_back = False
+            chain._readable = chain._writable = None
+            chains.append(chain)
+            number += 1
+        return chains
 
     @property
     def readable(self) -> Readable:
@@ -144,12 +159,13 @@ class Chain:
         """
         if self.completed:
             raise RuntimeError(f"{self!r} was completed before")
+        element = self.element
         if written is None:
             written = 0 if self._writable is None else self._writable.written
-        elif not 0 <= written <= self.element.writable_length:
-            raise ValueError(f"{written} bytes are not within the {self.element.writable_length} of {self!r}")
+        elif not 0 <= written <= element.writable_length:
+            raise ValueError(f"{written} bytes are not within the {element.writable_length} of {self!r}")
         self.completed = True
-        self._queue._complete(self.element, written)
+        self.queue.give_back(element, written)
 
     def put_back(self) -> None:
         """Leave the chain undone, for whoever serves the queue next; for a queue that is to stop.
@@ -158,7 +174,7 @@ class Chain:
         taken after it has been completed.
         """
         self.is_put_back = True
-        self._queue._recheck()
+        self.queue.recheck()
 
     def __repr__(self) -> str:
         element = self.element

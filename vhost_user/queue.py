@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import trio
+from trio.lowlevel import current_task
 
 from vhost_user.chain import Chain
 from vhost_user.memory import BadAddressError, IotlbMissError
@@ -80,11 +81,11 @@ class Virtqueue:
         self._stopping = False
         self._finished = False
         # Taken from the ring and not handed to the device, the next one last.
-        self._ready: list[Element] = []
+        self._ready: list[Chain] = []
+        self._taken = 0
         self._asked_for_kicks = True
         # Handed to the device, in order; completed ones are dropped now and then.
         self._handed: list[Chain] = []
-        self._count = 0
         self._outstanding = 0
         # Completed and not published. The iterating task's own may wait while it holds a batch.
         self._done: list[tuple[Element, int]] = []
@@ -117,7 +118,10 @@ class Virtqueue:
         if self._stopping:
             raise StopAsyncIteration
         self._holding = False
-        return self._hand_out([self._ready.pop()])[0]
+        chain = self._ready.pop()
+        self._handed.append(chain)
+        self._outstanding += 1
+        return chain
 
     def batches(self, limit: int = BATCH) -> AsyncIterator[list[Chain]]:
         """Iterate over lists of 1 to `limit` chains, as many as are there.
@@ -129,13 +133,17 @@ class Virtqueue:
 
     async def next_batch(self, limit: int) -> list[Chain]:
         """Wait for 1 to `limit` chains, as `batches()` does; an empty list is the end."""
-        if not self._ready:
-            self._ready = (await self._take(limit))[::-1]
+        if self._ready:
+            batch, self._ready = self._ready[: -limit - 1 : -1], self._ready[:-limit]
+        else:
+            batch = await self._take(limit)
         if self._stopping:
+            self._ready += batch[::-1]
             return []
-        batch, self._ready = self._ready[: -limit - 1 : -1], self._ready[:-limit]
         self._holding = True
-        return self._hand_out(batch)
+        self._handed += batch
+        self._outstanding += len(batch)
+        return batch
 
     def flush(self) -> None:
         """Publish completed chains now: the driver sees them, and is called if it wants to be."""
@@ -155,7 +163,8 @@ class Virtqueue:
         self._outstanding -= len(done)
         if not self._outstanding:
             self._handed = []
-        self._recheck()
+        if self._stopping:
+            self.recheck()
         self._owner.published(wants_call)
 
     def until_stop(self) -> _UntilStop:
@@ -181,7 +190,7 @@ class Virtqueue:
             trio.lowlevel.notify_closing(kick.fileno())  # wakes the task that waits for it
         for scope in list(self._scopes):
             scope.cancel()
-        self._recheck()
+        self.recheck()
 
     async def drained(self) -> None:
         """Wait until the queue is to stop, and the device has no chain left to complete."""
@@ -209,25 +218,24 @@ class Virtqueue:
         if self.broken:
             return lost
         back = self._ready
-        newest = self._count
-        while lost and lost[-1].number == newest - 1:
-            back.append(lost.pop().element)
-            newest -= 1
+        while lost and lost[-1].number == self._taken - len(back) - 1:
+            back.append(lost.pop())
         self._ready = []
         if back:
-            self._ring.rewind(back[::-1])
+            self._ring.rewind([chain.element for chain in reversed(back)])
         return lost
 
     # For chains
 
-    def _complete(self, element: Element, written: int) -> None:
+    def give_back(self, element: Element, written: int) -> None:
+        """Publish a completed chain, now or with others."""
         self._done.append((element, written))
-        if trio.lowlevel.current_task() is not self._task or not (self._holding or self._ready):
+        if not (self._holding or self._ready) or current_task() is not self._task:
             self.flush()
         elif not self._holding:
             self._publish_soon()
 
-    def _recheck(self) -> None:
+    def recheck(self) -> None:
         """Wake whoever waits for a state of the queue."""
         self._changed.unpark_all()
 
@@ -244,17 +252,9 @@ class Virtqueue:
         self._is_late = True
         self._late.unpark()
 
-    def _hand_out(self, elements: list[Element]) -> list[Chain]:
-        count = self._count
-        chains = [Chain(self, element, number) for number, element in enumerate(elements, count)]
-        self._count = count + len(chains)
-        self._outstanding += len(chains)
-        self._handed += chains
-        return chains
-
-    async def _take(self, limit: int) -> list[Element]:
+    async def _take(self, limit: int) -> list[Chain]:
         """Return the next chains of the ring, at least one, in their order; none at the end."""
-        self._task = trio.lowlevel.current_task()
+        self._task = current_task()
         self._holding = False
         self.flush()
         if len(self._handed) > _REMEMBERED_CHAINS + 2 * self._outstanding:
@@ -265,7 +265,9 @@ class Virtqueue:
         while not self._stopping:
             try:
                 if elements := self._pop(limit):
-                    return elements
+                    chains = Chain.row(self, elements, self._taken)
+                    self._taken += len(chains)
+                    return chains
                 if self._ring.want_kicks(True):
                     await self._checkpoint()
                 else:
@@ -281,7 +283,7 @@ class Virtqueue:
         if elements:
             if self._asked_for_kicks:
                 self._asked_for_kicks = self._ring.want_kicks(False)
-        elif self._kicks >= _KICKS_OF_A_DRIVER and not self._count:
+        elif self._kicks >= _KICKS_OF_A_DRIVER and not self._taken:
             self._kicks = 0
             if self._ring.all_zero():
                 self._owner.looks_unshared()
