@@ -1,1 +1,28 @@
-"""vhost-user back-ends in Python: devices for QEMU that run in a process of their own."""
+"""Vhost-user back-ends: virtio devices in Python, outside of QEMU's process."""
+
+from protocol.vhost_user.checks import RefusedError
+from protocol.vhost_user.features import ProtocolFeature
+from protocol.vhost_user.values import ConfigFlag
+from protocol.virtio.features import Feature
+from protocol.virtio.ids import DeviceId
+from vhost_user.chain import Chain, Readable, Writable
+from vhost_user.channel import FrontendError
+from vhost_user.device import RING_FEATURES, VirtioDevice
+from vhost_user.queue import Virtqueue
+from vhost_user.server import serve
+
+__all__ = [
+    "RING_FEATURES",
+    "Chain",
+    "ConfigFlag",
+    "DeviceId",
+    "Feature",
+    "FrontendError",
+    "ProtocolFeature",
+    "Readable",
+    "RefusedError",
+    "VirtioDevice",
+    "Virtqueue",
+    "Writable",
+    "serve",
+]

@@ -24,6 +24,7 @@ _SHELL = "companion.shell"
 ACCELERATOR_VARIABLE = "QEMU_COMPANION_ACCEL"
 #: A guest boots in about two seconds under TCG on an idle machine.
 _BOOT_SECONDS = 120
+_MEMORY = "256M"
 _COMMAND_SECONDS = 60
 
 
@@ -149,18 +150,20 @@ def accelerator() -> str:
     return os.environ.get(ACCELERATOR_VARIABLE) or ("kvm" if usable else "tcg,thread=multi")
 
 
-def machine_arguments(*, kernel_options: str = "") -> list[str]:
+def machine_arguments(*, kernel_options: str = "", shared: bool = False) -> list[str]:
     """Return the QEMU command line of a guest, up to its devices. Raises packages.SetupError.
 
     The machine has an interrupt-remapping IOMMU: through it, vfio-pci hands MSI-X to user space.
+    `shared` memory is what a vhost-user back-end needs.
     """
     guest = image.load()
     accel = accelerator()
+    memory = f"memory-backend-memfd,id=mem,size={_MEMORY},share={'on' if shared else 'off'}"
     return [
         *packages.qemu(),
         *("-nodefaults", "-no-user-config", "-display", "none"),
-        *("-machine", "q35,kernel-irqchip=split", "-device", "intel-iommu,intremap=on"),
-        *("-accel", accel, "-cpu", "host" if accel == "kvm" else "max", "-m", "256M"),
+        *("-machine", "q35,kernel-irqchip=split,memory-backend=mem", "-device", "intel-iommu,intremap=on"),
+        *("-accel", accel, "-cpu", "host" if accel == "kvm" else "max", "-m", _MEMORY, "-object", memory),
         *("-kernel", str(guest.kernel), "-initrd", str(guest.initramfs)),
         *("-append", f"console=ttyS0 quiet panic=-1 intel_iommu=on {kernel_options}".rstrip()),
         *("-serial", "stdio"),
@@ -168,9 +171,12 @@ def machine_arguments(*, kernel_options: str = "") -> list[str]:
 
 
 @asynccontextmanager
-async def boot(*devices: str, name: str = "guest", kernel_options: str = "") -> AsyncIterator[Guest]:
+async def boot(
+    *devices: str, name: str = "guest", kernel_options: str = "", shared: bool = False
+) -> AsyncIterator[Guest]:
     """Boot a guest with the QEMU arguments `devices`; kill it when the block ends.
 
+    `shared` makes its memory one that a vhost-user back-end can map.
     Raises packages.SetupError, BrokenKvmError, and lines.QemuGoneError if QEMU refuses to start. If the block
     fails, the guest's console goes to standard error.
     """
@@ -178,7 +184,7 @@ async def boot(*devices: str, name: str = "guest", kernel_options: str = "") -> 
         shell, shell_fd = connection(sockets)
         qmp, qmp_fd = connection(sockets)
         argv = [
-            *machine_arguments(kernel_options=f"{kernel_options} {_SHELL}"),
+            *machine_arguments(kernel_options=f"{kernel_options} {_SHELL}", shared=shared),
             *("-chardev", f"socket,id=shell,fd={shell_fd.fileno()}", "-device", "virtio-serial-pci"),
             *("-device", f"virtserialport,chardev=shell,name={_SHELL}"),
             *("-chardev", f"socket,id=qmp,fd={qmp_fd.fileno()}", "-mon", "chardev=qmp,mode=control"),

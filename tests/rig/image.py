@@ -23,7 +23,10 @@ _SOURCES = Path(__file__).parent / "guest-src"
 #: Drivers that init loads: the port its commands come through. In later kernels they are built in.
 _BOOT_MODULES = ("virtio_pci", "virtio_console")
 #: Drivers that a test may load.
-_MODULES = ("vfio_pci", "vfio_iommu_type1", "uio_pci_generic", "9p", "9pnet_virtio")
+_MODULES = (
+    *("vfio_pci", "vfio_iommu_type1", "uio_pci_generic", "9p", "9pnet_virtio"),
+    *("virtio_rng", "virtio_blk", "ext4", "crc32c_generic"),  # ext4 asks for crc32c by what it does
+)
 _XZ = b"\xfd7zXZ\x00"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 

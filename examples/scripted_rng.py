@@ -1,0 +1,41 @@
+r"""A virtio device of your own: an entropy source that gives a guest the bytes you choose, for driver tests.
+
+    python3 scripted_rng.py /tmp/rng.sock 00 01 02 ff
+
+    qemu-system-x86_64 ... -object memory-backend-memfd,id=mem,size=1G,share=on -machine memory-backend=mem \
+        -chardev socket,path=/tmp/rng.sock,id=rng -device vhost-user-rng-pci,chardev=rng
+
+In a Linux guest, /dev/hwrng then repeats 00 01 02 ff for ever.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from itertools import cycle, islice
+
+import trio
+
+import vhost_user
+
+
+class ScriptedRng(vhost_user.VirtioDevice):
+    """An entropy device (virtio 1.2, section 5.4) without any entropy."""
+
+    device_id = vhost_user.DeviceId.RNG
+    name = "scripted-rng"
+
+    def __init__(self, script: bytes = b"\x00\x01\x02\xff") -> None:
+        """Repeat `script`."""
+        self._bytes = cycle(script)
+
+    async def run_queue(self, queue: vhost_user.Virtqueue) -> None:
+        """Fill each buffer that the driver offers."""
+        async for chain in queue:
+            chain.writable.write(bytes(islice(self._bytes, chain.writable.remaining)))
+            chain.complete()
+
+
+if __name__ == "__main__":
+    device = ScriptedRng(bytes.fromhex("".join(sys.argv[2:])))
+    trio.run(partial(vhost_user.serve, device, socket_path=sys.argv[1]))

@@ -1,0 +1,69 @@
+"""The checks that every request passes, at the one who sends it and at the one who receives it.
+
+They know no message: all they enforce is stated by the message's class.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from protocol.vhost_user.features import ProtocolFeature
+from protocol.vhost_user.message import BackendMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from protocol.vhost_user.framing import Frame
+    from protocol.vhost_user.message import Message, Request
+    from protocol.vhost_user.negotiation import Negotiation
+
+
+class RefusedError(ValueError):
+    """A message is refused; the text says why, in one line."""
+
+
+def decode_request(frame: Frame, table: Mapping[int, type[Request]], xen: bool = False) -> Request:
+    """Return the request, which owns the frame's descriptors now.
+
+    Only its form is checked here. Raises ValueError for an unknown number and a wrong payload; the
+    frame keeps its descriptors then.
+    """
+    if frame.fault:
+        raise RefusedError(frame.fault)
+    if frame.is_reply:
+        raise RefusedError("it is a reply, where requests are due")
+    kind = table.get(frame.number)
+    if kind is None:
+        raise RefusedError(f"no request with the number {frame.number} is known")
+    request = kind.decode(frame.payload, xen)
+    request.need_reply = frame.need_reply
+    request.fds = frame.take_fds()
+    return request
+
+
+def check_request(request: Request, negotiation: Negotiation) -> None:
+    """Raise RefusedError if `request` may not be sent now, or not with these descriptors."""
+    if missing := negotiation.missing(request.gate):
+        raise RefusedError(f"it needs {missing}, which was not negotiated")
+    check_fds(request)
+    if request.fds and isinstance(request, BackendMessage):
+        _check_backend_fds(negotiation)
+
+
+def check_fds(message: Message) -> None:
+    """Raise RefusedError if not as many descriptors came with `message` as belong to it."""
+    allowed = message.allowed_fds()
+    if len(message.fds) not in allowed:
+        due = " or ".join(str(count) for count in sorted(allowed))
+        raise RefusedError(f"{len(message.fds)} file descriptors came with it, where {due} belong to it")
+
+
+def drop_discarded(request: Request) -> None:
+    """Close descriptors that should not have come, where the specification tolerates them."""
+    if len(request.fds) <= request.discarded_fds:
+        request.close()
+
+
+def _check_backend_fds(negotiation: Negotiation) -> None:
+    if ProtocolFeature.BACKEND_SEND_FD not in negotiation.protocol_features:
+        raise RefusedError("its file descriptor needs BACKEND_SEND_FD, which was not negotiated")

@@ -1,0 +1,157 @@
+"""Framing of vhost-user: a header of 12 bytes, a payload, and descriptors on the first byte.
+
+QEMU docs/interop/vhost-user.rst, "Header". Numbers are in the machine's byte order.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
+from protocol.vhost_user.payloads import MAX_PAYLOAD
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from protocol.fds import OwnedFd
+
+HEADER_SIZE = 12
+
+VERSION = 0x1
+VERSION_MASK = 0x3
+REPLY = 0x4
+NEED_REPLY = 0x8
+
+REPLY_FLAGS = VERSION | REPLY
+"""The flags of every reply, exactly."""
+
+_HEADER = struct.Struct("=III")
+
+
+class Packet(NamedTuple):
+    """What to send in one sendmsg: `await stream.send(*packet)`. The fds stay their owner's."""
+
+    data: bytes
+    fds: tuple[int, ...] = ()
+
+
+@dataclass
+class Frame:
+    """One message as it came: not decoded, not checked. It owns `fds`."""
+
+    number: int
+    flags: int
+    payload: bytes
+    fds: list[OwnedFd] = field(default_factory=list)
+    fault: str = ""
+    """What is wrong with how it came; empty if nothing is."""
+
+    @property
+    def need_reply(self) -> bool:
+        """True where the sender asks for a reply."""
+        return bool(self.flags & NEED_REPLY)
+
+    @property
+    def is_reply(self) -> bool:
+        """True where the sender says that it is a reply."""
+        return bool(self.flags & REPLY)
+
+    @property
+    def data(self) -> bytes:
+        """The bytes, as they came."""
+        return pack(self.number, self.flags, self.payload)
+
+    def take_fds(self) -> tuple[OwnedFd, ...]:
+        """Return the descriptors; the caller closes them now."""
+        fds, self.fds = tuple(self.fds), []
+        return fds
+
+    def close(self) -> None:
+        """Close the descriptors that nobody took."""
+        for fd in self.take_fds():
+            fd.close()
+
+
+def pack(number: int, flags: int, payload: bytes) -> bytes:
+    """Return the bytes of a message."""
+    return _HEADER.pack(number, flags, len(payload)) + payload
+
+
+class Framer:
+    """Puts messages together from reads that never cross a message's end.
+
+    The kernel gives descriptors to whoever reads the first byte that they were sent with: only reads
+    of at most `bytes_wanted` tell whose they are.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._end = HEADER_SIZE
+        self._fds: list[OwnedFd] = []
+        self._fault = ""
+
+    @property
+    def bytes_wanted(self) -> int:
+        """How many bytes are missing to the end of the header or payload under way, at least 1."""
+        return self._end - len(self._buffer)
+
+    def feed(self, data: bytes, fds: Sequence[OwnedFd] = ()) -> Frame | None:
+        """Take what one read returned; return the message if it is complete.
+
+        The framer owns `fds` from here on, and closes what it holds where it raises. Empty `data`
+        is the end of the connection. Raises RemoteProtocolError where framing is lost: a wrong
+        version, too large a size, an end inside a message. Raises LocalProtocolError for more bytes
+        than were wanted.
+        """
+        if fds and self._buffer:
+            self._fault = "file descriptors came after the first byte"
+        self._fds += fds
+        try:
+            return self._feed(data)
+        except ProtocolError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the descriptors of a message under way, and forget it."""
+        for fd in self._fds:
+            fd.close()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._buffer, self._end, self._fds, self._fault = b"", HEADER_SIZE, [], ""
+
+    def _feed(self, data: bytes) -> Frame | None:
+        if len(data) > self.bytes_wanted:
+            raise LocalProtocolError(f"{len(data)} bytes were read where {self.bytes_wanted} were wanted")
+        if not data:
+            self._check_end()
+            return None
+        self._buffer += data
+        if len(self._buffer) == HEADER_SIZE:
+            self._end = HEADER_SIZE + self._payload_size()
+        return None if self.bytes_wanted else self._take()
+
+    def _check_end(self) -> None:
+        if self._buffer or self._fds:
+            raise RemoteProtocolError(f"the connection ended after {len(self._buffer)} bytes of a message")
+
+    def _payload_size(self) -> int:
+        number, flags, size = _HEADER.unpack(self._buffer)
+        if flags & VERSION_MASK != VERSION:
+            raise RemoteProtocolError(
+                f"this is not vhost-user version 1: request {number}, flags {flags:#x}, {size} bytes follow"
+            )
+        if size > MAX_PAYLOAD:
+            raise RemoteProtocolError(
+                f"request {number} has {size} bytes of payload; {MAX_PAYLOAD} are the limit"
+            )
+        return int(size)
+
+    def _take(self) -> Frame:
+        number, flags, _ = _HEADER.unpack_from(self._buffer)
+        frame = Frame(number, flags, self._buffer[HEADER_SIZE:], self._fds, self._fault)
+        self._begin()
+        return frame

@@ -1,0 +1,254 @@
+"""What every vhost-user message class states, and the code that they share.
+
+A message is an object of a class that says what the specification says of it: its number, its
+payload, how many file descriptors come with it, what has to be negotiated first, how it is answered.
+Nothing outside the class depends on which message it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import Field, dataclass, field, fields
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
+
+from protocol.errors import LocalProtocolError
+from protocol.vhost_user.features import ProtocolFeature
+from protocol.vhost_user.payloads import EMPTY, VALUE, Payload
+from protocol.virtio.features import Feature
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from protocol.fds import OwnedFd
+    from protocol.vhost_user.negotiation import Negotiation
+    from protocol.vhost_user.requests import BackendRequest, FrontendRequest
+
+HEX: Final = {"base": 16}
+"""Metadata of a dataclass field that people read in hexadecimal: addresses, sizes of memory."""
+
+_SHOWN_BYTES = 32
+
+_RequestType = TypeVar("_RequestType", bound="Request")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What must have been negotiated before a request may be sent; by default nothing.
+
+    `offered` says that it is enough if the back-end has offered it.
+    """
+
+    feature: Feature = Feature.NONE
+    protocol: ProtocolFeature = ProtocolFeature.NONE
+    offered: bool = False
+
+    def __str__(self) -> str:
+        return " and ".join(str(bits) for bits in (self.feature, self.protocol) if bits) or "nothing"
+
+
+@dataclass(repr=False)
+class Message:
+    """A request or a reply. It owns `fds` until somebody takes them; `close()` closes what is left."""
+
+    payload: ClassVar[Payload] = EMPTY
+    fd_counts: ClassVar[Collection[int]] = {0}
+
+    fds: tuple[OwnedFd, ...] = field(default=(), kw_only=True, compare=False)
+
+    @property
+    def label(self) -> str:
+        """What the message is, for people."""
+        raise NotImplementedError
+
+    def allowed_fds(self) -> Collection[int]:
+        """Return how many file descriptors may come with this very message."""
+        return self.fd_counts
+
+    def encode(self, xen: bool = False) -> bytes:
+        """Return the payload. Raises LocalProtocolError where a value does not fit its field."""
+        values = {each.name: getattr(self, each.name) for each in payload_fields(type(self))}
+        try:
+            data = self.payload.build(values, xen)
+        except ValueError as error:
+            raise LocalProtocolError(f"{self.label}: {error}") from None
+        if not self.payload.fits(len(data), xen):
+            raise LocalProtocolError(f"{self.label}: {len(data)} bytes are no {self.payload.name}")
+        return data
+
+    @classmethod
+    def decode(cls, data: bytes, xen: bool = False) -> Self:
+        """Return the message with this payload. Raises ValueError, in one line, for any other payload."""
+        if not cls.payload.fits(len(data), xen):
+            raise ValueError(f"{len(data)} bytes are no payload of it ({cls.payload.name})")
+        values = cls.payload.parse(data, xen)
+        return cls(**{each.name: values[each.name] for each in payload_fields(cls)})
+
+    def negotiate(self, negotiation: Negotiation) -> None:
+        """Note in `negotiation` what this message changes. Raises ValueError if it must not."""
+
+    def take_fds(self) -> tuple[OwnedFd, ...]:
+        """Return the descriptors; the caller closes them now."""
+        fds, self.fds = self.fds, ()
+        return fds
+
+    def take_fd(self) -> OwnedFd | None:
+        """Return the descriptor of a message with at most one; the caller closes it now."""
+        fds = self.take_fds()
+        return fds[0] if fds else None
+
+    def close(self) -> None:
+        """Close the descriptors that nobody took."""
+        for fd in self.take_fds():
+            fd.close()
+
+    def field_texts(self) -> Iterator[str]:
+        """Yield `name=value` for everything there is to say of the message."""
+        for each in payload_fields(type(self)):
+            yield f"{each.name}={_text(getattr(self, each.name), each)}"
+        if self.fds:
+            yield f"fds={len(self.fds)}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.field_texts())})"
+
+
+@dataclass(repr=False)
+class Reply(Message):
+    """What answers a request."""
+
+    answers: Request | None = field(default=None, kw_only=True, compare=False)
+    """The request, in a reply that was received."""
+
+    @property
+    def label(self) -> str:
+        """The name of the request that this answers."""
+        return f"reply to {self.answers.label}" if self.answers else type(self).__name__
+
+    @property
+    def failed(self) -> bool:
+        """True where the other side says that it did not do what was asked for."""
+        return False
+
+    @classmethod
+    def outcome(cls, ok: bool) -> Reply:
+        """Return the reply that says no more than `ok`.
+
+        A failed request whose reply has no room to say so is answered without payload, as the
+        specification has it for GET_CONFIG: a front-end that waits sees an error at once.
+        Raises LocalProtocolError for a success that needs values.
+        """
+        if ok:
+            raise LocalProtocolError(f"it is answered with a {cls.__name__}: use reply()")
+        return Empty()
+
+
+@dataclass(repr=False)
+class Empty(Reply):
+    """A reply without payload, where one was due: the request failed."""
+
+    @property
+    def failed(self) -> bool:
+        """True: that is all it can say."""
+        return True
+
+
+@dataclass(repr=False)
+class Ack(Reply):
+    """Whether a request was done: 0, or an error."""
+
+    payload = VALUE
+    value: int = 0
+
+    @property
+    def failed(self) -> bool:
+        """True for anything but 0."""
+        return self.value != 0
+
+    @classmethod
+    def outcome(cls, ok: bool) -> Reply:
+        """Return 0 for success, 1 for failure."""
+        return cls(0 if ok else 1)
+
+
+@dataclass(repr=False)
+class Request(Message):
+    """What one side asks of the other."""
+
+    number: ClassVar[IntEnum]
+    gate: ClassVar[Gate] = Gate()
+    reply: ClassVar[type[Reply]] = Ack
+    always_replied: ClassVar[bool] = False
+    """False: only where REPLY_ACK is on and the request asks for it."""
+    postcopy_reply: ClassVar[type[Reply] | None] = None
+    """The reply between POSTCOPY_LISTEN and POSTCOPY_END, where it is another one then."""
+    discarded_fds: ClassVar[int] = 0
+    """How many descriptors too many are closed unused and not held against the sender."""
+
+    need_reply: bool = field(default=False, kw_only=True)
+    reply_owed: bool = field(default=False, init=False, compare=False)
+    """True where the session that received it owes it a reply."""
+
+    @property
+    def label(self) -> str:
+        """The specification's name, without VHOST_USER_."""
+        return self.number.name
+
+    @classmethod
+    def is_always_replied(cls) -> bool:
+        """Return True where the sender waits for a reply whether it asks for one or not."""
+        return cls.always_replied or cls.reply is not Ack
+
+    def is_answered_by(self, reply: Reply) -> bool:
+        """Return whether `reply`, of the right class, is one to this very request."""
+        return True
+
+    def field_texts(self) -> Iterator[str]:
+        """Yield `name=value` for everything there is to say of the request."""
+        yield from super().field_texts()
+        if self.need_reply:
+            yield "need_reply"
+
+
+class FrontendMessage(Request):
+    """A request of a front-end. Its subclasses are in frontend_messages."""
+
+    number: ClassVar[FrontendRequest]
+
+
+class BackendMessage(Request):
+    """A request of a back-end. Its subclasses are in backend_messages."""
+
+    number: ClassVar[BackendRequest]
+
+
+def by_number(base: type[_RequestType]) -> dict[int, type[_RequestType]]:
+    """Return every class of message that derives from `base` by its number."""
+    kinds: dict[int, type[_RequestType]] = {}
+    for kind in base.__subclasses__():
+        if "number" in vars(kind):
+            kinds[kind.number] = kind
+        kinds |= by_number(kind)
+    return kinds
+
+
+def describe(message: Message) -> str:
+    """Return the message in one line for people: `SET_VRING_NUM index=0 num=256 need_reply`."""
+    return " ".join([message.label, *message.field_texts()])
+
+
+def payload_fields(type_: type[Message]) -> list[Field[Any]]:
+    """Return the dataclass fields that are the message's payload."""
+    return [each for each in fields(type_) if each.init and not each.kw_only]
+
+
+def _text(value: object, where: Field[Any]) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(_text(each, where) for each in value)}]"
+    if isinstance(value, bytes):
+        more = f"... ({len(value)} bytes)" if len(value) > _SHOWN_BYTES else ""
+        return (value[:_SHOWN_BYTES].hex(" ") or "-") + more
+    if isinstance(value, IntEnum):
+        return value.name
+    if where.metadata == HEX and isinstance(value, int):
+        return hex(value)
+    return str(value)

@@ -1,0 +1,157 @@
+"""Block devices: features, configuration space, requests and their status (virtio 1.2, section 5.2).
+
+Everything is little-endian; a sector is always 512 bytes, whatever the block size.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+
+from construct import ConstructError, Int8ul, Int16ul, Int32ul, Int64ul, Padding, Struct
+
+from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.virtio.bits import Bits
+
+SECTOR_SIZE = 512
+ID_SIZE = 20
+"""Bytes of the device's id string; a shorter one is padded with zeros."""
+
+
+class BlkFeature(Bits):
+    """Feature bits of block devices (section 5.2.3)."""
+
+    NONE = 0
+    BARRIER = 1 << 0
+    """Legacy."""
+    SIZE_MAX = 1 << 1
+    SEG_MAX = 1 << 2
+    GEOMETRY = 1 << 4
+    RO = 1 << 5
+    BLK_SIZE = 1 << 6
+    SCSI = 1 << 7
+    """Legacy."""
+    FLUSH = 1 << 9
+    TOPOLOGY = 1 << 10
+    CONFIG_WCE = 1 << 11
+    MQ = 1 << 12
+    DISCARD = 1 << 13
+    WRITE_ZEROES = 1 << 14
+    LIFETIME = 1 << 15
+    SECURE_ERASE = 1 << 16
+    ZONED = 1 << 17
+
+
+class RequestType(IntEnum):
+    """What a request asks for (section 5.2.6)."""
+
+    IN = 0
+    OUT = 1
+    FLUSH = 4
+    GET_ID = 8
+    GET_LIFETIME = 10
+    DISCARD = 11
+    WRITE_ZEROES = 13
+    SECURE_ERASE = 14
+
+
+FLUSH_OUT = 5
+"""What legacy drivers may send in the place of FLUSH."""
+
+
+class RequestStatus(IntEnum):
+    """The last byte of a request, which the device writes."""
+
+    OK = 0
+    IOERR = 1
+    UNSUPP = 2
+
+
+REQUEST_HEADER = struct.Struct("<IIQ")
+"""type, reserved, sector. Data and status follow."""
+
+SEGMENT = struct.Struct("<QII")
+"""The data of DISCARD and WRITE_ZEROES are these: sector, number of sectors, flags."""
+SEGMENT_UNMAP = 1
+
+
+@dataclass(frozen=True)
+class BlkConfig:
+    """The configuration space (section 5.2.4). Which fields a driver may look at depends on the features.
+
+    `capacity` and what is named `sectors` are in sectors, `min_io_size` and `opt_io_size` in blocks of
+    `blk_size` bytes; a physical block has 2 ** `physical_block_exp` of those.
+    """
+
+    capacity: int = 0
+    size_max: int = 0
+    seg_max: int = 0
+    cylinders: int = 0
+    heads: int = 0
+    sectors: int = 0
+    blk_size: int = SECTOR_SIZE
+    physical_block_exp: int = 0
+    alignment_offset: int = 0
+    min_io_size: int = 0
+    opt_io_size: int = 0
+    writeback: int = 0
+    num_queues: int = 1
+    max_discard_sectors: int = 0
+    max_discard_seg: int = 0
+    discard_sector_alignment: int = 0
+    max_write_zeroes_sectors: int = 0
+    max_write_zeroes_seg: int = 0
+    write_zeroes_may_unmap: int = 0
+    max_secure_erase_sectors: int = 0
+    max_secure_erase_seg: int = 0
+    secure_erase_sector_alignment: int = 0
+
+    def encode(self) -> bytes:
+        """Return the configuration space's bytes. Raises LocalProtocolError for a field that does not fit."""
+        try:
+            data: bytes = _CONFIG.build(asdict(self))
+        except ConstructError as error:
+            raise LocalProtocolError(f"{self} does not fit the configuration space: {error}") from error
+        return data
+
+    @classmethod
+    def decode(cls, data: bytes) -> BlkConfig:
+        """Return the fields that a device shows. Raises RemoteProtocolError for bytes too few."""
+        try:
+            parsed = _CONFIG.parse(data)
+        except ConstructError as error:
+            raise RemoteProtocolError(f"no configuration space of a block device: {error}") from error
+        return cls(**{name: parsed[name] for name in cls.__dataclass_fields__})
+
+
+_CONFIG = Struct(
+    "capacity" / Int64ul,
+    "size_max" / Int32ul,
+    "seg_max" / Int32ul,
+    "cylinders" / Int16ul,
+    "heads" / Int8ul,
+    "sectors" / Int8ul,
+    "blk_size" / Int32ul,
+    "physical_block_exp" / Int8ul,
+    "alignment_offset" / Int8ul,
+    "min_io_size" / Int16ul,
+    "opt_io_size" / Int32ul,
+    "writeback" / Int8ul,
+    Padding(1),
+    "num_queues" / Int16ul,
+    "max_discard_sectors" / Int32ul,
+    "max_discard_seg" / Int32ul,
+    "discard_sector_alignment" / Int32ul,
+    "max_write_zeroes_sectors" / Int32ul,
+    "max_write_zeroes_seg" / Int32ul,
+    "write_zeroes_may_unmap" / Int8ul,
+    Padding(3),
+    "max_secure_erase_sectors" / Int32ul,
+    "max_secure_erase_seg" / Int32ul,
+    "secure_erase_sector_alignment" / Int32ul,
+)
+
+CONFIG_SIZE: int = _CONFIG.sizeof()
+WRITEBACK_OFFSET = 32
+"""Where `writeback` is, the only field that a driver may write, and only with CONFIG_WCE."""

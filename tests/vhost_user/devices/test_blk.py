@@ -1,0 +1,333 @@
+"""The blk device beside its requests: configuration, cache mode, size, faults, command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, cast
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from protocol.virtio.blk import CONFIG_SIZE, WRITEBACK_OFFSET, BlkConfig, BlkFeature, RequestStatus
+from protocol.virtio.features import Feature
+from tests.vhost_user.devices import blk_chains as driver
+from vhost_user import ConfigFlag, RefusedError
+from vhost_user.devices.blk import Blk
+from vhost_user.devices.blk_disk import open_disk
+from vhost_user.devices.blk_faults import FaultFile, parse_fault
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from tests.vhost_user.devices.blk_chains import FakeChain
+    from vhost_user import Virtqueue
+
+SECTORS = 64
+OK, IOERR, UNSUPP = RequestStatus
+SECONDS = 10
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(range(256)) * 2 * SECTORS)
+    return path
+
+
+@pytest.fixture
+def blk(image: Path) -> Iterator[Blk]:
+    with closing(Blk(open_disk(str(image)), num_queues=4, queue_size=32)) as blk:
+        blk.reset()
+        yield blk
+
+
+def content(image: Path) -> bytes:
+    return image.read_bytes()
+
+
+def config(blk: Blk) -> BlkConfig:
+    return BlkConfig.decode(blk.read_config(0, CONFIG_SIZE))
+
+
+def set_writeback(blk: Blk, value: int) -> None:
+    blk.write_config(WRITEBACK_OFFSET, bytes([value]), ConfigFlag(0))
+
+
+class FakeQueue:
+    """A queue that hands out what the test submits, one batch each time."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[list["FakeChain"]](100)
+        self._stopping: set[trio.CancelScope] = set()
+        self._stopped = False
+
+    def submit(self, *chains: FakeChain) -> None:
+        self._send.send_nowait([*chains])
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._send.close()
+        for scope in self._stopping:
+            scope.cancel()
+
+    async def batches(self, limit: int) -> AsyncIterator[list[FakeChain]]:
+        async for batch in self._receive:
+            assert len(batch) <= limit
+            yield batch
+
+    @contextlib.contextmanager
+    def until_stop(self) -> Iterator[trio.CancelScope]:
+        with trio.CancelScope() as scope:
+            self._stopping.add(scope)
+            if self._stopped:
+                scope.cancel()
+            yield scope
+            self._stopping.discard(scope)
+
+
+@contextlib.asynccontextmanager
+async def running(blk: Blk) -> AsyncIterator[FakeQueue]:
+    """Serve a queue; stop it when the block ends, and wait for the device."""
+    queue = FakeQueue()
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(blk.run_queue, cast("Virtqueue", queue))
+            yield queue
+            queue.stop()
+
+
+async def test_batch_is_served_whatever_is_in_it(blk: Blk, image: Path) -> None:
+    blk.negotiated(Feature(blk.features))
+    chains = [
+        driver.read(1, 512),
+        driver.flush(),
+        driver.write(2, b"x" * 512),
+        driver.get_id(),
+        driver.read(0, 511),
+    ]
+    async with running(blk) as queue:
+        queue.submit(*chains)
+    assert [chain.status for chain in chains] == [OK, OK, OK, OK, IOERR]
+    assert [chain.written for chain in chains] == [513, 1, 1, 21, 512]
+    assert content(image)[1024:1536] == b"x" * 512
+
+
+async def test_more_slow_requests_than_threads(blk: Blk) -> None:
+    blk.negotiated(Feature.NONE)  # so every write goes to the medium
+    chains = [driver.write(number, bytes([number]) * 512) for number in range(16)]
+    async with running(blk) as queue:
+        queue.submit(*chains)
+    assert {chain.status for chain in chains} == {OK}
+
+
+def test_configuration_says_what_the_disk_and_the_options_are(blk: Blk) -> None:
+    assert config(blk) == BlkConfig(
+        capacity=SECTORS,
+        seg_max=30,
+        blk_size=512,
+        physical_block_exp=3,
+        writeback=1,
+        num_queues=4,
+        max_discard_sectors=1 << 21,
+        max_discard_seg=32,
+        discard_sector_alignment=1,
+        max_write_zeroes_sectors=1 << 17,
+        max_write_zeroes_seg=32,
+        write_zeroes_may_unmap=1,
+    )
+    assert blk.read_config(20, 4) == (512).to_bytes(4, "little")
+
+
+def test_offer(image: Path) -> None:
+    def offer(*, read_only: bool, num_queues: int) -> BlkFeature:
+        with closing(Blk(open_disk(str(image), read_only=read_only), num_queues=num_queues)) as blk:
+            return BlkFeature(blk.features)
+
+    always = (
+        BlkFeature.SEG_MAX
+        | BlkFeature.BLK_SIZE
+        | BlkFeature.FLUSH
+        | BlkFeature.TOPOLOGY
+        | BlkFeature.CONFIG_WCE
+    )
+    writing = BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
+    assert offer(read_only=False, num_queues=1) == always | writing
+    assert offer(read_only=False, num_queues=2) == always | writing | BlkFeature.MQ
+    assert offer(read_only=True, num_queues=1) == always | BlkFeature.RO
+
+
+@pytest.mark.parametrize(
+    ("features", "asked", "writeback"),
+    [
+        (BlkFeature.FLUSH, 1, 1),
+        (BlkFeature.FLUSH, 0, 1),
+        (BlkFeature.FLUSH | BlkFeature.CONFIG_WCE, 1, 1),
+        (BlkFeature.FLUSH | BlkFeature.CONFIG_WCE, 0, 0),
+        (BlkFeature.CONFIG_WCE, 1, 0),
+        (BlkFeature.NONE, 1, 0),
+    ],
+)
+def test_cache_mode_follows_what_the_driver_turned_on(
+    blk: Blk, features: BlkFeature, asked: int, writeback: int
+) -> None:
+    """In either order: after a migration the mode comes before the features (virtio 1.2, section 5.2.6.2)."""
+    blk.negotiated(Feature(features) | Feature.VERSION_1)
+    set_writeback(blk, asked)
+    assert config(blk).writeback == writeback
+    blk.reset()
+    set_writeback(blk, asked)
+    blk.negotiated(Feature(features) | Feature.VERSION_1)
+    assert config(blk).writeback == writeback
+
+
+def test_reset_brings_write_back_again(blk: Blk) -> None:
+    blk.negotiated(Feature(blk.features))
+    set_writeback(blk, 0)
+    blk.reset()
+    blk.negotiated(Feature(blk.features))
+    assert config(blk).writeback == 1
+
+
+@pytest.mark.parametrize(
+    ("offset", "data"), [(0, b"\1"), (32, b"\2"), (32, b"\1\0"), (31, b"\0\1"), (32, b"")]
+)
+def test_nothing_else_can_be_configured(blk: Blk, offset: int, data: bytes) -> None:
+    before = config(blk)
+    with pytest.raises(RefusedError, match="writeback alone, at 32, can be changed to 0 or 1"):
+        blk.write_config(offset, data, ConfigFlag(0))
+    assert config(blk) == before
+
+
+def test_driver_is_told_of_another_size_once(blk: Blk, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(blk, "notify_config_changed", lambda: told.append(config(blk).capacity))
+    blk.look()
+    os.truncate(image, 2 * SECTORS * 512)
+    blk.look()
+    blk.look()
+    os.truncate(image, 512)
+    blk.look()
+    assert told == [2 * SECTORS, 1]
+
+
+async def test_file_of_faults_is_looked_at_while_a_front_end_is_there(image: Path, tmp_path: Path) -> None:
+    path = tmp_path / "faults"
+    path.write_text("")
+    with closing(Blk(open_disk(str(image)), fault_file=FaultFile(str(path)))) as blk:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(blk.run)
+            await wait_all_tasks_blocked()
+            path.write_text("any:stuck\n")
+            with trio.fail_after(SECONDS):
+                await blk.faults.changed()
+            nursery.cancel_scope.cancel()
+        assert len(blk.faults) == 1
+
+
+async def test_request_is_answered_as_the_rule_says(blk: Blk, image: Path) -> None:
+    blk.faults.set([parse_fault("read:lba=3:error"), parse_fault("write:unsupported")])
+    before = content(image)
+    chains = [driver.read(3, 512), driver.read(4, 512), driver.write(4, b"x" * 512), driver.read(0, 511)]
+    async with running(blk) as queue:
+        queue.submit(*chains)
+    assert [chain.status for chain in chains] == [IOERR, OK, UNSUPP, IOERR]
+    assert chains[0].data == bytes(512)
+    assert content(image) == before
+
+
+async def test_late_request_does_not_hold_up_the_others(blk: Blk, autojump_clock: object) -> None:
+    blk.faults.set([parse_fault("read:lba=0:latency=300ms")])
+    late, other = driver.read(0, 512), driver.read(1, 512)
+    async with running(blk) as queue:
+        queue.submit(late, other)
+        await trio.sleep(0.299)
+        assert (late.written, other.written) == (None, 513)
+        await trio.sleep(0.1)
+        assert late.written == 513
+
+
+async def test_stuck_request_goes_on_when_its_rule_is_gone(blk: Blk) -> None:
+    blk.faults.set([parse_fault("read:stuck")])
+    stuck = driver.read(1, 512)
+    async with running(blk) as queue:
+        queue.submit(stuck)
+        await wait_all_tasks_blocked()
+        blk.faults.set([parse_fault("read:stuck"), parse_fault("write:error")])
+        await wait_all_tasks_blocked()
+        assert stuck.written is None
+        blk.faults.set([])
+        with trio.fail_after(SECONDS):
+            await stuck.is_completed.wait()
+        assert stuck.status is OK
+
+
+async def test_queue_that_stops_takes_stuck_requests_back_and_waits_for_no_late_one(blk: Blk) -> None:
+    blk.faults.set([parse_fault("read:stuck"), parse_fault("write:latency=1000s")])
+    stuck, late = driver.read(1, 512), driver.write(1, b"x" * 512)
+    async with running(blk) as queue:
+        queue.submit(stuck, late)
+        await wait_all_tasks_blocked()
+    assert (stuck.written, stuck.is_put_back) == (None, True)
+    assert (late.status, late.is_put_back) == (OK, False)
+
+
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "vhost_user.cli", "run", "vhost_user.devices.blk:Blk", *options]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "the following arguments are required: -b/--blk-file"),
+        (["-b", "/no/such/disk"], "create it first, as with: truncate -s 1G /no/such/disk"),
+        (["-b", "/dev/null"], "neither a file nor a block device"),
+        (["-b", "DISK", "--num-queues", "0"], "'0' is no number from 1 to"),
+        (["-b", "DISK", "--queue-size", "100"], "'100' is no power of two from 4 to 32768"),
+        (["-b", "DISK", "--cache", "writethrough"], "invalid choice: 'writethrough'"),
+        (["-b", "DISK", "--serial", "x" * 21], "is no text of at most 20 ASCII characters"),
+        (["-b", "DISK", "--serial", "ü"], "is no text of at most 20 ASCII characters"),
+        (["-b", "DISK", "--fault", "read:explode"], "'explode' is no action"),
+        (["-b", "DISK", "--fault-file", "/no/such"], "an empty file is one without faults"),
+        (["-b", "DISK", "--fault-file", "DISK"], "is no operation"),
+        (["-b", "DISK", "--fault", "any:stuck", "--fault-file", "DISK"], "not allowed with argument"),
+    ],
+)
+def test_wrong_use_ends_in_one_line_that_says_what_to_do(
+    tmp_path: Path, options: list[str], said: str
+) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(b"x" * 512)
+    done = run(
+        "--socket-path", f"{tmp_path}/socket", *(option.replace("DISK", str(disk)) for option in options)
+    )
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert re.fullmatch(r"vhost-user[^\n]+\n", done.stderr), done.stderr
+    assert said in done.stderr
+
+
+def test_help_names_every_option() -> None:
+    out = run("--help").stdout
+    options = ["blk-file", "read-only", "num-queues", "queue-size", "cache", "serial", "fault", "fault-file"]
+    for option in ["-b", "-r", *(f"--{name}" for name in options)]:
+        assert re.search(rf"(?<![\w-]){option}\b", out), option
+
+
+def test_capabilities_are_those_of_qemu_s_schema() -> None:
+    done = run("--print-capabilities", "--nonsense")
+    assert json.loads(done.stdout) == {"type": "block", "features": ["blk-file", "read-only"]}
+
+
+def test_qemu_arguments_match_the_options(tmp_path: Path) -> None:
+    options = ("--num-queues", "2", "--queue-size", "256", "--print-qemu-args")
+    done = run("--socket-path", f"{tmp_path}/socket", "-b", "disk", *options)
+    assert "-device vhost-user-blk-pci,num-queues=2,queue-size=256,chardev=" in done.stdout

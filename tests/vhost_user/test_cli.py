@@ -1,0 +1,268 @@
+"""The command lines, by QEMU's conventions for back-end programs; each test runs the program."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+import vhost_user
+from protocol.io import FdStream, connect
+from tests.rig.backend import BackendStartError, command, start_backend, start_program
+from tests.vhost_user.frontend import Frontend
+from vhost_user.devices import DEVICES, find_device
+from vhost_user.options import first_line
+from vhost_user.program import capabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECONDS = 20
+
+OWN_DEVICE = '''
+from vhost_user import DeviceId, VirtioDevice
+
+
+class Hello(VirtioDevice):
+    """Says hello."""
+
+    device_id = DeviceId.CONSOLE
+    name = "hello"
+
+    async def run_queue(self, queue):
+        async for chain in queue:
+            chain.writable.write(b"hello")
+            chain.complete()
+'''
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory with a short path, as a socket's path is limited to 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="vu-") as path:
+        yield Path(path)
+
+
+def run(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run vhost-user to its end."""
+    program = [sys.executable, "-m", "vhost_user.cli", *argv]
+    return subprocess.run(program, capture_output=True, text=True, timeout=SECONDS, check=False, cwd=cwd)
+
+
+def refusal(*argv: str, code: int = 1) -> str:
+    """Return the one line with which vhost-user refuses a command line."""
+    result = run(*argv)
+    assert result.returncode == code
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+async def is_served(path: Path) -> bool:
+    frontend = Frontend(await connect(str(path)))
+    try:
+        queue = await frontend.start()
+        return any((await queue.exchange([], [64]))[0])
+    finally:
+        frontend.close()
+
+
+def test_list() -> None:
+    result = run("list")
+    assert result.returncode == 0
+    assert "rng  Random bytes for a guest, from a file of the host." in result.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_description_for_management_software(name: str) -> None:
+    """What is installed in share/qemu/vhost-user says what the device itself says."""
+    path = Path(vhost_user.__file__).parent / "share" / f"50-qemu-companion-{name}.json"
+    device = find_device(name)
+    assert json.loads(path.read_text()) == {
+        "description": first_line(device),
+        "type": capabilities(device)["type"],
+        "binary": f"/usr/bin/vhost-user-{name}",
+    }
+
+
+@pytest.mark.parametrize(
+    "others", [[], ["--fd", "x"], ["--socket-path", "/a", "--fd", "3"], ["--nonsense", "-m", "-1"]]
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_print_capabilities_ignores_everything_else(others: list[str], first: bool) -> None:
+    argv = ["--print-capabilities", *others] if first else [*others, "--print-capabilities"]
+    result = run("run", "rng", *argv)
+    assert result.returncode == 0
+    assert json.loads(result.stdout) == {"type": "rng", "features": []}
+    assert result.stderr == ""
+
+
+def test_print_qemu_args() -> None:
+    result = run("run", "rng", "--socket-path", "/tmp/with space,comma", "--print-qemu-args")
+    assert result.returncode == 0
+    assert "memory-backend-memfd,id=mem,size=1G,share=on -machine memory-backend=mem" in result.stdout
+    assert "-chardev 'socket,id=rng0,path=/tmp/with space,,comma'" in result.stdout
+    assert result.stdout.endswith("-device vhost-user-rng-pci,chardev=rng0\n")
+
+
+def test_print_qemu_args_for_a_client() -> None:
+    result = run("run", "rng", "--connect", "/tmp/a", "--print-qemu-args")
+    assert "path=/tmp/a,server=on" in result.stdout
+
+
+async def test_serves_and_ends_on_sigterm(directory: Path) -> None:
+    async with start_backend(directory, "rng") as backend:
+        assert f"listening on {backend.socket}" in backend.program.output()
+        assert await is_served(backend.socket)
+        assert await is_served(backend.socket)
+    assert not backend.socket.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_end_is_quick_and_clean_with_a_front_end_connected(
+    directory: Path, number: signal.Signals
+) -> None:
+    async with start_backend(directory, "rng") as backend:
+        frontend = Frontend(await connect(str(backend.socket)))
+        queue = await frontend.start()
+        await queue.exchange([], [64])
+        began = time.monotonic()
+        os.kill(backend.program.pid, number)
+        with trio.fail_after(SECONDS):
+            assert await backend.program.wait() == 0
+        assert time.monotonic() - began < 0.5
+        frontend.close()
+
+
+async def test_verbose_logs_each_message(directory: Path) -> None:
+    async with start_backend(directory, "rng", "-v") as backend:
+        assert await is_served(backend.socket)
+        assert "GET_FEATURES" in backend.requests()
+        assert "SET_VRING_NUM index=0 num=16 need_reply" in backend.requests()
+
+
+async def test_json_log(directory: Path) -> None:
+    async with start_backend(directory, "rng", "--log-format", "json") as backend:
+        lines = [json.loads(line) for line in backend.program.output().splitlines()]
+    assert lines[0]["message"].startswith("listening on")
+    assert lines[0]["level"] == "info"
+
+
+async def test_listening_socket_is_inherited(directory: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(directory / "s"))
+        sock.listen()
+        argv = command("rng", "--fd", str(sock.fileno()))
+        async with start_program(directory, argv, "rng", pass_fds=[sock.fileno()]):
+            assert await is_served(directory / "s")
+            assert await is_served(directory / "s")
+
+
+async def test_connected_socket_is_inherited_and_served_to_its_end(directory: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        argv = command("rng", "--fd", str(theirs.fileno()))
+        async with start_program(directory, argv, "rng", pass_fds=[theirs.fileno()]) as program:
+            theirs.close()
+            frontend = Frontend(FdStream(ours))
+            queue = await frontend.start()
+            assert any((await queue.exchange([], [64]))[0])
+            frontend.close()
+            with trio.fail_after(SECONDS):
+                assert await program.wait() == 0
+
+
+@pytest.mark.parametrize("argv", [[], ["-s", "a", "--fd", "3"], ["-s", "a", "--connect", "b"]])
+def test_one_socket_is_to_be_given(argv: list[str]) -> None:
+    line = refusal("run", "rng", *argv, code=2)
+    assert "give one of --socket-path, --fd and --connect; see vhost-user run rng --help" in line
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["-m", "0"], "argument -m/--max-bytes: '0' is no number from 1"),
+        (["-p", "soon"], "argument -p/--period: 'soon' is no number from 1"),
+        (["--fd", "-1"], "argument --fd: '-1' is no number from 0"),
+        (["--log-format", "xml"], "argument --log-format: invalid choice: 'xml'"),
+        (["--colour"], "unrecognized arguments: --colour"),
+    ],
+)
+def test_wrong_options_are_named(argv: list[str], text: str) -> None:
+    assert text in refusal("run", "rng", "-s", "/tmp/a", *argv, code=2)
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (
+            ["-s", "/none/s"],
+            "cannot listen on /none/s: No such file or directory; create the directory first",
+        ),
+        (["-s", "/tmp/" + "x" * 200], "a socket's path has at most 107 bytes"),
+        (["--fd", "99"], "descriptor 99 is no socket: Bad file descriptor; pass --fd a UNIX stream socket"),
+        (["-s", "/tmp/a", "-f", "/none"], "cannot read /none: No such file or directory"),
+        (["--fd", "0", "--print-qemu-args"], "--print-qemu-args needs the path of the socket"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(argv: list[str], text: str) -> None:
+    assert text in refusal("run", "rng", *argv)
+
+
+async def test_socket_in_use_is_said_in_one_line(directory: Path) -> None:
+    async with start_backend(directory, "rng") as backend:
+        with pytest.raises(BackendStartError, match="is in use by another program; stop it"):
+            async with start_program(directory, command("rng", "-s", str(backend.socket)), "second"):
+                pass
+
+
+async def test_ones_own_device(directory: Path) -> None:
+    (directory / "mine.py").write_text(OWN_DEVICE)
+    argv = ["env", "-C", str(directory), *command("mine:Hello", "-s", str(directory / "s"))]
+    async with start_program(directory, argv, "mine"):
+        frontend = Frontend(await connect(str(directory / "s")))
+        queue = await frontend.start()
+        assert await queue.exchange([], [8]) == [b"hello"]
+        frontend.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rgn", "there is no device 'rgn'; give one of "),
+        ("nothing:Here", "cannot import nothing: No module named 'nothing'"),
+        ("json:JSONDecoder", "json has no device class JSONDecoder"),
+        ("json:Nothing", "json has no device class Nothing"),
+    ],
+)
+def test_device_that_there_is_none(name: str, text: str) -> None:
+    assert text in refusal("run", name, "-s", "/tmp/a")
+
+
+def test_device_of_another_package(directory: Path) -> None:
+    """One that is installed with an entry point of ours is run by its name."""
+    (directory / "mine.py").write_text(OWN_DEVICE)
+    info = directory / "mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vhost_user.devices]\nhello = mine:Hello\n")
+    environment = {**os.environ, "PYTHONPATH": str(directory)}
+    for argv, text in (
+        (["list"], "hello  Says hello."),
+        (["run", "hello", "--print-capabilities"], '"console"'),
+    ):
+        program = [sys.executable, "-m", "vhost_user.cli", *argv]
+        result = subprocess.run(
+            program, capture_output=True, text=True, timeout=SECONDS, check=True, env=environment
+        )
+        assert text in result.stdout

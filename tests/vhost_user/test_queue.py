@@ -1,0 +1,466 @@
+"""Virtqueues: a device's task on a real ring, with a driver on the other side of it."""
+
+from __future__ import annotations
+
+import gc
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from protocol.io import EventFd
+from protocol.virtio.features import Feature
+from tests.vhost_user.ring.rig import MODERN, Rig, work
+from vhost_user.queue import Virtqueue
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from vhost_user import Chain
+    from vhost_user.memory import IotlbMissError
+
+SECONDS = 10
+SIZE = 64
+
+
+class Owner:
+    """What a queue needs around it, and what it did there."""
+
+    def __init__(self, kick: EventFd | None) -> None:
+        self.kick = kick
+        self.publications: list[bool] = []
+        self.reasons: list[str] = []
+        self.unshared = 0
+
+    def published(self, wants_call: bool) -> None:
+        self.publications.append(wants_call)
+
+    def broke(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+    def looks_unshared(self) -> None:
+        self.unshared += 1
+
+    async def resolve(self, miss: IotlbMissError) -> None:
+        raise AssertionError("this ring needs no IOMMU")
+
+
+class Bench:
+    """A queue with a driver, in one process."""
+
+    def __init__(self, rig: Rig, *, polled: bool = False) -> None:
+        self.rig = rig
+        self.owner = Owner(None if polled else EventFd.create())
+        self.ring = rig.start()
+        self.queue = Virtqueue(0, SIZE, Feature(MODERN), self.ring, self.owner)
+
+    def submit(self, count: int = 1) -> list[int]:
+        """Make requests available, and kick; return their tokens."""
+        tokens = [self.rig.add([4], [8]).token for _ in range(count)]
+        self.rig.driver.publish()
+        if self.owner.kick is not None:
+            self.owner.kick.signal()
+        return tokens
+
+    def close(self) -> None:
+        if self.owner.kick is not None:
+            self.owner.kick.close()
+        del self.ring, self.queue
+        self.rig.close()
+
+
+@pytest.fixture(params=["split", "packed"])
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    bench = Bench(Rig(request.param, SIZE))
+    yield bench
+    bench.close()
+    gc.collect()
+
+
+@pytest.fixture
+def split_bench() -> Iterator[Bench]:
+    bench = Bench(Rig("split", SIZE))
+    yield bench
+    bench.close()
+    gc.collect()
+
+
+@asynccontextmanager
+async def publisher(queue: Virtqueue) -> AsyncIterator[trio.Nursery]:
+    """Run what the owner of a queue runs beside it."""
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(queue.publish_late)
+            yield nursery
+            nursery.cancel_scope.cancel()
+
+
+def finish(chain: Chain) -> None:
+    """Do what a chain asks for, and complete it."""
+    chain.complete(work(chain.element))
+
+
+async def serve(queue: Virtqueue) -> None:
+    async for chain in queue:
+        finish(chain)
+
+
+async def test_chains_come_in_their_order_and_go_back_done(bench: Bench) -> None:
+    async with publisher(bench.queue) as nursery:
+        nursery.start_soon(serve, bench.queue)
+        for _ in range(20):
+            tokens = bench.submit(5)
+            await wait_all_tasks_blocked()
+            assert bench.rig.collect() == tokens
+
+
+async def test_queue_is_looked_at_once_without_a_kick(bench: Bench) -> None:
+    tokens = [bench.rig.add([4], [8]).token]
+    bench.rig.driver.publish()
+    async with publisher(bench.queue) as nursery:
+        nursery.start_soon(serve, bench.queue)
+        await wait_all_tasks_blocked()
+        assert bench.rig.collect() == tokens
+
+
+async def test_one_notification_for_a_batch(bench: Bench) -> None:
+    bench.submit(10)
+    async with publisher(bench.queue) as nursery:
+
+        async def serve_batches() -> None:
+            async for batch in bench.queue.batches():
+                assert len(batch) == 10
+                for chain in batch:
+                    finish(chain)
+                    assert not bench.rig.collect()
+
+        nursery.start_soon(serve_batches)
+        await wait_all_tasks_blocked()
+        assert len(bench.rig.collect()) == 10
+        assert len(bench.owner.publications) == 1
+
+
+async def test_batches_are_no_larger_than_asked_for(bench: Bench) -> None:
+    bench.submit(10)
+    sizes = []
+    async with publisher(bench.queue) as nursery:
+
+        async def serve_batches() -> None:
+            async for batch in bench.queue.batches(limit=4):
+                sizes.append(len(batch))
+                for chain in batch:
+                    finish(chain)
+
+        nursery.start_soon(serve_batches)
+        await wait_all_tasks_blocked()
+    assert sizes == [4, 4, 2]
+
+
+async def test_flush_publishes_in_the_middle_of_a_batch(bench: Bench) -> None:
+    first, *_ = bench.submit(3)
+    async with publisher(bench.queue):
+        batch = await anext(bench.queue.batches())
+        finish(batch[0])
+        assert not bench.rig.collect()
+        bench.queue.flush()
+        assert bench.rig.collect() == [first]
+
+
+async def test_other_tasks_publish_at_once(bench: Bench) -> None:
+    tokens = bench.submit(3)
+    async with publisher(bench.queue) as nursery:
+        batch = await anext(bench.queue.batches())
+
+        async def complete(chain: Chain) -> None:
+            finish(chain)
+
+        nursery.start_soon(complete, batch[1])
+        await wait_all_tasks_blocked()
+        assert bench.rig.collect() == [tokens[1]]
+        assert bench.queue.outstanding == 2
+
+
+async def test_chains_go_back_while_the_next_one_waits_for_something(bench: Bench) -> None:
+    """Taken together, but one that is slow does not hold up those that were completed before it."""
+    tokens = bench.submit(3)
+    never = trio.Event()
+    async with publisher(bench.queue) as nursery:
+
+        async def serve_slowly() -> None:
+            async for chain in bench.queue:
+                if chain.number == 2:
+                    await never.wait()
+                finish(chain)
+
+        nursery.start_soon(serve_slowly)
+        await wait_all_tasks_blocked()
+        assert bench.rig.collect() == tokens[:2]
+
+
+async def test_one_notification_for_chains_completed_together_one_by_one(bench: Bench) -> None:
+    bench.submit(10)
+    async with publisher(bench.queue) as nursery:
+        nursery.start_soon(serve, bench.queue)
+        await wait_all_tasks_blocked()
+    assert len(bench.rig.collect()) == 10
+    assert len(bench.owner.publications) == 1
+
+
+async def test_chains_are_completed_in_any_order(bench: Bench) -> None:
+    tokens = bench.submit(3)
+    async with publisher(bench.queue):
+        batch = await anext(bench.queue.batches())
+        for chain in reversed(batch):
+            finish(chain)
+        bench.queue.flush()
+        assert bench.rig.collect() == tokens[::-1]
+
+
+async def test_chain_is_completed_once(bench: Bench) -> None:
+    bench.submit()
+    chain = await anext(bench.queue)
+    finish(chain)
+    with pytest.raises(RuntimeError, match="4 readable, 8 writable> was completed before"):
+        chain.complete()
+
+
+async def test_chain_holds_no_more_than_it_has_room_for(bench: Bench) -> None:
+    bench.submit()
+    chain = await anext(bench.queue)
+    with pytest.raises(ValueError, match="9 bytes are not within the 8"):
+        chain.complete(9)
+    assert bench.queue.outstanding == 1
+
+
+async def test_used_length_is_what_was_written(bench: Bench) -> None:
+    bench.submit()
+    chain = await anext(bench.queue)
+    chain.writable.write(b"abc")
+    chain.complete()
+    ((_, written),) = bench.rig.driver.used()
+    assert written == 3
+
+
+async def test_driver_without_kicks_is_looked_at_again_and_again() -> None:
+    bench = Bench(Rig("split", SIZE), polled=True)
+    with trio.fail_after(SECONDS):
+        async with publisher(bench.queue) as nursery:
+            nursery.start_soon(serve, bench.queue)
+            for _ in range(3):
+                tokens = bench.submit(2)
+                taken: list[int] = []
+                while len(taken) < 2:
+                    await trio.lowlevel.checkpoint()
+                    taken += bench.rig.collect()
+                assert taken == tokens
+    bench.close()
+
+
+async def test_busy_driver_does_not_starve_other_tasks(bench: Bench) -> None:
+    bench.submit(SIZE // 2)
+    turns = 0
+    async with publisher(bench.queue) as nursery:
+
+        async def serve_without_end() -> None:
+            batches = bench.queue.batches()
+            for _ in range(10_000):
+                for chain in await anext(batches):
+                    finish(chain)
+                bench.queue.flush()
+                bench.rig.collect()
+                bench.submit(SIZE // 2)
+            raise AssertionError("nobody else had a turn")
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        nursery.start_soon(serve_without_end)
+        nursery.start_soon(other)
+        while turns < 10:
+            await trio.lowlevel.checkpoint()
+
+
+async def test_driver_is_asked_not_to_kick_while_we_work(bench: Bench) -> None:
+    bench.submit()
+    async with publisher(bench.queue) as nursery:
+        chain = await anext(bench.queue)
+        bench.rig.add([4], [8])
+        assert not bench.rig.driver.publish()
+        finish(chain)
+        nursery.start_soon(serve, bench.queue)
+        await wait_all_tasks_blocked()
+        bench.rig.add([4], [8])
+        assert bench.rig.driver.publish()
+
+
+async def test_stop_ends_the_iteration_after_the_chain_in_hand(bench: Bench) -> None:
+    tokens = bench.submit(5)
+    served = []
+    async with publisher(bench.queue):
+        async for chain in bench.queue:
+            finish(chain)
+            served.append(chain.number)
+            if chain.number == 1:
+                bench.queue.stop()
+        await bench.queue.drained()
+    assert bench.queue.finish() == []
+    assert served == [0, 1]
+    assert bench.rig.collect() == tokens[:2]
+
+
+async def test_chains_that_were_never_handed_out_are_for_the_next_queue(bench: Bench) -> None:
+    tokens = bench.submit(5)
+    chain = await anext(bench.queue)
+    finish(chain)
+    bench.queue.stop()
+    bench.queue.finish()
+    ring = bench.rig.start(bench.ring.base)
+    ring.push([(element, work(element)) for element in ring.pop(10)])
+    assert bench.rig.collect() == tokens
+
+
+async def test_stop_wakes_a_queue_that_waits(bench: Bench) -> None:
+    async with publisher(bench.queue) as nursery:
+        served = trio.Event()
+
+        async def serve_to_the_end() -> None:
+            await serve(bench.queue)
+            served.set()
+
+        nursery.start_soon(serve_to_the_end)
+        await wait_all_tasks_blocked()
+        bench.queue.stop()
+        await served.wait()
+
+
+async def test_stopped_queue_is_drained_once_all_chains_are_complete(bench: Bench) -> None:
+    tokens = bench.submit(2)
+    async with publisher(bench.queue) as nursery:
+        batch = await anext(bench.queue.batches())
+        bench.queue.stop()
+        drained = trio.Event()
+
+        async def wait() -> None:
+            await bench.queue.drained()
+            drained.set()
+
+        nursery.start_soon(wait)
+        for chain in batch:
+            await wait_all_tasks_blocked()
+            assert not drained.is_set()
+            finish(chain)
+        bench.queue.flush()
+        await drained.wait()
+    assert bench.rig.collect() == tokens
+
+
+async def test_chain_that_is_put_back_is_for_the_next_queue(bench: Bench) -> None:
+    tokens = bench.submit(3)
+    async with publisher(bench.queue):
+        finish(await anext(bench.queue))
+        chain = await anext(bench.queue)
+        bench.queue.stop()
+        chain.put_back()
+        await bench.queue.drained()
+    assert bench.queue.finish() == []
+    ring = bench.rig.start(bench.ring.base)
+    ring.push([(element, work(element)) for element in ring.pop(10)])
+    assert bench.rig.collect() == tokens
+
+
+async def test_chain_that_others_overtook_cannot_go_back(bench: Bench) -> None:
+    bench.submit(3)
+    first, second, third = await anext(bench.queue.batches())
+    finish(second)
+    bench.queue.stop()
+    assert bench.queue.finish() == [first]
+    ring = bench.rig.start(bench.ring.base)
+    assert [element.head for element in ring.pop(10)] == [third.element.head]
+
+
+async def test_block_until_stop_is_cancelled_by_the_stop(bench: Bench) -> None:
+    bench.submit()
+    async with publisher(bench.queue) as nursery:
+
+        async def hold() -> None:
+            async for chain in bench.queue:
+                with bench.queue.until_stop() as scope:
+                    await trio.sleep_forever()
+                assert scope.cancelled_caught
+                chain.put_back()
+            held.set()
+
+        held = trio.Event()
+        nursery.start_soon(hold)
+        await wait_all_tasks_blocked()
+        bench.queue.stop()
+        await held.wait()
+        with bench.queue.until_stop() as scope:
+            await trio.sleep_forever()
+        assert scope.cancelled_caught
+
+
+async def test_completion_after_the_end_changes_nothing(bench: Bench) -> None:
+    bench.submit()
+    chain = await anext(bench.queue)
+    bench.queue.stop()
+    bench.queue.finish()
+    finish(chain)
+    assert bench.rig.collect() == []
+
+
+async def test_broken_ring_ends_the_iteration_and_is_reported_once(split_bench: Bench) -> None:
+    bench = split_bench
+    tokens = bench.submit(2)
+    async with publisher(bench.queue):
+        first, second = await anext(bench.queue.batches())
+        finish(first)
+        bench.rig.view[16 * SIZE + 2 : 16 * SIZE + 4] = b"\xff\x7f"  # the available index
+        assert [chain async for chain in bench.queue] == []
+        assert bench.rig.collect() == tokens[:1]
+        assert bench.queue.stopping
+        assert "available index" in bench.queue.broken
+        assert bench.owner.reasons == [bench.queue.broken]
+        finish(second)
+        await bench.queue.drained()
+    assert bench.rig.collect() == []
+
+
+async def test_kick_descriptor_that_is_no_eventfd_breaks_the_queue(bench: Bench) -> None:
+    assert bench.owner.kick is not None
+    bench.owner.kick.close()
+    bench.owner.kick = EventFd(os.open(os.devnull, os.O_RDONLY))
+    assert [chain async for chain in bench.queue] == []
+    assert bench.owner.reasons == ["its kick descriptor is no eventfd: Operation not permitted"]
+
+
+async def test_driver_that_kicks_an_empty_ring_has_memory_of_its_own(bench: Bench) -> None:
+    async with publisher(bench.queue) as nursery:
+        nursery.start_soon(serve, bench.queue)
+        assert bench.owner.kick is not None
+        bench.owner.kick.signal()
+        await wait_all_tasks_blocked()
+        assert bench.owner.unshared == 0  # QEMU does that when it starts a ring
+        bench.owner.kick.signal()
+        await wait_all_tasks_blocked()
+        assert bench.owner.unshared == 1
+
+
+async def test_long_lived_chain_does_not_make_the_queue_remember_the_others(bench: Bench) -> None:
+    bench.submit(1)
+    held = await anext(bench.queue)
+    for _ in range(2000):
+        bench.submit(5)
+        for chain in await anext(bench.queue.batches()):
+            finish(chain)
+        bench.queue.flush()
+        bench.rig.collect()
+    assert len(bench.queue._handed) < 5000
+    bench.queue.stop()
+    assert bench.queue.finish() == [held]

@@ -1,0 +1,362 @@
+"""Rings as a front-end sets them up, starts, stops and changes them, each rule with a test named after it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from protocol.io import EventFd
+from protocol.vhost_user import (
+    AddMemReg,
+    GetVringBase,
+    ProtocolFeature,
+    RemMemReg,
+    SetStatus,
+    SetVringBase,
+    SetVringCall,
+    SetVringEnable,
+    SetVringKick,
+    SetVringNum,
+    VringBase,
+    VringKick,
+)
+from protocol.virtio.features import Feature
+from protocol.virtio.status import DeviceStatus
+from tests.vhost_user.echo import Echo, Gate
+from tests.vhost_user.frontend import ALL_PROTOCOL_FEATURES, DEFAULT_FEATURES, GUEST, USER, attached, until
+
+if TYPE_CHECKING:
+    from tests.vhost_user.frontend import Queue
+
+PACKED = DEFAULT_FEATURES | Feature.RING_PACKED
+RINGS = pytest.mark.parametrize(
+    "features",
+    [Feature.VERSION_1, DEFAULT_FEATURES, PACKED, PACKED | Feature.IN_ORDER, Feature.NONE],
+    ids=["plain", "split", "packed", "in-order", "legacy"],
+)
+
+
+async def works(queue: Queue) -> bool:
+    """Tell whether the device serves the queue."""
+    return await queue.exchange([b"ping"], [8]) == [b"ping"]
+
+
+@RINGS
+async def test_chains_go_to_the_device_and_back(features: Feature) -> None:
+    async with attached(Echo()) as frontend:
+        queue = await frontend.start(features)
+        for number in range(100):
+            data = bytes([number]) * 10
+            assert await queue.exchange([data[:3], data[3:]], [4, 20]) == [data[:4], data[4:]]
+
+
+@RINGS
+async def test_ring_goes_on_where_it_stopped(features: Feature) -> None:
+    async with attached(Echo()) as frontend:
+        queue = await frontend.start(features)
+        for _ in range(5):
+            for _ in range(7):
+                assert await works(queue)
+            await queue.stop()
+            await queue.start()
+
+
+async def test_rule_1_ring_starts_with_its_kick_descriptor_and_is_looked_at_without_a_kick() -> None:
+    async with attached(Echo()) as frontend:
+        await frontend.negotiate()
+        await frontend.share_memory()
+        queue = frontend.queue()
+        queue.submit([b"early"], [8])
+        queue.kick.take()
+        await queue.start()
+        assert await queue.wait() == [[b"early"]]
+
+
+async def test_rule_1_ring_is_looked_at_when_it_is_enabled() -> None:
+    async with attached(Echo()) as frontend:
+        queue = await frontend.start()
+        await queue.enable(False)
+        queue.submit([b"while disabled"], [20])
+        await wait_all_tasks_blocked()
+        assert queue.collect() == []
+        queue.kick.take()
+        await queue.enable()
+        assert await queue.wait() == [[b"while disabled"]]
+
+
+async def test_rule_1_parts_of_the_setup_come_in_any_order() -> None:
+    async with attached(Echo()) as frontend:
+        await frontend.negotiate()
+        await frontend.share_memory()
+        queue = frontend.queue()
+        await queue.enable()
+        await frontend.request(SetVringKick(0, fds=(queue.kick.dup(),)))
+        await queue.set_up()
+        assert await works(queue)
+
+
+async def test_rule_2_without_protocol_features_all_rings_are_enabled() -> None:
+    async with attached(Echo()) as frontend:
+        await frontend.negotiate(protocol=ProtocolFeature.NONE)
+        await frontend.share_memory()
+        for index in range(2):
+            queue = frontend.queue(index)
+            await queue.set_up()
+            await frontend.request(SetVringKick(index, fds=(queue.kick.dup(),)))
+            assert await works(queue)
+
+
+async def test_rule_2_with_protocol_features_rings_begin_disabled() -> None:
+    async with attached(Echo()) as frontend:
+        await frontend.negotiate()
+        await frontend.share_memory()
+        queue = frontend.queue()
+        await queue.set_up()
+        await frontend.request(SetVringKick(0, fds=(queue.kick.dup(),)))
+        queue.submit([b"ping"], [8])
+        await wait_all_tasks_blocked()
+        assert queue.collect() == []
+        await queue.enable()
+        assert await queue.wait() == [[b"ping"]]
+
+
+async def test_rule_2_features_with_bit_30_leave_rings_enabled_or_disabled() -> None:
+    device = Echo()
+    async with attached(device) as frontend:
+        queue = await frontend.start()
+        await frontend.set_features(frontend.features | Feature.LOG_ALL)
+        assert await works(queue)
+        await queue.enable(False)
+        await frontend.set_features(frontend.features.without(Feature.LOG_ALL))
+        queue.submit([b"ping"], [8])
+        await wait_all_tasks_blocked()
+        assert queue.collect() == []
+    assert device.starts == 1
+
+
+async def test_rule_3_stopping_drains_the_ring_first() -> None:
+    device = Gate()
+    async with attached(device) as frontend:
+        queue = await frontend.start()
+        queue.submit([b"in hand"], [8])
+        await wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(queue.stop)
+            await wait_all_tasks_blocked()
+            assert queue.collect() == []
+            device.open.set()
+        assert queue.base == 1
+        assert queue.collect() == [[b"in hand"]]
+
+
+async def test_rule_3_index_runs_free() -> None:
+    async with attached(Echo()) as frontend:
+        await frontend.negotiate()
+        await frontend.share_memory()
+        queue = frontend.queue(size=4)
+        await queue.start()
+        for _ in range(10):
+            assert await works(queue)
+        assert await queue.stop() == 10
+
+
+async def test_rule_3_base_of_a_packed_ring_holds_both_wrap_counters() -> None:
+    async with attached(Echo()) as frontend:
+        queue = await frontend.start(PACKED, size=4)
+        for _ in range(3):
+            assert await works(queue)
+        # Six descriptors of four: one full turn, and two.
+        assert await queue.stop() == 2 | 0 << 15 | 2 << 16 | 0 << 31
+
+
+async def test_rule_4_used_index_is_the_rings_own() -> None:
+    """A guest that reboots has an empty ring, whatever was before."""
+    async with attached(Echo()) as frontend:
+        queue = await frontend.start()
+        for _ in range(5):
+            assert await works(queue)
+        await queue.stop()
+        again = frontend.queue()
+        await again.start()
+        assert await works(again)
+
+
+async def test_rule_5_enabling_a_ring_that_the_driver_does_not_use() -> None:
+    device = Echo()
+    async with attached(device) as frontend:
+        queue = await frontend.start()
+        await frontend.request(SetVringEnable(1, True))
+        assert await works(queue)
+        assert (await frontend.ask(VringBase, GetVringBase(1))).base == 0
+    assert device.starts == 1
+
+
+async def test_rule_6_call_descriptor_may_be_replaced_at_any_time() -> None:
+    async with attached(Echo()) as frontend:
+        queue = await frontend.start()
+        for _ in range(3):
+            old, queue.call = queue.call, EventFd.create()
+            with old:
+                await frontend.request(SetVringCall(0, fds=(queue.call.dup(),)))
+                assert await works(queue)
+                old.take()
+                assert await works(queue)
+                assert old.take() == 0
+
+
+async def test_rule_6_call_descriptor_may_be_taken_away() -> None:
+    async with attached(Echo()) as frontend:
+        queue = await frontend.start()
+        await frontend.request(SetVringCall(0, no_fd=True))
+        queue.submit([b"ping"], [8])
+        assert await until(queue.collect) == [[b"ping"]]
+        assert queue.call.take() == 0
+
+
+async def test_call_that_may_have_been_missed_is_repeated_on_the_new_descriptor() -> None:
+    async with attached(Echo()) as frontend:
+        queue = await frontend.start()
+        assert await works(queue)
+        fresh = EventFd.create()
+        with fresh:
+            await frontend.request(SetVringCall(0, fds=(fresh.dup(),)))
+            assert fresh.take() == 1
+
+
+async def test_rule_7_status_0_keeps_the_indices() -> None:
+    async with attached(Echo()) as frontend:
+        queue = await frontend.start()
+        assert await works(queue)
+        await frontend.request(SetStatus(DeviceStatus(0)))
+        assert await queue.stop() == 1
+        await queue.start()
+        assert await works(queue)
+
+
+async def test_no_kick_descriptor_means_polling() -> None:
+    async with attached(Echo()) as frontend:
+        await frontend.negotiate()
+        await frontend.share_memory()
+        queue = frontend.queue()
+        await queue.set_up()
+        await frontend.request(SetVringKick(0, no_fd=True))
+        await queue.enable()
+        await wait_all_tasks_blocked()
+        assert await works(queue)
+        assert await queue.stop() == 1
+
+
+async def test_in_band_kicks_and_calls() -> None:
+    protocol = ALL_PROTOCOL_FEATURES | ProtocolFeature.INBAND_NOTIFICATIONS
+    async with attached(Echo()) as frontend, trio.open_nursery() as nursery:
+        await frontend.negotiate(protocol=protocol)
+        await frontend.open_channel(nursery)
+        await frontend.share_memory()
+        queue = frontend.queue()
+        await frontend.request(SetVringNum(0, queue.size))
+        await frontend.request(SetVringBase(0, 0))
+        await frontend.request(queue.address())
+        await frontend.request(SetVringKick(0, no_fd=True))
+        await queue.enable()
+        for count in range(1, 4):
+            queue.submit([b"ping"], [8])
+            await frontend.request(VringKick(0))
+            await frontend.until_asked(count)
+            assert queue.collect() == [[b"ping"]]
+            queue.ring.want_calls(True)
+        assert {type(each).__name__ for each in frontend.backend_requests} == {"VringCall"}
+        nursery.cancel_scope.cancel()
+
+
+async def test_in_band_kick_starts_a_ring() -> None:
+    protocol = ALL_PROTOCOL_FEATURES | ProtocolFeature.INBAND_NOTIFICATIONS
+    async with attached(Echo()) as frontend:
+        await frontend.negotiate(protocol=protocol)
+        await frontend.share_memory()
+        queue = frontend.queue()
+        await queue.set_up()
+        await queue.enable()
+        queue.submit([b"ping"], [8])
+        await frontend.request(VringKick(0))
+        assert await queue.wait() == [[b"ping"]]
+
+
+async def test_disabled_ring_keeps_its_place() -> None:
+    device = Echo()
+    async with attached(device) as frontend:
+        queue = await frontend.start()
+        for _ in range(3):
+            assert await works(queue)
+            await queue.enable(False)
+            await queue.enable(True)
+        assert await queue.stop() == 3
+    assert device.starts == 4
+
+
+async def test_running_ring_goes_on_at_another_address_of_the_same_memory() -> None:
+    device = Echo()
+    async with attached(device) as frontend:
+        queue = await frontend.start()
+        assert await works(queue)
+        alias = replace(frontend.memory.region, guest_address=GUEST << 1, user_address=USER << 1)
+        await frontend.request(AddMemReg(alias, fds=(frontend.memory.fd.dup(),)))
+        old = queue.address()
+        parts = {name: getattr(old, name) + USER for name in ("descriptor", "used", "available")}
+        await frontend.request(replace(old, **parts))
+        await frontend.request(RemMemReg(frontend.memory.region))
+        frontend.memory.region = alias
+        assert await works(queue)
+        assert await queue.stop() == 2
+    assert device.starts == 2
+
+
+async def test_ring_that_is_set_up_anew_waits_for_its_kick_descriptor() -> None:
+    """Some front-ends reset a device without asking where its rings stopped."""
+    async with attached(Echo()) as frontend:
+        queue = await frontend.start()
+        assert await works(queue)
+        again = frontend.queue()
+        await again.set_up()
+        again.submit([b"ping"], [8])
+        await wait_all_tasks_blocked()
+        assert again.collect() == queue.collect() == []
+        await frontend.request(SetVringKick(0, fds=(again.kick.dup(),)))
+        assert await again.wait() == [[b"ping"]]
+
+
+async def test_queues_run_beside_each_other() -> None:
+    async with attached(Echo()) as frontend:
+        first = await frontend.start()
+        second = frontend.queue(1)
+        await second.start()
+        assert await works(first)
+        assert await works(second)
+        await first.stop()
+        assert await works(second)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        SetVringNum(2, 16),
+        SetVringBase(2, 0),
+        SetVringEnable(2, True),
+        SetVringKick(2, no_fd=True),
+        GetVringBase(2),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+async def test_queue_that_the_device_does_not_have(message: SetVringNum) -> None:
+    async with attached(Echo()) as frontend:
+        await frontend.negotiate()
+        reply = await frontend.try_request(message)
+        assert reply is not None
+        assert reply.failed
+        await frontend.share_memory()
+        queue = frontend.queue()
+        await queue.start()
+        assert await works(queue)

@@ -1,0 +1,145 @@
+"""Backend: all that one front-end sets up with its requests, from its connection to its end."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from protocol.vhost_user import BackendIotlbMsg, BackendSession, IotlbType, Permission, ProtocolFeature
+from protocol.vhost_user.checks import RefusedError
+from protocol.virtio.features import Feature
+from protocol.virtio.status import DeviceStatus
+from vhost_user.channel import Channel, FrontendError
+from vhost_user.iotlb import Access
+from vhost_user.memory import BadAddressError, GuestMemory, IotlbMissError
+from vhost_user.vring import Vring
+
+if TYPE_CHECKING:
+    from protocol.io import EventFd, FdStream
+    from vhost_user.device import VirtioDevice
+    from vhost_user.dirty_log import DirtyLog
+    from vhost_user.inflight_buffer import InflightBuffer
+    from vhost_user.transfer import StateTransfer
+
+MAX_MEMORY_SLOTS = 509
+"""Memory regions that we can have (GET_MAX_MEM_SLOTS); as many as Linux's vhost and QEMU's own back-ends."""
+
+_log = logging.getLogger("vhost_user")
+
+
+class Backend:
+    """The state of one connection. Tasks run in `nursery`; `close()` closes the rest in the end."""
+
+    def __init__(self, device: VirtioDevice, nursery: trio.Nursery) -> None:
+        self.device = device
+        self.nursery = nursery
+        self.session = BackendSession(device.offered_features, device.offered_protocol_features)
+        self.memory = GuestMemory()
+        self.vrings = [Vring(index, self) for index in range(device.num_queues)]
+        self.status = DeviceStatus(0)
+        self.channel: Channel | None = None
+        self.inflight: InflightBuffer | None = None
+        self.log: DirtyLog | None = None
+        """The dirty log that the front-end gave; in use while LOG_ALL is on."""
+        self.log_event: EventFd | None = None
+        self.transfer: StateTransfer | None = None
+        self._iotlb_changed = trio.lowlevel.ParkingLot()
+        self._told_unshared = False
+
+    @property
+    def features(self) -> Feature:
+        """The features that were negotiated."""
+        return self.session.features
+
+    def has(self, feature: ProtocolFeature) -> bool:
+        """Tell whether a protocol feature was negotiated."""
+        return feature in self.session.protocol_features
+
+    def vring(self, index: int) -> Vring:
+        """Return a ring. Raises RefusedError for one that the device does not have."""
+        if index >= len(self.vrings):
+            raise RefusedError(f"there is no queue {index}: the device has {len(self.vrings)}")
+        return self.vrings[index]
+
+    async def stop_vrings(self) -> None:
+        """Stop all rings, together."""
+        async with trio.open_nursery() as nursery:
+            for vring in self.vrings:
+                nursery.start_soon(vring.stop)
+
+    def use_log(self) -> None:
+        """Log writes to memory, or no longer, as features and the front-end's log say."""
+        self.memory.log = self.log if Feature.LOG_ALL in self.features else None
+
+    def open_channel(self, stream: FdStream) -> None:
+        """Make our own requests over `stream` from now on."""
+        if self.channel is not None:
+            self.channel.close()
+        self.channel = Channel(stream, self.session)
+        self.device.attach(self.channel)
+        self.nursery.start_soon(self.channel.run, name="back-end channel")
+
+    def close(self) -> None:
+        """Close what is open and unmap what is mapped; nothing runs any more."""
+        self.device.attach(None)
+        for vring in self.vrings:
+            vring.setup.close()
+        if self.channel is not None:
+            self.channel.close()
+        if self.log_event is not None:
+            self.log_event.close()
+        if self.transfer is not None:
+            self.transfer.close()
+        self.log = self.memory.log = self.inflight = None
+        self.memory.close()
+        self.session.close()
+
+    # What the rings need
+
+    @property
+    def inband(self) -> Channel | None:
+        """The channel for notifications, where they go in-band."""
+        return self.channel if self.has(ProtocolFeature.INBAND_NOTIFICATIONS) else None
+
+    def inflight_part(self, index: int) -> memoryview | None:
+        """Return where queue `index` notes what is in flight, if it does."""
+        return None if self.inflight is None else self.inflight.part(index)
+
+    def looks_unshared(self, index: int) -> None:
+        """Say, once, that the guest's memory is not what we see."""
+        if not self._told_unshared:
+            self._told_unshared = True
+            _log.warning(
+                "queue %d: the driver kicks, but its ring is all zeros: the guest's memory is not shared;"
+                " add share=on to QEMU's memory-backend object",
+                index,
+            )
+
+    def iotlb_changed(self) -> None:
+        """Wake who waits for a translation."""
+        self._iotlb_changed.unpark_all()
+
+    async def resolve(self, miss: IotlbMissError) -> None:
+        """Have the front-end say what is at an address. Raises BadAddressError where nothing is."""
+        if self.channel is None:
+            raise BadAddressError(f"{miss}, and it gave no channel to ask over (SET_BACKEND_REQ_FD)")
+        request = BackendIotlbMsg(miss.iova, 1, 0, Permission(int(miss.access)), IotlbType.MISS)
+        try:
+            reply = await self.channel.request(request)
+        except FrontendError as error:
+            raise BadAddressError(f"{miss}: {error}") from error
+        while not self._is_mapped(miss):
+            if reply is not None:
+                raise BadAddressError(str(miss))
+            await self._iotlb_changed.park()
+
+    def _is_mapped(self, miss: IotlbMissError) -> bool:
+        try:
+            self.memory.window(miss.iova, write=Access.WRITE in miss.access)
+        except IotlbMissError:
+            return False
+        except BadAddressError:
+            pass
+        return True

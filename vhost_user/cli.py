@@ -1,0 +1,94 @@
+"""vhost-user: the devices as programs, and tools beside them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from protocol import __version__
+from protocol.io.command_line import OneLineParser, UserError, fail
+from vhost_user.devices import device_names, find_device
+from vhost_user.options import first_line
+from vhost_user.program import run_device
+from vhost_user.trace_cli import add_trace_parser
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROGRAM = "vhost-user"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run vhost-user with the command line `argv`; return its exit code."""
+    options = _build_parser().parse_args(argv)
+    try:
+        code: int = options.run(options)
+    except UserError as error:
+        return fail(PROGRAM, error)
+    return code
+
+
+def rng(argv: Sequence[str] | None = None) -> int:
+    """Run vhost-user-rng with the command line `argv`; return its exit code."""
+    return _run_ours("rng", argv)
+
+
+def blk(argv: Sequence[str] | None = None) -> int:
+    """Run vhost-user-blk with the command line `argv`; return its exit code."""
+    return _run_ours("blk", argv)
+
+
+def _run_ours(name: str, argv: Sequence[str] | None) -> int:
+    return run_device(find_device(name), sys.argv[1:] if argv is None else argv, f"{PROGRAM}-{name}")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = OneLineParser(
+        prog=PROGRAM, description="Virtio devices outside of QEMU's process (vhost-user)."
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} (qemu-companion) {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_list_parser(commands)
+    _add_run_parser(commands)
+    add_trace_parser(commands)
+    return parser
+
+
+def _add_list_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("list", help="print the devices that there are")
+    parser.set_defaults(run=_list)
+
+
+def _add_run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="run a device",
+        description="Run a device; 'vhost-user run DEVICE --help' prints its options.",
+    )
+    parser.add_argument("device", metavar="DEVICE", help="one that 'list' prints, or MODULE:CLASS")
+    parser.add_argument("rest", metavar="OPTION", nargs=argparse.REMAINDER, help="the device's options")
+    parser.set_defaults(run=_run)
+
+
+def _list(options: argparse.Namespace) -> int:
+    names = device_names()
+    width = max(len(name) for name in names)
+    for name in names:
+        try:
+            text = first_line(find_device(name))
+        except UserError as error:
+            text = f"({error})"
+        print(f"{name:{width}}  {text}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    if ":" in options.device:
+        sys.path.insert(0, str(Path.cwd()))  # where people have their own, as with python -m
+    return run_device(find_device(options.device), options.rest, f"{PROGRAM} run {options.device}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

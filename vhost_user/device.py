@@ -1,0 +1,277 @@
+"""VirtioDevice: what a device author writes; everything but `run_queue()` has a default."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, ClassVar
+
+from protocol.fds import OwnedFd
+from protocol.vhost_user import (
+    ConfigChange,
+    MapFlag,
+    ProtocolFeature,
+    SharedObjectAdd,
+    SharedObjectLookup,
+    SharedObjectRemove,
+    ShmemMap,
+    ShmemUnmap,
+)
+from protocol.vhost_user.checks import RefusedError
+from protocol.virtio.features import Feature
+from vhost_user.channel import FrontendError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+    from typing import Self
+    from uuid import UUID
+
+    from protocol.vhost_user import BackendMessage, ConfigFlag, Reply
+    from protocol.virtio.ids import DeviceId
+    from vhost_user.channel import Channel
+    from vhost_user.queue import Virtqueue
+
+RING_FEATURES = (
+    Feature.NOTIFY_ON_EMPTY
+    | Feature.ANY_LAYOUT
+    | Feature.INDIRECT_DESC
+    | Feature.EVENT_IDX
+    | Feature.VERSION_1
+    | Feature.ACCESS_PLATFORM
+    | Feature.RING_PACKED
+    | Feature.RING_RESET
+)
+"""What every device offers beside its own features, because its queues can do it.
+
+They can also do IN_ORDER, ORDER_PLATFORM and NOTIFICATION_DATA, which a device offers if it wants
+them: the first holds completed chains back until all before them are completed, and the others make
+no difference to a vhost-user back-end.
+"""
+
+_BACKEND_FEATURES = (
+    ProtocolFeature.MQ
+    | ProtocolFeature.LOG_SHMFD
+    | ProtocolFeature.REPLY_ACK
+    | ProtocolFeature.BACKEND_REQ
+    | ProtocolFeature.CROSS_ENDIAN
+    | ProtocolFeature.BACKEND_SEND_FD
+    | ProtocolFeature.INFLIGHT_SHMFD
+    | ProtocolFeature.RESET_DEVICE
+    | ProtocolFeature.INBAND_NOTIFICATIONS
+    | ProtocolFeature.CONFIGURE_MEM_SLOTS
+    | ProtocolFeature.STATUS
+    | ProtocolFeature.GET_VRING_BASE_INFLIGHT
+    | ProtocolFeature.GPA_ADDRESSES
+    | ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
+)
+
+_OFFERED_WITH = {
+    "read_config": ProtocolFeature.CONFIG,
+    "write_config": ProtocolFeature.CONFIG,
+    "send_rarp": ProtocolFeature.RARP,
+    "set_mtu": ProtocolFeature.MTU,
+    "create_crypto_session": ProtocolFeature.CRYPTO_SESSION,
+    "shared_object": ProtocolFeature.SHARED_OBJECT,
+    "save_state": ProtocolFeature.DEVICE_STATE,
+}
+"""The protocol features that a device offers by overriding a method."""
+
+
+class VirtioDevice:
+    """A virtio device. Subclass it, set `device_id`, and write `run_queue()`.
+
+    One object serves one front-end after the other. Its methods are called in the loop's thread;
+    those that are not async must return soon. Where they refuse what the front-end asks for, they
+    raise RefusedError; any other exception is logged with its traceback and ends the connection.
+    """
+
+    device_id: ClassVar[DeviceId]
+    """The type of device (virtio 1.2, section 5)."""
+    name: ClassVar[str] = "device"
+    """What command lines call it."""
+    capabilities: ClassVar[tuple[str, ...]] = ()
+    """Options that `--print-capabilities` tells of, where QEMU's vhost-user.json has some for its type."""
+
+    num_queues: int = 1
+    """How many queues it has at most."""
+    features: int = 0
+    """The feature bits of its type that it offers, and those of `Feature` beyond RING_FEATURES."""
+    ring_features: Feature = RING_FEATURES
+    """The feature bits of its queues that it offers."""
+    protocol_features: ProtocolFeature = ProtocolFeature.NONE
+    """What it offers beside what every device offers, and what follows from the methods it overrides."""
+    config: bytes = b""
+    """Its configuration space, unless it overrides `read_config()`."""
+    shared_memory: Mapping[int, int] = {}
+    """The sizes of its shared memory regions by their ids."""
+    drain_seconds: float = 1.0
+    """How long it may take to complete what it has when a queue is stopped."""
+
+    _channel: Channel | None = None
+
+    async def run_queue(self, queue: Virtqueue) -> None:
+        """Serve `queue` until it is stopped: `async for chain in queue`. Runs as a task of its own.
+
+        Called each time that the front-end starts a queue. It should return soon after the iteration
+        has ended, having completed what it can; after `drain_seconds` it is cancelled.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no run_queue()")
+
+    async def run(self) -> None:
+        """Do what is to be done while a front-end is connected; by default nothing. Cancelled at its end."""
+
+    def reset(self) -> None:
+        """Forget all that a driver has changed: the driver begins anew. Called at every connection, too."""
+
+    def negotiated(self, features: Feature) -> None:
+        """Take notice of the features that the driver turned on; may come again, also while queues run."""
+
+    # The configuration space
+
+    def read_config(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes of the configuration space; missing ones are sent as zeros."""
+        return self.config[offset : offset + size]
+
+    def write_config(self, offset: int, data: bytes, flags: ConfigFlag) -> None:
+        """Take what the driver (or with ConfigFlag.MIGRATION a migration) writes; by default refuse it."""
+        raise RefusedError(f"{len(data)} bytes at {offset}: the configuration space is read-only")
+
+    def notify_config_changed(self) -> None:
+        """Tell the driver that the configuration space has changed.
+
+        Does nothing while no front-end is connected that listens: the next one reads it anyway.
+        """
+        if self._channel is not None:
+            self._channel.notify(ConfigChange())
+
+    # Migration of its own state
+
+    def save_state(self) -> bytes:
+        """Return what a device that goes on elsewhere has to know, with all queues stopped."""
+        raise RefusedError("the device has no state to save")
+
+    def load_state(self, state: bytes) -> None:
+        """Take over what `save_state()` returned elsewhere."""
+        raise RefusedError("the device has no state to load")
+
+    # What only some types of device are asked for
+
+    def send_rarp(self, mac: bytes) -> None:
+        """net: broadcast a RARP for the address `mac`."""
+        raise RefusedError("the device sends no RARP")
+
+    def set_mtu(self, mtu: int) -> None:
+        """net: take notice of the host's MTU."""
+        raise RefusedError("the device has no MTU")
+
+    def create_crypto_session(self, description: bytes) -> bytes:
+        """crypto: create a session; return the description (a C structure of QEMU's) with its id set."""
+        raise RefusedError("the device has no crypto sessions")
+
+    def close_crypto_session(self, session: int) -> None:
+        """crypto: close a session."""
+        raise RefusedError("the device has no crypto sessions")
+
+    def set_gpu_socket(self, socket: OwnedFd) -> None:
+        """gpu: take the socket of the vhost-user-gpu protocol, and close it in the end."""
+        socket.close()
+        raise RefusedError("the device is no gpu")
+
+    def shared_object(self, uuid: UUID) -> OwnedFd:
+        """Return a dma-buf, to be closed by the caller, for an object that `announce_object()` announced."""
+        raise RefusedError(f"there is no shared object {uuid}")
+
+    # What it can ask of its front-end. All raise FrontendError where it refuses or is not there.
+
+    async def request(self, message: BackendMessage) -> Reply | None:
+        """Send a request; return its reply, which the caller closes, or None if none is due.
+
+        Closes the message's descriptors. Raises FrontendError where the front-end refuses, was not
+        told of a feature that it needs, or is not there.
+        """
+        if self._channel is None:
+            message.close()
+            raise FrontendError("no front-end is connected that can be asked (it sent no SET_BACKEND_REQ_FD)")
+        return await self._channel.request(message)
+
+    async def map_shared_memory(
+        self, region: int, fd: int, *, size: int, offset: int = 0, fd_offset: int = 0, writable: bool = True
+    ) -> None:
+        """Map `size` bytes of the file `fd`, which stays the caller's, into a shared memory region."""
+        flags = MapFlag.READ_WRITE if writable else MapFlag(0)
+        message = ShmemMap(region, fd_offset, offset, size, flags, fds=(OwnedFd(os.dup(fd)),))
+        await self._ask(message)
+
+    async def unmap_shared_memory(self, region: int, *, size: int, offset: int = 0) -> None:
+        """Undo a `map_shared_memory()`, as a whole."""
+        await self._ask(ShmemUnmap(region, 0, offset, size))
+
+    async def announce_object(self, uuid: UUID) -> None:
+        """Offer an object to other devices, which get it from `shared_object()`."""
+        await self._ask(SharedObjectAdd(uuid))
+
+    async def withdraw_object(self, uuid: UUID) -> None:
+        """Offer an object no longer."""
+        await self._ask(SharedObjectRemove(uuid))
+
+    async def look_up_object(self, uuid: UUID) -> OwnedFd:
+        """Return the dma-buf of an object that another device offers; the caller closes it."""
+        reply = await self.request(SharedObjectLookup(uuid))
+        fd = None if reply is None else reply.take_fd()
+        if fd is None:
+            raise FrontendError(f"the front-end knows no shared object {uuid}")
+        return fd
+
+    async def _ask(self, message: BackendMessage) -> None:
+        reply = await self.request(message)
+        if reply is not None:
+            reply.close()
+
+    # For the framework
+
+    @property
+    def offered_features(self) -> Feature:
+        """All feature bits that a front-end is offered."""
+        return Feature(self.features) | self.ring_features | Feature.LOG_ALL | Feature.PROTOCOL_FEATURES
+
+    @property
+    def offered_protocol_features(self) -> ProtocolFeature:
+        """All protocol features that a front-end is offered."""
+        offered = _BACKEND_FEATURES | self.protocol_features
+        for name, feature in _OFFERED_WITH.items():
+            if getattr(type(self), name) is not getattr(VirtioDevice, name):
+                offered |= feature
+        if self.config:
+            offered |= ProtocolFeature.CONFIG
+        if self.shared_memory:
+            offered |= ProtocolFeature.SHMEM
+        return offered
+
+    def attach(self, channel: Channel | None) -> None:
+        """Ask and notify over `channel` from now on; None: nobody is there."""
+        self._channel = channel
+
+    # For command lines
+
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the device's own options to its command line."""
+
+    @classmethod
+    def from_options(cls, options: argparse.Namespace) -> Self:
+        """Return a device as the command line describes it. Raises UserError where it cannot be had."""
+        return cls()
+
+    @classmethod
+    def qemu_device(cls, options: argparse.Namespace) -> str:
+        """Return what QEMU calls the device, with the properties that must match the command line."""
+        return f"vhost-user-{cls.name}-pci"
+
+    def close(self) -> None:
+        """Let go of what the device holds of the host; whoever made it calls this."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,47 @@
+"""The devices that there are, by name: ours, and those of other packages' entry points."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+
+from protocol.io.command_line import UserError
+from vhost_user.device import VirtioDevice
+
+GROUP = "vhost_user.devices"
+"""The entry-point group by which other packages add devices: NAME = "MODULE:CLASS"."""
+
+DEVICES = {
+    "blk": "vhost_user.devices.blk:Blk",
+    "rng": "vhost_user.devices.rng:Rng",
+}
+"""Where our devices are."""
+
+
+def device_names() -> list[str]:
+    """Return the names of all devices that are installed."""
+    return sorted({*DEVICES, *entry_points(group=GROUP).names})
+
+
+def find_device(name: str) -> type[VirtioDevice]:
+    """Return the device class that is called `name`, or that is there as MODULE:CLASS. Raises UserError."""
+    where = DEVICES.get(name, name)
+    if ":" in where:
+        return _load(where)
+    for entry in entry_points(group=GROUP, name=name):
+        return _load(entry.value)
+    raise UserError(f"there is no device '{name}'; give one of {', '.join(device_names())}, or MODULE:CLASS")
+
+
+def _load(where: str) -> type[VirtioDevice]:
+    module_name, _, class_name = where.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"cannot import {module_name}: {error}; is it installed, or in PYTHONPATH?"
+        ) from error
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, VirtioDevice)):
+        raise UserError(f"{module_name} has no device class {class_name}")
+    return found

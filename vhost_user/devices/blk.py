@@ -1,0 +1,240 @@
+"""blk: a disk that is a raw file or a block device of the host, and that may be told to fail."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from protocol.vhost_user.checks import RefusedError
+from protocol.virtio.blk import SECTOR_SIZE, WRITEBACK_OFFSET, BlkConfig, BlkFeature
+from protocol.virtio.ids import DeviceId
+from vhost_user.device import VirtioDevice
+from vhost_user.devices.blk_executor import Executor
+from vhost_user.devices.blk_faults import Action, Faults
+from vhost_user.devices.blk_options import (
+    DEFAULT_QUEUE_SIZE,
+    DEFAULT_SERIAL,
+    add_options,
+    disk_from,
+    fault_file_from,
+)
+from vhost_user.devices.blk_requests import (
+    MAX_DISCARD_SECTORS,
+    MAX_SEGMENTS,
+    MAX_WRITE_ZEROES_SECTORS,
+    answer,
+)
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+    from typing import Self
+
+    from protocol.vhost_user import ConfigFlag
+    from protocol.virtio.features import Feature
+    from vhost_user.chain import Chain
+    from vhost_user.devices.blk_disk import Disk
+    from vhost_user.devices.blk_faults import Fault, FaultFile
+    from vhost_user.queue import Virtqueue
+
+_log = logging.getLogger("vhost_user.blk")
+
+_LOOK_SECONDS = 0.25
+"""How often to look whether the disk has another size, or the file of faults other rules."""
+
+_BATCH = 16
+"""How many requests are completed together: the driver goes on with them while we do the next ones."""
+
+_THREADS = 8
+"""How many requests wait for the disk at a time."""
+
+
+class Blk(VirtioDevice):
+    """A disk for a guest, from a raw file or a block device of the host.
+
+    What the page cache can do at once is done in the loop's thread; what waits for the medium is
+    done in threads, so that other requests, queues and messages need not wait for it.
+    """
+
+    device_id = DeviceId.BLOCK
+    name = "blk"
+    capabilities = ("blk-file", "read-only")
+
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        num_queues: int = 1,
+        queue_size: int = DEFAULT_QUEUE_SIZE,
+        serial: str = DEFAULT_SERIAL,
+        faults: Iterable[Fault] = (),
+        fault_file: FaultFile | None = None,
+    ) -> None:
+        """Own `disk` from now on. `queue_size` is that of the driver's queues.
+
+        `serial` has at most 20 characters of ASCII. `fault_file` replaces `faults` whenever it
+        changes. Raises ValueError.
+        """
+        self.num_queues = num_queues
+        self.features = _offered(disk, num_queues)
+        self.faults = Faults(faults)
+        """What is to go wrong; `faults.set()` changes it."""
+        self._fault_file = fault_file
+        self._disk = disk
+        self._executor = Executor(disk, serial)
+        self._queue_size = queue_size
+        self._writeback = True
+        self._threads = trio.CapacityLimiter(_THREADS)
+
+    def close(self) -> None:
+        """Close the disk."""
+        self._disk.close()
+
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        """Add `--blk-file` and the others."""
+        add_options(parser)
+
+    @classmethod
+    def from_options(cls, options: argparse.Namespace) -> Self:
+        """Return a device as the command line describes it. Raises UserError."""
+        file = fault_file_from(options)
+        faults = options.fault if file is None else file.read()
+        return cls(
+            disk_from(options),
+            num_queues=options.num_queues,
+            queue_size=options.queue_size,
+            serial=options.serial,
+            faults=faults,
+            fault_file=file,
+        )
+
+    @classmethod
+    def qemu_device(cls, options: argparse.Namespace) -> str:
+        """Return the QEMU device with its properties."""
+        return (
+            f"{super().qemu_device(options)},num-queues={options.num_queues},queue-size={options.queue_size}"
+        )
+
+    async def run_queue(self, queue: Virtqueue) -> None:
+        """Serve one queue."""
+        async with trio.open_nursery() as nursery:
+            async for batch in queue.batches(_BATCH):
+                if self.faults:
+                    for chain in batch:
+                        nursery.start_soon(self._serve_with_faults, queue, chain)
+                elif left := self._executor.serve_now(batch):
+                    share = -(-len(left) // _THREADS)
+                    for first in range(0, len(left), share):
+                        nursery.start_soon(self._serve, left[first : first + share])
+
+    async def run(self) -> None:
+        """Look at the disk's size and the file of faults now and then."""
+        while True:
+            self.look()
+            await trio.sleep(_LOOK_SECONDS)
+
+    def look(self) -> None:
+        """Tell the driver if the disk's size has changed; take over the file of faults if that has."""
+        with contextlib.suppress(OSError):  # a disk that is gone says so at every request
+            if self._disk.measure():
+                _log.info("the disk has %d sectors now", self._disk.size // SECTOR_SIZE)
+                self.notify_config_changed()
+        if self._fault_file is not None and (faults := self._fault_file.changed()) is not None:
+            self.faults.set(faults)
+
+    def reset(self) -> None:
+        """Forget what the driver turned on, and write back again."""
+        self._executor.features = BlkFeature.NONE
+        self._executor.write_through = False
+        self._writeback = True
+
+    def negotiated(self, features: Feature) -> None:
+        """Take notice of what the driver turned on."""
+        self._executor.features = BlkFeature(features & self.features)
+        self._choose_write_through()
+
+    def read_config(self, offset: int, size: int) -> bytes:
+        """Return a part of the configuration space, as it is now."""
+        return self._config().encode()[offset : offset + size]
+
+    def write_config(self, offset: int, data: bytes, flags: ConfigFlag) -> None:
+        """Take `writeback`; refuse anything else."""
+        if offset != WRITEBACK_OFFSET or data not in {b"\0", b"\1"}:
+            raise RefusedError(
+                f"{data.hex()} at {offset}: writeback alone, at {WRITEBACK_OFFSET}, can be changed to 0 or 1"
+            )
+        self._writeback = data == b"\1"
+        self._choose_write_through()
+
+    def _choose_write_through(self) -> None:
+        """Decide when a write is complete: for a driver that does not flush, once it is on the medium."""
+        turned_on = self._executor.features
+        chosen = BlkFeature.CONFIG_WCE in turned_on and not self._writeback
+        self._executor.write_through = chosen or BlkFeature.FLUSH not in turned_on
+
+    def _config(self) -> BlkConfig:
+        sizes = self._disk.block_sizes
+        return BlkConfig(
+            capacity=self._disk.size // SECTOR_SIZE,
+            seg_max=max(self._queue_size - 2, 1),
+            blk_size=sizes.logical,
+            physical_block_exp=(sizes.physical // sizes.logical).bit_length() - 1,
+            alignment_offset=sizes.alignment_offset // sizes.logical,
+            min_io_size=sizes.minimum_io // sizes.logical,
+            opt_io_size=sizes.optimal_io // sizes.logical,
+            writeback=not self._executor.write_through,
+            num_queues=self.num_queues,
+            max_discard_sectors=MAX_DISCARD_SECTORS,
+            max_discard_seg=MAX_SEGMENTS,
+            discard_sector_alignment=sizes.logical // SECTOR_SIZE,
+            max_write_zeroes_sectors=MAX_WRITE_ZEROES_SECTORS,
+            max_write_zeroes_seg=MAX_SEGMENTS,
+            write_zeroes_may_unmap=1,
+        )
+
+    async def _serve(self, chains: Sequence[Chain]) -> None:
+        """Do requests one after the other in a thread, then complete them."""
+        await trio.to_thread.run_sync(self._serve_all, chains, limiter=self._threads)
+        for chain in chains:
+            chain.complete(chain.element.writable_length)
+
+    def _serve_all(self, chains: Sequence[Chain]) -> None:
+        for chain in chains:
+            self._executor.serve(chain.element)
+
+    async def _serve_with_faults(self, queue: Virtqueue, chain: Chain) -> None:
+        request = self._executor.describe(chain.element)
+        while request is not None and (fault := self.faults.take(request)) is not None:
+            if (status := fault.action.status) is not None:
+                answer(chain.element, status)
+                chain.complete(chain.element.writable_length)
+                return
+            if fault.action is Action.LATENCY:
+                with queue.until_stop():  # a queue that is to stop is not held up
+                    await trio.sleep(fault.seconds)
+                break
+            with queue.until_stop() as scope:
+                await self.faults.changed()
+            if scope.cancelled_caught:
+                chain.put_back()
+                return
+        await self._serve([chain])
+
+
+def _offered(disk: Disk, num_queues: int) -> BlkFeature:
+    features = (
+        BlkFeature.SEG_MAX
+        | BlkFeature.BLK_SIZE
+        | BlkFeature.FLUSH
+        | BlkFeature.TOPOLOGY
+        | BlkFeature.CONFIG_WCE
+    )
+    if num_queues > 1:
+        features |= BlkFeature.MQ
+    if disk.read_only:
+        return features | BlkFeature.RO
+    return features | BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES

@@ -1,0 +1,161 @@
+"""Does the requests of a block device on its disk. No waiting, no tasks, no notification in here."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from typing import TYPE_CHECKING
+
+from protocol.virtio.blk import (
+    ID_SIZE,
+    REQUEST_HEADER,
+    SECTOR_SIZE,
+    BlkFeature,
+    RequestStatus,
+    RequestType,
+)
+from vhost_user.chain import Writable
+from vhost_user.devices.blk_requests import BadRequestError, answer, parse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Protocol, TypeVar
+
+    from vhost_user.devices.blk_disk import Disk
+    from vhost_user.devices.blk_requests import Request
+    from vhost_user.ring import Element
+
+    class Completable(Protocol):
+        """What `serve_now()` needs of a chain."""
+
+        element: Element
+
+        def complete(self, written: int | None = None) -> None:
+            """Give it back to the driver."""
+
+    AnyChain = TypeVar("AnyChain", bound=Completable)
+
+_log = logging.getLogger("vhost_user.blk")
+
+_IN = int(RequestType.IN)
+_OUT = int(RequestType.OUT)
+
+
+class Executor:
+    """Does requests: `serve_now()` in the loop's thread, `serve()` in other threads, several at a time."""
+
+    def __init__(self, disk: Disk, serial: str = "") -> None:
+        """`serial` has at most ID_SIZE bytes of ASCII. Raises ValueError."""
+        self.features = BlkFeature.NONE
+        """What the driver turned on."""
+        self.write_through = False
+        """Whether a write must be on the medium when it is completed."""
+        self._disk = disk
+        self._id = serial.encode("ascii")
+        if len(self._id) > ID_SIZE:
+            raise ValueError(f"'{serial}' has more than {ID_SIZE} characters")
+
+    def serve_now(self, chains: Sequence[AnyChain]) -> list[AnyChain]:
+        """Complete the reads and writes that need no waiting; return the others, and all that is odd."""
+        disk, size, unpack = self._disk, self._disk.size, REQUEST_HEADER.unpack
+        may_write = not (disk.read_only or self.write_through)
+        left = []
+        for chain in chains:
+            element = chain.element
+            try:
+                number, _, sector = unpack(element.readable[0])
+                offset = sector << 9
+                status = element.writable[-1]
+                if number == _IN:
+                    transfer = disk.read_now
+                    buffers = element.writable[:-1]
+                    length = element.writable_length - 1
+                    is_plain = element.readable_length == 16 and len(status) == 1
+                else:
+                    transfer = disk.write_now
+                    buffers = element.readable[1:]
+                    length = element.readable_length - 16
+                    is_plain = number == _OUT and element.writable_length == 1 and may_write
+                is_plain = is_plain and not length & 511 and offset + length <= size
+                if is_plain and transfer(buffers, offset, length) == length:
+                    status[0] = 0
+                    chain.complete(element.writable_length)
+                    continue
+            except (IndexError, struct.error, OSError):
+                pass  # serve() comes to the same, and says why
+            left.append(chain)
+        return left
+
+    def describe(self, element: Element) -> Request | None:
+        """Return what a request asks for; None for one that cannot be done whatever the disk."""
+        try:
+            return parse(element, self.features)
+        except BadRequestError:
+            return None
+
+    def serve(self, element: Element) -> None:
+        """Do a request, however long it takes, and write its status; only its completion is left."""
+        try:
+            self._perform(parse(element, self.features))
+        except BadRequestError as error:
+            _log.debug("refused a request: %s", error)
+            answer(element, error.status)
+        except OSError as error:
+            _log.warning("a request failed on the disk: %s", error.strerror)
+            answer(element, RequestStatus.IOERR)
+        else:
+            answer(element, RequestStatus.OK)
+
+    def _perform(self, request: Request) -> None:
+        if self._disk.read_only and request.type in _WRITING:
+            raise BadRequestError(RequestStatus.IOERR, f"{request.type.name} on a read-only disk")
+        size = self._disk.size // SECTOR_SIZE
+        for sector, count, _ in request.segments:
+            if sector + count > size:
+                raise BadRequestError(
+                    RequestStatus.IOERR, f"{count} sectors from {sector} are beyond the disk's end, {size}"
+                )
+        _PERFORM[request.type](self, request)
+
+    def read(self, request: Request) -> None:
+        """Do an IN."""
+        self._disk.read(request.data, request.segments[0].sector * SECTOR_SIZE)
+
+    def write(self, request: Request) -> None:
+        """Do an OUT."""
+        offset = request.segments[0].sector * SECTOR_SIZE
+        self._disk.write(request.data, offset, stable=self.write_through)
+
+    def flush(self, _request: Request) -> None:
+        """Do a FLUSH."""
+        self._disk.flush()
+
+    def get_id(self, request: Request) -> None:
+        """Do a GET_ID."""
+        length = sum(map(len, request.data))
+        Writable(request.data, length).write(self._id.ljust(length, b"\0"))
+
+    def discard(self, request: Request) -> None:
+        """Do a DISCARD."""
+        for sector, count, _ in request.segments:
+            if count:
+                self._disk.discard(sector * SECTOR_SIZE, count * SECTOR_SIZE)
+
+    def write_zeroes(self, request: Request) -> None:
+        """Do a WRITE_ZEROES."""
+        for sector, count, unmap in request.segments:
+            if count:
+                self._disk.write_zeroes(sector * SECTOR_SIZE, count * SECTOR_SIZE, unmap=unmap)
+        if self.write_through:
+            self._disk.flush()
+
+
+_PERFORM: dict[RequestType, Callable[[Executor, Request], None]] = {
+    RequestType.IN: Executor.read,
+    RequestType.OUT: Executor.write,
+    RequestType.FLUSH: Executor.flush,
+    RequestType.GET_ID: Executor.get_id,
+    RequestType.DISCARD: Executor.discard,
+    RequestType.WRITE_ZEROES: Executor.write_zeroes,
+}
+_WRITING = frozenset({RequestType.OUT, RequestType.DISCARD, RequestType.WRITE_ZEROES})

@@ -1,0 +1,100 @@
+"""The options of vhost-user-blk, by the back-end conventions where those know them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from protocol.virtio.blk import ID_SIZE
+from protocol.virtio.split import MAX_SIZE, is_power_of_two
+from vhost_user.devices.blk_disk import open_disk
+from vhost_user.devices.blk_faults import SYNTAX, Fault, FaultFile, parse_fault
+from vhost_user.options import whole_number
+
+if TYPE_CHECKING:
+    from vhost_user.devices.blk_disk import FileDisk
+
+DEFAULT_SERIAL = "qemu-companion"
+DEFAULT_QUEUE_SIZE = 128
+"""QEMU's own default."""
+MAX_QUEUES = 256
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add them to a command line."""
+    parser.add_argument(
+        "-b", "--blk-file", required=True, metavar="PATH", help="the disk: a raw file or a block device"
+    )
+    parser.add_argument("-r", "--read-only", action="store_true", help="let the guest read it only")
+    parser.add_argument(
+        "--num-queues",
+        type=whole_number(1, MAX_QUEUES),
+        default=1,
+        metavar="N",
+        help="queues that a guest may use (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--queue-size",
+        type=_queue_size,
+        default=DEFAULT_QUEUE_SIZE,
+        metavar="N",
+        help="entries of each queue; give QEMU the same (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--cache",
+        choices=("none", "writeback"),
+        default="writeback",
+        help="none: around the host's page cache, with O_DIRECT (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--serial",
+        type=_serial,
+        default=DEFAULT_SERIAL,
+        metavar="TEXT",
+        help=f"the disk's serial number, at most {ID_SIZE} characters (default: %(default)s)",
+    )
+    _add_fault_options(parser)
+
+
+def disk_from(options: argparse.Namespace) -> FileDisk:
+    """Open the disk that a command line names. The caller closes it. Raises UserError."""
+    return open_disk(options.blk_file, read_only=options.read_only, direct=options.cache == "none")
+
+
+def fault_file_from(options: argparse.Namespace) -> FaultFile | None:
+    """Return the file of faults that a command line names."""
+    return None if options.fault_file is None else FaultFile(options.fault_file)
+
+
+def _add_fault_options(parser: argparse.ArgumentParser) -> None:
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--fault",
+        type=_fault,
+        action="append",
+        default=[],
+        metavar="RULE",
+        help=f"what is to go wrong: {SYNTAX} (may be repeated; the first one counts)",
+    )
+    either.add_argument(
+        "--fault-file", metavar="PATH", help="a file of such rules, one a line, that may change at any time"
+    )
+
+
+def _queue_size(text: str) -> int:
+    if not text.isdecimal() or not 4 <= int(text) <= MAX_SIZE or not is_power_of_two(int(text)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no power of two from 4 to {MAX_SIZE}")
+    return int(text)
+
+
+def _serial(text: str) -> str:
+    if not text.isascii() or not text.isprintable() or len(text) > ID_SIZE:
+        raise argparse.ArgumentTypeError(f"'{text}' is no text of at most {ID_SIZE} ASCII characters")
+    return text
+
+
+def _fault(text: str) -> Fault:
+    try:
+        return parse_fault(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

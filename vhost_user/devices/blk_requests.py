@@ -1,0 +1,164 @@
+"""Requests to a block device, taken apart and checked, and their answer (virtio 1.2, section 5.2.6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from protocol.virtio.blk import (
+    FLUSH_OUT,
+    ID_SIZE,
+    REQUEST_HEADER,
+    SECTOR_SIZE,
+    SEGMENT,
+    SEGMENT_UNMAP,
+    BlkFeature,
+    RequestStatus,
+    RequestType,
+)
+from vhost_user.chain import Readable, Writable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vhost_user.ring import Element
+
+MAX_SEGMENTS = 32
+"""Segments in one DISCARD or WRITE_ZEROES."""
+MAX_DISCARD_SECTORS = 1 << 21
+MAX_WRITE_ZEROES_SECTORS = 1 << 17
+"""Sectors in one segment; fewer of zeroes, because some disks have to write each of them."""
+
+
+class Segment(NamedTuple):
+    """A run of sectors that a request is about."""
+
+    sector: int
+    sectors: int
+    unmap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as its driver put it: well-formed, but perhaps beyond the end of the disk."""
+
+    type: RequestType
+    segments: tuple[Segment, ...] = ()
+    data: tuple[memoryview, ...] = ()
+    """What is to be written, or where to put what is read."""
+
+
+class BadRequestError(Exception):
+    """A request that cannot be done. Holds the `status` for the driver; says why in one line."""
+
+    def __init__(self, status: RequestStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def parse(element: Element, features: BlkFeature) -> Request:
+    """Take a request apart, where `features` are what the driver turned on. Raises BadRequestError."""
+    readable = Readable(element.readable, element.readable_length)
+    header = readable.read(REQUEST_HEADER.size)
+    if len(header) < REQUEST_HEADER.size:
+        raise _io_error(f"a header of {len(header)} bytes")
+    if not element.writable_length:
+        raise _io_error("no byte for the status")
+    number, _, sector = REQUEST_HEADER.unpack(header)
+    parser, needed = _PARSERS.get(number), _NEEDED.get(number, BlkFeature.NONE)
+    if parser is None or features & needed != needed:
+        raise BadRequestError(RequestStatus.UNSUPP, f"a request of type {number}")
+    return parser(number, sector, readable, Writable(element.writable, element.writable_length - 1))
+
+
+def answer(element: Element, status: RequestStatus) -> None:
+    """Write the status of a request, where there is a byte for it.
+
+    All that is writable counts as written, up to and with the status, so nothing before it may be
+    left as it was: what failed gives zeroes.
+    """
+    if status is not RequestStatus.OK:
+        for buffer in element.writable:
+            buffer[:] = bytes(len(buffer))
+    if element.writable:
+        element.writable[-1][-1] = status
+
+
+def _parse_read(number: int, sector: int, readable: Readable, room: Writable) -> Request:
+    _expect_none(readable)
+    segment = Segment(sector, _sectors(room.length))
+    return Request(RequestType(number), (segment,), tuple(room.first(room.length)))
+
+
+def _parse_write(number: int, sector: int, readable: Readable, room: Writable) -> Request:
+    _expect_no_room(room)
+    segment = Segment(sector, _sectors(readable.remaining))
+    return Request(RequestType(number), (segment,), tuple(readable.buffers))
+
+
+def _parse_flush(_number: int, _sector: int, _readable: Readable, room: Writable) -> Request:
+    _expect_no_room(room)
+    return Request(RequestType.FLUSH)
+
+
+def _parse_get_id(number: int, _sector: int, readable: Readable, room: Writable) -> Request:
+    _expect_none(readable)
+    if room.length < ID_SIZE:
+        raise _io_error(f"{room.length} bytes of room for an id of {ID_SIZE}")
+    return Request(RequestType(number), data=tuple(room.first(room.length)))
+
+
+def _parse_segments(number: int, _sector: int, readable: Readable, room: Writable) -> Request:
+    _expect_no_room(room)
+    length, type_ = readable.remaining, RequestType(number)
+    if not length or length % SEGMENT.size or length > MAX_SEGMENTS * SEGMENT.size:
+        raise _io_error(f"{length} bytes of segments, which are 1 to {MAX_SEGMENTS} of {SEGMENT.size} bytes")
+    limit, known = _SEGMENT_RULES[type_]
+    segments = []
+    for sector, count, flags in SEGMENT.iter_unpack(readable.read()):
+        if flags & ~known:
+            raise BadRequestError(RequestStatus.UNSUPP, f"a segment of {type_.name} with flags {flags:#x}")
+        if count > limit:
+            raise _io_error(f"{type_.name} of {count} sectors at once; {limit} are possible")
+        segments.append(Segment(sector, count, bool(flags & SEGMENT_UNMAP)))
+    return Request(type_, tuple(segments))
+
+
+_PARSERS: dict[int, Callable[[int, int, Readable, Writable], Request]] = {
+    RequestType.IN: _parse_read,
+    RequestType.OUT: _parse_write,
+    RequestType.FLUSH: _parse_flush,
+    FLUSH_OUT: _parse_flush,
+    RequestType.GET_ID: _parse_get_id,
+    RequestType.DISCARD: _parse_segments,
+    RequestType.WRITE_ZEROES: _parse_segments,
+}
+
+_NEEDED = {RequestType.DISCARD: BlkFeature.DISCARD, RequestType.WRITE_ZEROES: BlkFeature.WRITE_ZEROES}
+"""The features without which a request is none."""
+
+_SEGMENT_RULES = {
+    RequestType.DISCARD: (MAX_DISCARD_SECTORS, 0),
+    RequestType.WRITE_ZEROES: (MAX_WRITE_ZEROES_SECTORS, SEGMENT_UNMAP),
+}
+"""How many sectors a segment may have, and which flags."""
+
+
+def _sectors(length: int) -> int:
+    if length % SECTOR_SIZE:
+        raise _io_error(f"{length} bytes of data, no multiple of {SECTOR_SIZE}")
+    return length // SECTOR_SIZE
+
+
+def _expect_none(readable: Readable) -> None:
+    if readable.remaining:
+        raise _io_error(f"{readable.remaining} bytes to write in a request that reads")
+
+
+def _expect_no_room(room: Writable) -> None:
+    if room.length:
+        raise _io_error(f"room for {room.length} bytes in a request that reads nothing")
+
+
+def _io_error(reason: str) -> BadRequestError:
+    return BadRequestError(RequestStatus.IOERR, reason)

@@ -1,0 +1,189 @@
+"""rng: the entropy device (virtio 1.2, section 5.4), fed from a file of the host."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from typing import TYPE_CHECKING, Self
+
+import trio
+
+from protocol.fds import OwnedFd
+from protocol.io.command_line import UserError
+from protocol.virtio.ids import DeviceId
+from vhost_user.device import VirtioDevice
+from vhost_user.options import whole_number
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from vhost_user.chain import Chain
+    from vhost_user.queue import Virtqueue
+
+DEFAULT_FILE = "/dev/urandom"
+DEFAULT_PERIOD = 60.0
+
+MAX_READ = 65536
+"""Most bytes that one request gets, so that none holds up the others."""
+
+_RETRY_SECONDS = 0.05
+_ERROR_RETRY_SECONDS = 1.0
+
+_log = logging.getLogger("vhost_user")
+
+
+class Quota:
+    """At most `limit` bytes in each period of `period` seconds; a period begins when it is first used."""
+
+    def __init__(self, limit: int, period: float) -> None:
+        self._limit = limit
+        self._period = period
+        self._left = 0
+        self._end = 0.0
+
+    def take(self, wanted: int) -> int:
+        """Return how many of `wanted` bytes may be had now, and count them; 0: wait first."""
+        now = trio.current_time()
+        if now >= self._end:
+            self._left, self._end = self._limit, now + self._period
+        granted = min(wanted, self._left)
+        self._left -= granted
+        return granted
+
+    def give_back(self, unused: int) -> None:
+        """Count `unused` bytes as not taken."""
+        self._left += unused
+
+    async def wait(self) -> None:
+        """Wait until the next period."""
+        await trio.sleep_until(self._end)
+
+
+class Source:
+    """A file or device that gives bytes for ever: a regular file begins again at its end."""
+
+    def __init__(self, filename: str) -> None:
+        """Open `filename`. Raises OSError."""
+        self._name = filename
+        self._fd = OwnedFd(os.open(filename, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+        mode = os.fstat(self._fd.fileno()).st_mode
+        if stat.S_ISDIR(mode):
+            self._fd.close()
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), filename)
+        self._is_regular = stat.S_ISREG(mode)
+
+    def close(self) -> None:
+        """Close it."""
+        self._fd.close()
+
+    async def read_into(self, buffers: Sequence[memoryview]) -> int:
+        """Fill `buffers` with what is there, at least one byte; return how many bytes that was."""
+        while True:
+            try:
+                if count := os.readv(self._fd.fileno(), buffers):
+                    return count
+                await self._begin_again()
+            except BlockingIOError:
+                await self._until_readable()
+            except OSError as error:
+                _log.error("cannot read %s: %s; trying again", self._name, error.strerror)
+                await trio.sleep(_ERROR_RETRY_SECONDS)
+
+    async def _begin_again(self) -> None:
+        if self._is_regular and os.fstat(self._fd.fileno()).st_size:
+            os.lseek(self._fd.fileno(), 0, os.SEEK_SET)
+        else:
+            await trio.sleep(_RETRY_SECONDS)
+
+    async def _until_readable(self) -> None:
+        try:
+            await trio.lowlevel.wait_readable(self._fd.fileno())
+        except PermissionError:
+            await trio.sleep(_RETRY_SECONDS)  # a device, such as hwrng, that cannot be polled
+
+
+class Rng(VirtioDevice):
+    """Random bytes for a guest, from a file of the host."""
+
+    device_id = DeviceId.RNG
+    name = "rng"
+
+    def __init__(
+        self, filename: str = DEFAULT_FILE, *, period: float = DEFAULT_PERIOD, max_bytes: int | None = None
+    ) -> None:
+        """Read from `filename`, at most `max_bytes` in each `period` of seconds. Raises OSError."""
+        self._source = Source(filename)
+        self._quota = None if max_bytes is None else Quota(max_bytes, period)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._source.close()
+
+    async def run_queue(self, queue: Virtqueue) -> None:
+        """Fill each chain with what may be had, at least one byte."""
+        async for chain in queue:
+            with queue.until_stop() as scope:
+                await self._fill(chain)
+            if scope.cancelled_caught:
+                chain.put_back()
+            else:
+                chain.complete()
+
+    async def _fill(self, chain: Chain) -> None:
+        wanted = min(chain.writable.remaining, MAX_READ)
+        if not wanted:
+            return
+        unused = granted = await self._until_granted(wanted)
+        try:
+            count = await self._source.read_into(chain.writable.first(granted))
+            chain.writable.advance(count)
+            unused -= count
+        finally:
+            if self._quota is not None:
+                self._quota.give_back(unused)
+
+    async def _until_granted(self, wanted: int) -> int:
+        if self._quota is None:
+            return wanted
+        while not (granted := self._quota.take(wanted)):
+            await self._quota.wait()
+        return granted
+
+    @classmethod
+    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the options of rust-vmm's vhost-device-rng."""
+        parser.add_argument(
+            "-f",
+            "--filename",
+            metavar="FILE",
+            default=DEFAULT_FILE,
+            help="where the bytes come from (default: %(default)s)",
+        )
+        parser.add_argument(
+            "-p",
+            "--period",
+            metavar="MS",
+            type=whole_number(1, 1 << 32),
+            default=int(DEFAULT_PERIOD * 1000),
+            help="the period of --max-bytes in milliseconds (default: %(default)s)",
+        )
+        parser.add_argument(
+            "-m",
+            "--max-bytes",
+            metavar="N",
+            type=whole_number(1, 1 << 64),
+            help="most bytes that the guest gets in a period (default: no limit)",
+        )
+
+    @classmethod
+    def from_options(cls, options: argparse.Namespace) -> Self:
+        """Return the device that the command line describes."""
+        try:
+            return cls(options.filename, period=options.period / 1000, max_bytes=options.max_bytes)
+        except OSError as error:
+            raise UserError(
+                f"cannot read {options.filename}: {error.strerror}; give another file with -f"
+            ) from None

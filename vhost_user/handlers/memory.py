@@ -1,0 +1,87 @@
+"""Handlers: guest memory, its IOMMU, and the log of what was written to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from protocol.io import EventFd
+from protocol.vhost_user import (
+    AddMemReg,
+    GetMaxMemSlots,
+    IotlbMsg,
+    IotlbType,
+    RemMemReg,
+    SetLogBase,
+    SetLogFd,
+    SetMemTable,
+)
+from protocol.vhost_user.checks import RefusedError
+from vhost_user.backend import MAX_MEMORY_SLOTS
+from vhost_user.dirty_log import DirtyLog
+from vhost_user.handlers.table import handles
+from vhost_user.memory import Region
+
+if TYPE_CHECKING:
+    from protocol.vhost_user import MemoryRegion
+    from vhost_user.backend import Backend
+
+
+def _region(described: MemoryRegion) -> Region:
+    return Region(described.guest_address, described.size, described.user_address, described.mmap_offset)
+
+
+@handles(SetMemTable)
+async def set_mem_table(backend: Backend, request: SetMemTable) -> None:
+    """Replace all memory; queues that run find their rings again."""
+    regions = (_region(each) for each in request.regions)
+    backend.memory.set_table(list(zip(regions, request.take_fds(), strict=True)))
+
+
+@handles(GetMaxMemSlots)
+async def get_max_mem_slots(backend: Backend, request: GetMaxMemSlots) -> int:
+    """Say how many regions we can have."""
+    return MAX_MEMORY_SLOTS
+
+
+@handles(AddMemReg)
+async def add_mem_reg(backend: Backend, request: AddMemReg) -> None:
+    """Add a region."""
+    if len(backend.memory) >= MAX_MEMORY_SLOTS:
+        raise RefusedError(f"there are {MAX_MEMORY_SLOTS} memory regions already")
+    (fd,) = request.take_fds()
+    backend.memory.add(_region(request.region), fd)
+
+
+@handles(RemMemReg)
+async def rem_mem_reg(backend: Backend, request: RemMemReg) -> None:
+    """Remove a region."""
+    backend.memory.remove(_region(request.region))
+
+
+@handles(IotlbMsg)
+async def iotlb_msg(backend: Backend, request: IotlbMsg) -> None:
+    """Note or forget a translation."""
+    if request.type is IotlbType.UPDATE:
+        backend.memory.update_iotlb(request.iova, request.size, request.user_address, int(request.permission))
+    elif request.type is IotlbType.INVALIDATE:
+        backend.memory.invalidate_iotlb(request.iova, request.size)
+    else:
+        raise RefusedError("only a back-end reports misses and failures")
+    backend.iotlb_changed()
+
+
+@handles(SetLogBase)
+async def set_log_base(backend: Backend, request: SetLogBase) -> None:
+    """Use another dirty log."""
+    (fd,) = request.take_fds()
+    backend.log = DirtyLog(fd, request.size, request.offset)
+    backend.use_log()
+
+
+@handles(SetLogFd)
+async def set_log_fd(backend: Backend, request: SetLogFd) -> None:
+    """Signal this eventfd when the dirty log has changed."""
+    (fd,) = request.take_fds()
+    if backend.log_event is not None:
+        backend.log_event.close()
+    backend.log_event = EventFd(fd.detach())

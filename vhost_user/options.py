@@ -1,0 +1,87 @@
+"""Options that every device's command line has, by QEMU's conventions for back-end programs."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from typing import TYPE_CHECKING
+
+from protocol import __version__
+from protocol.io.command_line import OneLineParser
+from protocol.io.logs import FORMATS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vhost_user.device import VirtioDevice
+
+PRINT_CAPABILITIES = "--print-capabilities"
+
+
+def build_parser(device: type[VirtioDevice], program: str) -> argparse.ArgumentParser:
+    """Return the parser for the command line of a device."""
+    parser = OneLineParser(prog=program, description=first_line(device))
+    parser.add_argument("--version", action="version", version=f"{program} (qemu-companion) {__version__}")
+    _add_socket_options(parser)
+    _add_program_options(parser)
+    device.add_options(parser.add_argument_group("device"))  # type: ignore[arg-type]  # it has add_argument()
+    return parser
+
+
+def parse_options(device: type[VirtioDevice], program: str, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; exit 2 with one line where it is wrong."""
+    parser = build_parser(device, program)
+    options = parser.parse_args(argv)
+    options.program = program
+    given = [options.socket_path, options.fd, options.connect]
+    if given.count(None) != len(given) - 1:
+        parser.error("give one of --socket-path, --fd and --connect")
+    return options
+
+
+def first_line(device: type[VirtioDevice]) -> str:
+    """Return the first line of a device's docstring."""
+    return (inspect.getdoc(device) or device.__name__).splitlines()[0]
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """Return a type for argparse: a number from `low` to `high`."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"'{text}' is no number from {low} to {high}")
+        return int(text)
+
+    return number
+
+
+def _add_socket_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("socket", "One of these says where the front-end (QEMU) is.")
+    group.add_argument(
+        "-s", "--socket-path", metavar="PATH", help="listen on PATH, which the front-end connects to"
+    )
+    group.add_argument(
+        "--fd",
+        type=whole_number(0, 1 << 20),
+        metavar="N",
+        help="use the inherited descriptor N: a socket that listens or is connected",
+    )
+    group.add_argument(
+        "--connect", metavar="PATH", help="connect to PATH, where the front-end listens (server=on)"
+    )
+
+
+def _add_program_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("program")
+    group.add_argument("-v", "--verbose", action="store_true", help="log each message of the front-end")
+    group.add_argument(
+        "--log-format", choices=FORMATS, default="text", help="how to log (default: %(default)s)"
+    )
+    group.add_argument(
+        PRINT_CAPABILITIES,
+        action="store_true",
+        help="print what this program is as JSON, whatever else is given, and exit",
+    )
+    group.add_argument(
+        "--print-qemu-args", action="store_true", help="print the QEMU options for this device, and exit"
+    )

@@ -1,0 +1,275 @@
+"""The device's side of a split virtqueue (virtio 1.2, section 2.7)."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from protocol.virtio import split
+from protocol.virtio.features import Feature
+from protocol.virtio.split import DescriptorFlag
+from vhost_user.atomics import TOTAL_STORE_ORDER, fence
+from vhost_user.memory import BadAddressError, IotlbMissError
+from vhost_user.ring.base import (
+    MAX_CHAIN_BYTES,
+    BrokenRingError,
+    Element,
+    Ring,
+    buffers,
+    indirect_table,
+)
+from vhost_user.ring.inflight import SplitInflight
+from vhost_user.ring.words import words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from vhost_user.memory import GuestMemory
+    from vhost_user.ring.base import Done, RingConfig
+    from vhost_user.ring.words import Words
+
+_NEXT = int(DescriptorFlag.NEXT)
+_INDIRECT = int(DescriptorFlag.INDIRECT)
+_WRITE_OR_INDIRECT = int(DescriptorFlag.WRITE | DescriptorFlag.INDIRECT)
+
+
+class SplitRing(Ring):
+    """A `Ring` that starts at `base`, the free-running index of the available ring.
+
+    The used index comes from the ring itself. With `inflight`, this queue's part of the in-flight
+    buffer, what a process before us had taken and not given back is popped again, first.
+    """
+
+    def __init__(
+        self, memory: GuestMemory, config: RingConfig, base: int, inflight: memoryview | None = None
+    ) -> None:
+        """Raises BrokenRingError, and IotlbMissError where the front-end must be asked first."""
+        if not split.is_power_of_two(config.size) or config.size > split.MAX_SIZE:
+            raise BrokenRingError(f"a split ring of {config.size}: a power of two up to 32768 is possible")
+        super().__init__(memory, config)
+        self._mask = config.size - 1
+        self._big_endian = config.big_endian and not config.has(Feature.VERSION_1)
+        self._unpack = struct.Struct(("<", ">")[self._big_endian] + split.DESCRIPTOR_FORMAT).unpack_from
+        self._notify_on_empty = config.has(Feature.NOTIFY_ON_EMPTY)
+        self._used_event = split.used_event(config.size)
+        self._map()
+        self._next_avail = base & 0xFFFF
+        self._next_used = self._used[split.USED_INDEX]
+        self._inflight = SplitInflight(inflight, config.size) if inflight is not None else None
+        self._note = self._inflight.fetch if self._inflight is not None else None
+        self._resubmit: list[int] = []
+        if self._inflight is not None:
+            self._recover(self._inflight)
+
+    @property
+    def base(self) -> int:
+        """The index of the available ring where the next chain is taken, free-running."""
+        return self._next_avail
+
+    def pop(self, limit: int) -> list[Element]:
+        """Take at most `limit` chains that the driver made available; resubmitted ones come first."""
+        if self._generation != self._memory.generation:
+            self._map()
+        if self._resubmit:
+            batch = self._walk(self._resubmit, range(min(len(self._resubmit), limit)), None)
+            del self._resubmit[: len(batch)]
+        else:
+            last = self._next_avail
+            count = self._avail[split.AVAIL_INDEX] - last & 0xFFFF
+            if not count:
+                return []
+            if count > self._size - self._in_use:
+                raise BrokenRingError(
+                    f"the available index is {count} beyond {last}, with {self._in_use} of {self._size}"
+                    " descriptors in use"
+                )
+            if not TOTAL_STORE_ORDER:
+                fence()
+            places = self._places(last & self._mask, min(count, limit))
+            batch = self._walk(self._avail, places, self._note)
+            self._next_avail = last + len(batch) & 0xFFFF
+            self._fresh += len(batch)
+        self._in_use += len(batch)
+        if self._in_order is not None:
+            self._in_order.took(batch)
+        return batch
+
+    def push(self, done: Done) -> bool:
+        """Give chains back with the bytes written to each. Returns whether the driver wants a call."""
+        done = self._prepare(done)
+        if not done:
+            return False
+        elements = self._elements
+        mask = self._mask
+        index = self._next_used
+        for element, written in done:
+            place = (index & mask) << 1
+            elements[place + 1] = element.head
+            elements[place + 2] = written
+            index += 1
+        index &= 0xFFFF
+        if self._inflight is not None:
+            self._inflight.finish(done)
+        if not TOTAL_STORE_ORDER:
+            fence()
+        self._used[split.USED_INDEX] = self._next_used = index
+        if self._inflight is not None:
+            self._inflight.published(done, index)
+        self._in_use -= len(done)
+        if self._memory.log is not None:
+            self._log_used(split.used_bytes(self._size, event_index=self._event_index))
+        fence()
+        return self._wants_call(index, len(done))
+
+    def want_kicks(self, on: bool) -> bool:
+        """Ask the driver for kicks or ask it to leave them; True: chains became available meanwhile."""
+        if self._generation != self._memory.generation:
+            self._map()
+        if not self._event_index:
+            self._used[split.USED_FLAGS] = 0 if on else split.USED_NO_NOTIFY
+        elif on:
+            self._used[split.avail_event(self._size)] = self._next_avail
+        if not on:
+            return False
+        if self._memory.log is not None:
+            self._log_used(split.used_bytes(self._size, event_index=self._event_index))
+        fence()
+        return bool(self._resubmit) or self._avail[split.AVAIL_INDEX] != self._next_avail
+
+    def all_zero(self) -> bool:
+        """Tell whether no bit of the driver's part of the ring is set."""
+        return not any(self._table) and not any(self._avail[place] for place in range(2 + self._size))
+
+    def _undo(self, fresh: Sequence[Element], again: Sequence[Element]) -> None:
+        for element in reversed(fresh):
+            self._next_avail = self._next_avail - 1 & 0xFFFF
+            if self._inflight is not None:
+                self._inflight.forget(element.head)
+        self._resubmit[:0] = [element.head for element in again]
+        self._in_use -= len(fresh) + len(again)
+
+    def _recover(self, inflight: SplitInflight) -> None:
+        available = self._avail[split.AVAIL_INDEX] - self._next_used & 0xFFFF
+        heads = inflight.recover(self._next_used, available)
+        if heads is not None:
+            # Every chain taken so far is either given back or in flight; the front-end of a process
+            # that was killed cannot know how many were taken.
+            self._resubmit = heads
+            self._next_avail = self._next_used + len(heads) & 0xFFFF
+
+    def _find_parts(self) -> None:
+        config, size, event = self._config, self._size, self._event_index
+        table = self._memory.ring_part(config.descriptors, split.table_bytes(size))
+        avail = self._memory.ring_part(config.avail, split.avail_bytes(size, event_index=event))
+        used = self._memory.ring_part(config.used, split.used_bytes(size, event_index=event))
+        self._table = table
+        self._avail = words(avail, "H", big_endian=self._big_endian)
+        self._used = words(used, "H", big_endian=self._big_endian)
+        self._elements = words(used, "I", big_endian=self._big_endian)
+
+    def _places(self, first: int, count: int) -> Iterable[int]:
+        """Return where the available ring has `count` heads from the entry `first` on."""
+        if first + count <= self._size:
+            return range(split.AVAIL_RING + first, split.AVAIL_RING + first + count)
+        return (split.AVAIL_RING + (entry & self._mask) for entry in range(first, first + count))
+
+    def _walk(  # noqa: C901, PLR0912, PLR0915 -- one loop without calls: it runs for every request
+        self,
+        heads: Words,
+        places: Iterable[int],
+        note: Callable[[int], None] | None,
+    ) -> list[Element]:
+        """Return the chains whose heads are at `places`, up to the first that is not as it must be."""
+        batch: list[Element] = []
+        unpack = self._unpack
+        ring_table = self._table
+        most = self._most_indirect
+        read_start, read_size, read_view = self._readable
+        write_start, write_size, write_view = self._writable
+        index = 0
+        try:
+            for place in places:
+                index = head = heads[place]
+                table: bytes | memoryview = ring_table
+                left = self._size
+                element = Element()
+                element.head = head
+                readable: list[memoryview] = []
+                writable: list[memoryview] = []
+                element.readable = readable
+                element.writable = writable
+                readable_length = writable_length = 0
+                while True:
+                    address, length, flags, following = unpack(table, index << 4)
+                    if not flags & _WRITE_OR_INDIRECT:
+                        if writable:
+                            raise BrokenRingError("a readable descriptor follows a writable one")
+                        offset = address - read_start
+                        end = offset + length
+                        if 0 <= offset < end <= read_size:
+                            readable.append(read_view[offset:end])
+                        else:
+                            self._readable, views = buffers(self._memory, address, length, write=False)
+                            read_start, read_size, read_view = self._readable
+                            readable += views
+                        readable_length += length
+                    elif not flags & _INDIRECT:
+                        offset = address - write_start
+                        end = offset + length
+                        if 0 <= offset < end <= write_size:
+                            writable.append(write_view[offset:end])
+                        else:
+                            self._writable, views = buffers(self._memory, address, length, write=True)
+                            write_start, write_size, write_view = self._writable
+                            writable += views
+                        writable_length += length
+                    else:
+                        if table is not ring_table:
+                            raise BrokenRingError("an indirect table within an indirect table")
+                        if flags & _NEXT:
+                            raise BrokenRingError("an indirect descriptor that has a next one")
+                        offset = address - read_start
+                        end = offset + length
+                        if 0 <= offset < end <= read_size and length <= most and not length & 15:
+                            table = read_view[offset:end]
+                        else:
+                            table = indirect_table(self._memory, address, length, most)
+                        left = length >> 4
+                        index = 0
+                        continue
+                    if not flags & _NEXT:
+                        break
+                    left -= 1
+                    if not left:
+                        raise BrokenRingError("a chain has more descriptors than its table: a loop")
+                    index = following
+                if readable_length + writable_length > MAX_CHAIN_BYTES:
+                    raise BrokenRingError("a chain of more than 4 GiB")
+                element.readable_length = readable_length
+                element.writable_length = writable_length
+                if note is not None:
+                    note(head)
+                batch.append(element)
+        except (BrokenRingError, IotlbMissError):
+            if not batch:
+                raise
+        except BadAddressError as error:
+            if not batch:
+                raise BrokenRingError(f"a descriptor is outside memory: {error}") from error
+        except struct.error as error:
+            # The table ends where its last descriptor does, so this is the check of the index.
+            if not batch:
+                raise BrokenRingError(f"descriptor {index} is outside its table") from error
+        return batch
+
+    def _wants_call(self, index: int, count: int) -> bool:
+        if not self._pushed_before:
+            self._pushed_before = True
+            return True
+        if self._event_index:
+            wanted = split.needs_event(self._avail[self._used_event], index, index - count)
+        else:
+            wanted = not self._avail[split.AVAIL_FLAGS] & split.AVAIL_NO_INTERRUPT
+        if self._notify_on_empty and not wanted:
+            return not self._in_use and self._avail[split.AVAIL_INDEX] == self._next_avail
+        return wanted

@@ -1,0 +1,134 @@
+"""`vhost-user trace`: prints what any front-end and any back-end say to each other."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import sys
+import time
+from io import FileIO
+from typing import TYPE_CHECKING
+
+import trio
+
+from protocol.io import listen, notify
+from protocol.io.command_line import UserError, fail, raise_open_files_limit
+from vhost_user.trace import trace
+from vhost_user.trace_format import DEVICE_FEATURES, Json, Text
+
+if TYPE_CHECKING:
+    from protocol.io import Listener
+    from vhost_user.trace import Event
+    from vhost_user.trace_format import Format
+
+PROGRAM = "vhost-user trace"
+
+BROKEN_PIPE = 141
+"""128 and the number of SIGPIPE, as a shell reports a program that it ended."""
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_REMEDIES = {
+    errno.EACCES: "choose a directory that you may write to",
+    errno.ENOENT: "create the directory first",
+    errno.EROFS: "choose a directory that you may write to",
+}
+
+_DESCRIPTION = """\
+Sit between a front-end (QEMU) and a vhost-user back-end, pass everything on, and print each message.
+Point the front-end at --listen; the back-end listens at --connect. A back-end that is a client connects
+to --listen, and --connect is where the front-end listens.
+"""
+
+_EPILOG = """\
+Each line: seconds since the start, the connection, > from the front-end or < from the back-end, the
+message, the files that came with it, and for a reply the time since its request.
+"""
+
+
+def add_trace_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command `trace`; its options hold `run_trace` as `run`."""
+    parser = subparsers.add_parser(
+        "trace",
+        help="print what a front-end and a back-end say to each other",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--listen", metavar="PATH", required=True, help="socket to make, for the front-end")
+    parser.add_argument("--connect", metavar="PATH", required=True, help="socket of the back-end")
+    parser.add_argument(
+        "--format", choices=("text", "json"), default="text", help="what to print (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", choices=sorted(DEVICE_FEATURES), default="", help="name the feature bits of this type"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="print to FILE, anew (default: standard output)"
+    )
+    parser.set_defaults(run=run_trace)
+
+
+def run_trace(options: argparse.Namespace) -> int:
+    """Run `vhost-user trace` until it is told to end; return its exit code."""
+    raise_open_files_limit()
+    try:
+        with _listener(options.listen) as listener, _output(options.output) as output:
+            show = Json(options.device) if options.format == "json" else Text(time.time(), options.device)
+            printer = _Printer(show, output)
+            trio.run(_trace_until_signal, listener, options.connect, printer)
+    except UserError as error:
+        return fail(PROGRAM, error)
+    except KeyboardInterrupt:
+        return 0  # before the loop could take the signal
+    if isinstance(printer.error, BrokenPipeError):
+        return BROKEN_PIPE
+    return fail(PROGRAM, f"cannot print: {printer.error.strerror}") if printer.error else 0
+
+
+class _Printer:
+    """Prints a line for each event, until that fails: then `error` says why, and `scope` is cancelled."""
+
+    def __init__(self, show: Format, output: FileIO) -> None:
+        self.error: OSError | None = None
+        self.scope = trio.CancelScope()
+        self._show = show
+        self._output = output
+
+    def __call__(self, event: Event) -> None:
+        """Print one line."""
+        try:
+            self._output.write(f"{self._show(event)}\n".encode())
+        except OSError as error:
+            self.error = error
+            self.scope.cancel()
+
+
+async def _trace_until_signal(listener: Listener, path: str, printer: _Printer) -> None:
+    with printer.scope, trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trace, listener, path, printer)
+            notify(f"READY=1\nMAINPID={os.getpid()}")
+            async for _ in signals:
+                break
+            nursery.cancel_scope.cancel()
+
+
+def _listener(path: str) -> Listener:
+    try:
+        return listen(path)
+    except OSError as error:
+        remedy = f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
+        raise UserError(f"cannot listen on {path}: {error.strerror}{remedy}") from None
+
+
+def _output(path: str | None) -> FileIO:
+    """Open what to print to, without a buffer: each line is out at once, and none is left to fail later."""
+    if path is None:
+        return FileIO(sys.stdout.fileno(), "w", closefd=False)
+    try:
+        return FileIO(path, "w")
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror}; give another --output") from None

@@ -1,0 +1,186 @@
+"""Passes on what comes over two sockets, message by message and with its files, while somebody looks."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+import trio
+
+from protocol.errors import RemoteProtocolError
+from protocol.io.stream import MAX_FDS
+from protocol.vhost_user import Frame, Framer
+
+if TYPE_CHECKING:
+    from protocol.fds import OwnedFd
+    from protocol.io import FdStream
+
+RAW_BYTES = 65536
+"""How much is read at once where there are no messages any more."""
+
+HANG_UP_SECONDS = 0.1
+"""How often to look whether a socket that has said its last word is gone: no event tells."""
+
+_LATE = "file descriptors came after the first byte"
+
+
+@dataclass
+class Raw:
+    """Bytes that are no message, as they came, and why they are none. It owns `fds`."""
+
+    data: bytes
+    fds: list[OwnedFd]
+    reason: str
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for fd in self.fds:
+            fd.close()
+
+
+class Witness(Protocol):
+    """Sees everything before it is passed on; may put other descriptors into a frame."""
+
+    def message(self, frame: Frame, *, from_requester: bool) -> None:
+        """A message is about to be passed on."""
+
+    def raw(self, raw: Raw, *, from_requester: bool) -> None:
+        """Bytes that are no message are about to be passed on."""
+
+    def ended(self, reason: str, *, from_requester: bool) -> None:
+        """Nothing more comes from that side; `reason` is "closed" and the like."""
+
+
+class MessageReader:
+    """Cuts what comes into messages; from where that is impossible on, hands out the bytes as they come."""
+
+    def __init__(self, stream: FdStream) -> None:
+        """Read from `stream`, which stays the caller's."""
+        self._stream = stream
+        self._framer = Framer()
+        self._data = b""
+        self._fds: list[OwnedFd] = []
+        self._lost = ""
+
+    async def receive(self) -> Frame | Raw | None:
+        """Return what comes next, for the caller to close; None at the end. Raises OSError."""
+        while True:
+            wanted = RAW_BYTES if self._lost else self._framer.bytes_wanted
+            data, fds = await self._stream.receive(wanted, MAX_FDS)
+            late = bool(fds and self._data)
+            self._data += data
+            self._fds += fds
+            frame = self._feed(data)
+            if frame is not None:
+                frame.fds, frame.fault = self._take_fds(), _LATE if late else ""
+                return frame
+            if self._lost and self._data:
+                raw, self._data = self._data, b""
+                return Raw(raw, self._take_fds(), self._lost)
+            if not data:
+                return None
+
+    def _feed(self, data: bytes) -> Frame | None:
+        if self._lost:
+            return None
+        try:
+            frame = self._framer.feed(data)
+        except RemoteProtocolError as error:
+            self._lost = str(error)
+            return None
+        if frame is not None:
+            self._data = b""
+        return frame
+
+    def _take_fds(self) -> list[OwnedFd]:
+        fds, self._fds = self._fds, []
+        return fds
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the descriptors of a message under way."""
+        for fd in self._take_fds():
+            fd.close()
+
+
+class Relay:
+    """Two sockets, what one says is passed on to the other, until both have ended or one is gone."""
+
+    def __init__(self, requester: FdStream, responder: FdStream, witness: Witness) -> None:
+        """The streams stay the caller's."""
+        self._requester = requester
+        self._responder = responder
+        self._witness = witness
+
+    async def run(self) -> None:
+        """Pass everything on, and return when there is nothing more to pass on."""
+        async with trio.open_nursery() as nursery:
+            for from_requester in (True, False):
+                nursery.start_soon(self._pass_on, from_requester, nursery.cancel_scope)
+
+    async def _pass_on(self, from_requester: bool, scope: trio.CancelScope) -> None:
+        source, target = self._requester, self._responder
+        if not from_requester:
+            source, target = target, source
+        with MessageReader(source) as reader:
+            while item := await self._receive(reader, from_requester, scope):
+                with contextlib.closing(item):
+                    self._show(item, from_requester)
+                    if not await _was_sent(item, target):
+                        # What came from there before is still passed on, in the other task.
+                        _shut(source, socket.SHUT_RD)
+                        return
+        _shut(target, socket.SHUT_WR)
+        while not _is_gone(source):  # noqa: ASYNC110 -- the kernel has no event for this
+            await trio.sleep(HANG_UP_SECONDS)
+        scope.cancel()
+
+    async def _receive(
+        self, reader: MessageReader, from_requester: bool, scope: trio.CancelScope
+    ) -> Frame | Raw | None:
+        try:
+            item = await reader.receive()
+        except OSError as error:
+            self._witness.ended(f"broken ({error.strerror})", from_requester=from_requester)
+            scope.cancel()
+            return None
+        if item is None:
+            gone = _is_gone(self._requester if from_requester else self._responder)
+            self._witness.ended("closed" if gone else "half-closed", from_requester=from_requester)
+        return item
+
+    def _show(self, item: Frame | Raw, from_requester: bool) -> None:
+        if isinstance(item, Frame):
+            self._witness.message(item, from_requester=from_requester)
+        else:
+            self._witness.raw(item, from_requester=from_requester)
+
+
+async def _was_sent(item: Frame | Raw, target: FdStream) -> bool:
+    try:
+        await target.send(item.data, [fd.fileno() for fd in item.fds])
+    except OSError:
+        return False
+    return True
+
+
+def _shut(stream: FdStream, how: int) -> None:
+    """End one direction of a socket for whoever is on its other end; to no effect if that is gone."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=stream.fileno())
+    try:
+        with contextlib.suppress(OSError):
+            sock.shutdown(how)
+    finally:
+        sock.detach()
+
+
+def _is_gone(stream: FdStream) -> bool:
+    """Tell whether the other end is closed, in both directions."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return bool(poll.poll(0))

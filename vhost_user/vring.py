@@ -1,0 +1,282 @@
+"""Vring: one queue of a connection, from what the front-end says of it to the task that serves it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from protocol.io import EventFd
+from protocol.vhost_user import SetVringAddr, VringAddressFlag, VringCall, VringErr
+from protocol.virtio.features import Feature
+from vhost_user.memory import BadAddressError, IotlbMissError
+from vhost_user.queue import Virtqueue
+from vhost_user.ring import BrokenRingError, PackedRing, RingConfig, SplitRing
+
+if TYPE_CHECKING:
+    from protocol.fds import OwnedFd
+    from vhost_user.chain import Chain
+    from vhost_user.channel import Channel
+    from vhost_user.device import VirtioDevice
+    from vhost_user.memory import GuestMemory
+    from vhost_user.ring import Ring
+
+PACKED_START = 0x8000_8000
+"""The base of a packed ring that never ran: both wrap counters are 1."""
+
+_log = logging.getLogger("vhost_user")
+
+
+@dataclass
+class VringSetup:
+    """What the front-end has said of a ring so far."""
+
+    size: int = 0
+    base: int | None = None
+    """None until somebody says: where a ring starts that never ran."""
+    address: SetVringAddr | None = None
+    big_endian: bool = False
+    started: bool = False
+    enabled: bool = False
+    kick: EventFd | None = None
+    call: EventFd | None = None
+    err: EventFd | None = None
+
+    @property
+    def is_runnable(self) -> bool:
+        """True once everything has come that a ring needs; it may come in any order."""
+        return self.started and self.enabled and self.size > 0 and self.address is not None
+
+    def replace(self, name: str, fd: OwnedFd | EventFd | None) -> None:
+        """Take the eventfd `name` ("kick", "call" or "err"), and close the one before it."""
+        old: EventFd | None = getattr(self, name)
+        if old is not None:
+            old.close()
+        setattr(self, name, fd if fd is None or isinstance(fd, EventFd) else EventFd(fd.detach()))
+
+    def close(self) -> None:
+        """Close the eventfds."""
+        for name in ("kick", "call", "err"):
+            self.replace(name, None)
+
+
+class VringOwner(Protocol):
+    """What the rings of one connection share."""
+
+    device: VirtioDevice
+    memory: GuestMemory
+    nursery: trio.Nursery
+    log_event: EventFd | None
+
+    @property
+    def features(self) -> Feature:
+        """The features that were negotiated."""
+
+    @property
+    def inband(self) -> Channel | None:
+        """The channel for notifications, where they go in-band."""
+
+    def inflight_part(self, index: int) -> memoryview | None:
+        """Return where queue `index` notes what is in flight, if it does."""
+
+    def looks_unshared(self, index: int) -> None:
+        """Report that the ring of queue `index` holds nothing, although the driver kicks."""
+
+    async def resolve(self, miss: IotlbMissError) -> None:
+        """Have the front-end say what is at the address. Raises BadAddressError where nothing is."""
+
+
+class _Run:
+    """A queue's task, from its start to its end."""
+
+    def __init__(self) -> None:
+        self.queue: Virtqueue | None = None
+        self.scope = trio.CancelScope()
+        self.stopping = trio.Event()
+        self.ended = trio.Event()
+
+
+class Vring:
+    """The set-up of one ring, and its task while it runs."""
+
+    def __init__(self, index: int, owner: VringOwner) -> None:
+        self.index = index
+        self.setup = VringSetup()
+        self._owner = owner
+        self._has_called = False
+        self._run: _Run | None = None
+        self._ring: Ring | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """True while a task serves the ring."""
+        return self._run is not None
+
+    @property
+    def base(self) -> int:
+        """Where the ring is, or goes on: what GET_VRING_BASE returns."""
+        return (self.setup.base or 0) if self._ring is None else self._ring.base
+
+    def start(self) -> None:
+        """Serve the ring if it is to be served and is not."""
+        if self._run is None and self.setup.is_runnable:
+            self._run = _Run()
+            self._owner.nursery.start_soon(self._serve, self._run, name=f"queue {self.index}")
+
+    async def stop(self, drain_seconds: float | None = None) -> None:
+        """Stop serving. The device completes what it has first, for which it has `drain_seconds`."""
+        if (run := self._run) is None:
+            return
+        run.stopping.set()
+        if run.queue is None:
+            run.scope.cancel()
+        else:
+            run.queue.stop()
+        patience = self._owner.device.drain_seconds if drain_seconds is None else drain_seconds
+        with trio.move_on_after(patience):
+            await run.ended.wait()
+        run.scope.cancel()
+        await run.ended.wait()
+
+    def is_at(self, address: SetVringAddr) -> bool:
+        """Tell whether the ring's parts are there already."""
+        old = self.setup.address
+        return old is not None and (old.descriptor, old.available, old.used) == (
+            address.descriptor,
+            address.available,
+            address.used,
+        )
+
+    def set_address(self, address: SetVringAddr) -> None:
+        """Note where the ring is, and where writes to it are logged, which may change while it runs."""
+        self.setup.address = address
+        if self._ring is not None:
+            self._ring.log_address = _log_address(address)
+
+    def call(self) -> None:
+        """Interrupt the driver."""
+        self._has_called = True
+        self._signal("call", VringCall(self.index))
+
+    def set_call(self, fd: OwnedFd | None) -> None:
+        """Call the driver by this eventfd from now on.
+
+        A front-end that masks and unmasks an interrupt changes the eventfd, and looks only once for
+        calls on the one before. One that we make just then would be seen by nobody, so we repeat it.
+        """
+        self.setup.replace("call", fd)
+        if self._has_called and self.is_running:
+            self.call()
+        self._has_called = False
+
+    # The queue's owner
+
+    @property
+    def kick(self) -> EventFd | None:
+        """The eventfd by which the driver kicks, which may be one of ours for kicks in-band."""
+        return self.setup.kick
+
+    def published(self, wants_call: bool) -> None:
+        """Call the driver if it wants that, and tell of a dirty log that has changed."""
+        if wants_call:
+            self.call()
+        if self._owner.log_event is not None and self._owner.memory.log is not None:
+            self._owner.log_event.signal()
+
+    def broke(self, reason: str) -> None:
+        """Tell log and front-end that the driver broke the ring; the other rings go on."""
+        _log.error("queue %d is broken and stopped: %s", self.index, reason)
+        self._signal("err", VringErr(self.index))
+
+    def looks_unshared(self) -> None:
+        """Report that the ring holds nothing, although the driver kicks."""
+        self._owner.looks_unshared(self.index)
+
+    async def resolve(self, miss: IotlbMissError) -> None:
+        """Have the front-end say what is at an address. Raises BadAddressError where nothing is."""
+        await self._owner.resolve(miss)
+
+    def _signal(self, name: str, message: VringCall | VringErr) -> None:
+        eventfd: EventFd | None = getattr(self.setup, name)
+        if eventfd is None:
+            if (channel := self._owner.inband) is not None:
+                channel.notify(message, self.index)
+            return
+        try:
+            eventfd.signal()
+        except OSError as error:
+            _log.error("queue %d: its %s descriptor is no eventfd: %s", self.index, name, error.strerror)
+            self.setup.replace(name, None)
+
+    # The task
+
+    async def _serve(self, run: _Run) -> None:
+        try:
+            with run.scope:
+                try:
+                    await self._serve_ring(run)
+                except (BrokenRingError, BadAddressError) as error:
+                    self.broke(str(error))
+                await run.stopping.wait()
+        finally:
+            self.setup.base = self.base
+            self._ring = self._run = None
+            run.ended.set()
+
+    async def _serve_ring(self, run: _Run) -> None:
+        ring = self._ring = await self._make_ring()
+        queue = run.queue = Virtqueue(self.index, self.setup.size, self._owner.features, ring, self)
+        publisher = trio.CancelScope()
+        self._owner.nursery.start_soon(_publish_late, queue, publisher)
+        _log.debug("queue %d starts at %d, with %s", self.index, ring.base, self._owner.features)
+        try:
+            await self._owner.device.run_queue(queue)
+            await queue.drained()
+        finally:
+            publisher.cancel()
+            self._report_lost(queue.finish())
+            _log.debug("queue %d stops at %d", self.index, ring.base)
+
+    async def _make_ring(self) -> Ring:
+        """Return the ring, once all its parts are known. Raises BrokenRingError, BadAddressError."""
+        setup, features, address = self.setup, self._owner.features, self.setup.address
+        assert address is not None
+        kind, start = (PackedRing, PACKED_START) if Feature.RING_PACKED in features else (SplitRing, 0)
+        base = start if setup.base is None else setup.base
+        config = RingConfig(
+            setup.size, address.descriptor, address.available, address.used, features, setup.big_endian
+        )
+        inflight = self._owner.inflight_part(self.index)
+        ring: Ring | None = None
+        while ring is None:
+            try:
+                ring = kind(self._owner.memory, config, base, inflight)
+            except IotlbMissError as miss:
+                await self._owner.resolve(miss)
+        ring.log_address = _log_address(address)
+        if inflight is not None:
+            self.call()  # for a process before us that died between giving chains back and saying so
+        return ring
+
+    def _report_lost(self, chains: list[Chain]) -> None:
+        if not chains:
+            return
+        stay = self._owner.inflight_part(self.index) is not None
+        _log.warning(
+            "queue %d stops with %d chains that the device has not completed: %s; they %s",
+            self.index,
+            len(chains),
+            ", ".join(str(chain.element.head) for chain in chains),
+            "stay in flight, for the next start" if stay else "are lost to the driver",
+        )
+
+
+async def _publish_late(queue: Virtqueue, scope: trio.CancelScope) -> None:
+    with scope:
+        await queue.publish_late()
+
+
+def _log_address(address: SetVringAddr) -> int | None:
+    return address.log if VringAddressFlag.LOG in address.flags else None
