@@ -46,4 +46,3 @@ class DirtyLog:
             if byte == last >> 3:
                 bits &= 0xFF >> 7 - (last & 7)
             or_byte(self._address + byte, bits)
-

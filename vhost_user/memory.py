@@ -96,7 +96,7 @@ class GuestMemory:
         return len(self._mapped)
 
     def set_table(self, table: Sequence[tuple[Region, OwnedFd]]) -> None:
-        """Replace everything (SET_MEM_TABLE). Closes all descriptors. Raises BadRegionError, nothing changed."""
+        """Replace everything (SET_MEM_TABLE); close all descriptors. Raises BadRegionError: nothing changed."""
         try:
             mapped: list[_Mapped] = []
             for region, fd in table:
