@@ -96,7 +96,10 @@ class GuestMemory:
         return len(self._mapped)
 
     def set_table(self, table: Sequence[tuple[Region, OwnedFd]]) -> None:
-        """Replace everything (SET_MEM_TABLE); close all descriptors. Raises BadRegionError: nothing changed."""
+        """Replace everything (SET_MEM_TABLE); closes the descriptors. Where it raises, nothing changed.
+
+        Raises BadRegionError.
+        """
         try:
             mapped: list[_Mapped] = []
             for region, fd in table:
