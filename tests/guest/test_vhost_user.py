@@ -27,8 +27,8 @@ SERIAL = "a-disk-of-ours"
 DISK = "/dev/vda"
 SYSFS = "/sys/block/vda"
 EVENT_IDX, PACKED = 29, 34
-LATE = ("--fault", "any:latency=5ms")
-"""So some requests are in flight whenever the back-end is killed."""
+LATE = ("--fault", "any:lba=0-4095:latency=10ms", "--fault", "any:latency=2ms")
+"""So some requests are in flight whenever the back-end is killed, and others have overtaken them."""
 WRITERS = 4
 PASSES = 8
 LOAD_SECONDS = 120

@@ -22,12 +22,14 @@ from protocol.vhost_user import (
     ProtocolFeature,
     Reply,
     Request,
+    SetDeviceStateFd,
     SetFeatures,
     SetMemTable,
     SetProtocolFeatures,
     SetVringCall,
     SetVringNum,
     SharedObject,
+    TransferDirection,
     UserFault,
     VringBase,
     pack,
@@ -213,6 +215,33 @@ def test_descriptors_of_a_refused_reply_are_closed(number: int, payload: bytes, 
     with pytest.raises(RemoteProtocolError):
         feed(session, pack(number, REPLY_FLAGS, payload), fds)
     assert all(fd.closed for fd in fds)
+
+
+def test_late_descriptors_of_a_reply_are_refused_and_closed() -> None:
+    session, fds = frontend(), new_fds(1)
+    session.request(PostcopyAdvise())
+    session.request(GetQueueNum())
+    feed(session, pack(28, REPLY_FLAGS, b"")[:4])
+    with pytest.raises(RemoteProtocolError, match="file descriptors came after the first byte"):
+        session.receive(pack(28, REPLY_FLAGS, b"")[4:], fds)
+    assert fds[0].closed
+
+
+@pytest.mark.parametrize("word", [0x001, 0x101])
+def test_failed_transfer_of_device_state_brings_no_channel(word: int) -> None:
+    """Back-ends differ in whether they set the bit for no descriptor then."""
+    for count in (0, 1):
+        session = frontend()
+        with closing(request := SetDeviceStateFd(TransferDirection.SAVE, fds=new_fds(1))):
+            session.request(request)
+        data, fds = pack(42, REPLY_FLAGS, word.to_bytes(8, "little")), new_fds(count)
+        if count:
+            with pytest.raises(RemoteProtocolError, match="1 file descriptors came with it"):
+                feed(session, data, fds)
+            assert fds[0].closed
+        else:
+            [reply] = feed(session, data, fds)
+            assert reply.failed
 
 
 def test_broken_session_closes_what_still_comes() -> None:

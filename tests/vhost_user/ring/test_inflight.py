@@ -160,6 +160,27 @@ def test_killed_after_any_store(
     killed_in(play, last)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_while_it_takes_what_was_used_before(kind: str) -> None:
+    """What the buffer says of an earlier request in the same place must not count for the new one."""
+
+    def play() -> Scene:
+        scene = Scene(kind, 4, MODERN)
+        for _ in range(2):
+            scene.order.append(scene.rig.add([1], []).token)
+        scene.rig.driver.publish()
+        scene.pop(1)
+        (token, first), second = scene.held
+        scene.device.push([(first, 0)])
+        scene.held = [second]
+        assert scene.rig.collect() == [token]
+        scene.order.append(scene.rig.add([1], []).token)
+        scene.rig.driver.publish()
+        return scene
+
+    killed_in(play, ("pop", 0))
+
+
 # Rule 20, piece by piece
 
 
@@ -230,42 +251,48 @@ def test_rule_20_nothing_completed_yet(tracked: Scene) -> None:
     """
     rig = tracked.rig
     rig.inflight = None
-    tracked.device = rig.start()
-    tracked.add(0)
-    tracked.pop(3)
-    tracked.push(3)
+    device = rig.start()
+    rig.add([1], [])
+    rig.driver.publish()
+    device.push([(element, 0) for element in device.pop(1)])
     rig.collect()
     rig.inflight = memoryview(bytearray(inflight.queue_bytes(4, packed=False)))
-    tracked.device = rig.start(tracked.device.base)
-    head = rig.add([1], [])
-    while head.token not in [token for token, _ in tracked.held]:
-        tracked.order.append(head.token)
-        rig.driver.publish()
-        tracked.pop(0)
-    recover(tracked)
+    device = rig.start(device.base)
+    rig.add([1], [])
+    rig.driver.publish()
+    (element,) = device.pop(1)
+    assert element.head == 0
+    assert [element.head for element in rig.start().pop(1)] == [0]
 
 
 @both
-@pytest.mark.parametrize("laps", [0, 1, 2])
-@pytest.mark.parametrize("taken", [0, 1])
-def test_rule_20_a_new_ring_of_a_driver_that_was_reset(tracked: Scene, laps: int, taken: int) -> None:
+@pytest.mark.parametrize(
+    ("completed", "taken", "new"),
+    [(0, 0, 2), (0, 1, 0), (3, 0, 0), (3, 1, 2), (4, 1, 2), (7, 0, 2), (7, 1, 0), (11, 1, 2)],
+)
+def test_rule_20_a_new_ring_of_a_driver_that_was_reset(
+    tracked: Scene, completed: int, taken: int, new: int
+) -> None:
     """Whatever the old ring had come to, the new one is at its beginning."""
     rig = tracked.rig
-    for _ in range(4 * laps + 3):
+    for _ in range(completed):
         rig.add([1], [], indirect=True)
         rig.driver.publish()
         tracked.device.push([(element, 0) for element in tracked.device.pop(1)])
         rig.collect()
-    if taken:
+    for _ in range(taken):
         rig.add([1], [])
         rig.driver.publish()
         assert tracked.device.pop(1)
-    new = Scene(rig.kind, 4, MODERN)
-    rig.view[:RING_BYTES] = new.rig.view[:RING_BYTES]
-    new.close()
-    device = rig.start()
-    assert device.pop(1) == []
+    fresh = Scene(rig.kind, 4, MODERN)
+    fresh.rig.inflight = rig.inflight
+    fresh.order = [fresh.rig.add([2], []).token for _ in range(new)]
+    fresh.rig.driver.publish()
+    device = fresh.rig.start()
     assert device.base == (0 if rig.kind == "split" else PACKED_START)
+    assert [element.readable_length for element in device.pop(4)] == [2] * new
+    recover(fresh)
+    fresh.close()
 
 
 @both
