@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -76,6 +77,24 @@ def _exit_code(error: BaseException, options: argparse.Namespace) -> int:
 
 
 async def _run(options: argparse.Namespace) -> None:
+    """Run the command until it ends or somebody presses Ctrl-C."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        await _run_command(options)  # in the background of a script: Ctrl-C is meant for others
+        return
+    # A KeyboardInterrupt may come up between any two instructions, trio's own too; this one does not.
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_interrupt, signals)
+            await _run_command(options)
+            nursery.cancel_scope.cancel()
+
+
+async def _interrupt(signals: AsyncIterator[int]) -> None:
+    async for _ in signals:
+        raise KeyboardInterrupt
+
+
+async def _run_command(options: argparse.Namespace) -> None:
     command: PeerCommand | MemoryCommand | None = options.command
     if command is None:
         await run_shell(options)

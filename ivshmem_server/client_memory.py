@@ -85,24 +85,24 @@ async def _read(memory: memoryview, options: argparse.Namespace) -> None:
 
 
 async def _hexdump(memory: memoryview, options: argparse.Namespace) -> None:
-    await trio.lowlevel.checkpoint()
-    for line in hexdump(part(memory, options.offset, options.length), options.offset):
-        print(line)
-
-
-def hexdump(data: memoryview, address: int) -> Iterator[str]:
-    """Yield the lines of a hexdump of `data`, which starts at `address`; equal lines become one '*'."""
+    source = part(memory, options.offset, options.length)
     previous, skipping = b"", False
-    for start in range(0, len(data), ROW):
-        row = bytes(data[start : start + ROW])
+    for start in range(0, len(source), ROW):
+        if start % CHUNK == 0:
+            await trio.lowlevel.checkpoint()
+        row = bytes(source[start : start + ROW])
         if row != previous:
             previous, skipping = row, False
-            text = "".join(chr(byte) if byte in _PRINTABLE else "." for byte in row)
-            yield f"{address + start:08x}  {row[:8].hex(' '):23}  {row[8:].hex(' '):23}  |{text}|"
+            print(_hexdump_line(row, options.offset + start))
         elif not skipping:
             skipping = True
-            yield "*"
-    yield f"{address + len(data):08x}"
+            print("*")
+    print(f"{options.offset + len(source):08x}")
+
+
+def _hexdump_line(row: bytes, address: int) -> str:
+    text = "".join(chr(byte) if byte in _PRINTABLE else "." for byte in row)
+    return f"{address:08x}  {row[:8].hex(' '):23}  {row[8:].hex(' '):23}  |{text}|"
 
 
 def _write_arguments(parser: argparse.ArgumentParser) -> None:

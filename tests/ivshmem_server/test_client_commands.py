@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -15,7 +13,7 @@ import trio
 
 import ivshmem_server
 from protocol import __version__
-from tests.ivshmem_server.client_program import COMMAND, ENVIRONMENT, error, output, run, running
+from tests.ivshmem_server.client_program import error, output, run, running
 from tests.ivshmem_server.clients import SECONDS, serving
 from tests.ivshmem_server.peers import next_joined, rung
 from tests.ivshmem_server.scripted import ID, VERSION, scripted
@@ -235,7 +233,7 @@ async def test_path_that_is_no_socket_is_named(tmp_path: Path, kind: str, said: 
 
 async def test_socket_that_we_may_not_use_is_named(path: Path) -> None:
     async with serving(path):
-        os.chmod(path, 0)  # noqa: PTH101
+        await trio.Path(path).chmod(0)
         done = await run("dump", "-S", path, powerless=True)
     assert done.code == 1
     assert done.err.startswith(f"ivshmem-client: no permission to connect to {path}; ")
@@ -263,50 +261,43 @@ async def test_expected_vectors_are_checked(path: Path) -> None:
     ids=["wait", "watch", "pong", "ping", "prompt"],
 )
 async def test_ctrl_c_ends_it_quietly_with_130(path: Path, arguments: list[str]) -> None:
-    async with serving(path), ivshmem_server.connect(path) as peer:
+    async with (
+        serving(path),
+        ivshmem_server.connect(path) as peer,
+        running(*arguments, "-S", path) as client,
+    ):
         changes = peer.changes()
-        process = await trio.lowlevel.open_process(
-            [*COMMAND, *arguments, "-S", str(path)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        assert process.stdin is not None
-        assert process.stderr is not None
-        async with process.stdin, process.stderr:
-            await next_joined(changes)
-            await trio.sleep(0.1)  # nothing shows that its command has begun
-            process.send_signal(signal.SIGINT)
+        await next_joined(changes)
+        await trio.sleep(0.1)  # nothing shows that its command has begun
+        client.interrupt()
+        assert await client.wait() == 130
+        assert await client.stderr.receive_some() == b""
+
+
+async def test_ctrl_c_that_is_ignored_stays_ignored(path: Path) -> None:
+    """A shell starts the background jobs of a script so."""
+    ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    async with serving(path), running("pong", "-S", path, launcher=ignoring) as client:
+        assert await client.line() == "peer 0 answers on vector 0"
+        client.interrupt()
+        async with ivshmem_server.connect(path) as peer:
+            peer.ring(0)
             with trio.fail_after(SECONDS):
-                assert await process.wait() == 130
-                assert await process.stderr.receive_some() == b""
+                assert await peer.wait() == 1
 
 
 async def test_reader_that_goes_away_ends_it_quietly(path: Path) -> None:
-    async with serving(path):
-        process = await trio.lowlevel.open_process(
-            [*COMMAND, "hexdump", "0", "0", "-S", str(path)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=ENVIRONMENT,
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        await process.stdout.aclose()
-        async with process.stderr:
-            with trio.fail_after(SECONDS):
-                assert await process.wait() == 141
-                assert await process.stderr.receive_some() == b""
+    async with serving(path), running("hexdump", "0", "0", "-S", path) as client:
+        await client.stdout.aclose()
+        assert await client.wait() == 141
+        assert await client.stderr.receive_some() == b""
 
 
 async def test_full_disk_is_one_line(path: Path) -> None:
-    async with serving(path):
-        with open("/dev/full", "w") as full:  # noqa: ASYNC230, PTH123
-            done = await trio.run_process(
-                [*COMMAND, "dump", "-S", str(path)],
-                stdout=full,
-                capture_stderr=True,
-                check=False,
-                env=ENVIRONMENT,
-            )
-    assert (done.returncode, done.stderr) == (1, b"ivshmem-client: No space left on device\n")
+    with open("/dev/full", "wb") as full:  # noqa: ASYNC230, PTH123
+        async with serving(path), running("dump", "-S", path, stdout=full) as client:
+            assert await client.wait() == 1
+            assert await client.stderr.receive_some() == b"ivshmem-client: No space left on device\n"
 
 
 async def test_version_is_that_of_the_distribution() -> None:

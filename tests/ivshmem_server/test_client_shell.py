@@ -73,7 +73,7 @@ async def test_mistake_is_told_and_the_next_command_obeyed(path: Path, command: 
 
 async def test_empty_input_ends_it_even_without_a_server(path: Path) -> None:
     async with running("-S", path) as client:
-        await client.process.stdin.aclose()  # type: ignore[union-attr]
+        await client.stdin.aclose()
         assert await client.wait() == 0
 
 
@@ -99,24 +99,36 @@ async def test_it_keeps_trying_until_there_is_a_server(path: Path) -> None:
 
 
 async def test_it_joins_a_new_server_and_rings_old_peers_until_then(tmp_path: Path) -> None:
-    async with running("-S", tmp_path / "ivshmem.sock") as client:
-        async with (
-            start_server(tmp_path, memfd=True) as server,
-            ivshmem_server.connect(server.socket) as peer,
-        ):
-            await client.line_with("as peer 1" if peer.id == 0 else "as peer 0")
-            server.program.kill()
-            await server.program.wait()
-            await client.line_with("the server has gone; doorbells go on")
-            await client.type(f"int {peer.id} 0\n")
-            with trio.fail_after(SECONDS):
-                assert await peer.wait() == 1
-            peer.ring(1 - peer.id)
-            assert await client.line_with("receive") == "receive notification vector=0 count=1"
+    async with (
+        running("-S", tmp_path / "ivshmem.sock") as client,
+        start_server(tmp_path, memfd=True) as server,
+        ivshmem_server.connect(server.socket) as peer,
+    ):
+        old_id = 1 - peer.id
+        await client.line_with(f"as peer {old_id}")
+        server.program.kill()
+        await server.program.wait()
+        await client.line_with("the server has gone; doorbells go on")
+        await client.type(f"int {peer.id} 0\n")
+        with trio.fail_after(SECONDS):
+            assert await peer.wait() == 1
+        peer.ring(old_id)
+        assert await client.line_with("receive") == "receive notification vector=0 count=1"
         async with serving(server.socket, vectors=3):
             await client.line_with("as peer 0")
+            peer.ring(old_id)  # is not heard any more
             await client.type("dump\n")
             assert await client.line() == "us: peer 0, 3 vectors"
+
+
+async def test_all_others_does_not_mean_us(path: Path) -> None:
+    async with serving(path), ivshmem_server.connect(path) as peer, running("-S", path) as client:
+        await client.line_with("as peer 1")
+        await client.type("int all\n")
+        with trio.fail_after(SECONDS):
+            assert await peer.wait() == 1
+        await client.type("dump\n")
+        assert await client.line() == "us: peer 1, 1 vector"
 
 
 async def test_it_tries_again_after_a_fault_of_the_server(path: Path) -> None:
