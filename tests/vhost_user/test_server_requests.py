@@ -222,7 +222,7 @@ async def test_reset_device_stops_all_rings_and_keeps_what_was_negotiated() -> N
         assert await again.exchange([b"ping"], [8]) == [b"ping"]
 
 
-async def test_rule_8_reset_owner_disables_rings_and_keeps_everything_else() -> None:
+async def test_rule_08_reset_owner_disables_rings_and_keeps_everything_else() -> None:
     device = Echo()
     async with attached(device) as frontend:
         queue = await frontend.start()
