@@ -1,6 +1,7 @@
 # Everything there is to run here. Each target installs what it needs first and says so:
 #   make demo    two real QEMU guests and a host process share memory and ring each other
 #   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest
+#   make fuzz    any bytes to everything that takes bytes, FUZZ_SECONDS= to each target, 600 by default
 #   make bench   speed, beside QEMU's own C server where IVSHMEM_SERVER= names one
 # PYTHON= chooses the Python for the virtual environment, PYTEST_OPTIONS= what pytest is told;
 # QEMU_COMPANION_QEMU=10 runs tests and demo with QEMU 10 and Linux 6.12 of Debian's backports.
@@ -10,10 +11,10 @@ VENV ?= .venv
 RUN = $(VENV)/bin
 SOURCES = protocol ivshmem_server vhost_user tests examples
 
-.PHONY: help setup demo test lint unit bench clean
+.PHONY: help setup demo test lint unit fuzz bench clean
 
 help:
-	@sed -n '2,6s/^# //p' Makefile
+	@sed -n '2,7s/^# //p' Makefile
 
 # Debian packages that are missing; the guest's kernel, unpacked into .cache and not installed.
 setup: $(VENV)/.done
@@ -42,8 +43,20 @@ lint: setup
 unit: $(VENV)/.done
 	$(RUN)/python -m pytest tests/protocol tests/ivshmem_server $(PYTEST_OPTIONS)
 
+# Inputs that reach something new are kept in .fuzz, and tried first the next time.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= $(notdir $(wildcard tests/fuzz/corpus/*))
+
+fuzz: $(VENV)/.done
+	@for target in $(FUZZ_TARGETS); do \
+	    mkdir -p .fuzz/$$target; \
+	    echo "fuzz: $$target, for $(FUZZ_SECONDS) seconds"; \
+	    $(RUN)/python -m tests.fuzz $$target -max_total_time=$(FUZZ_SECONDS) -timeout=120 -max_len=4096 \
+	        -artifact_prefix=.fuzz/failed-$$target- .fuzz/$$target tests/fuzz/corpus/$$target || exit 1; \
+	done
+
 bench: setup
 	$(RUN)/python -m tests.bench.ivshmem
 
 clean:
-	rm -rf $(VENV) .cache build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .cache .fuzz build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -63,6 +63,16 @@ class Backend:
             raise RefusedError(f"there is no queue {index}: the device has {len(self.vrings)}")
         return self.vrings[index]
 
+    @property
+    def is_suspended(self) -> bool:
+        """True while all rings are stopped, enabled or not: nothing is sent to the front-end unasked then."""
+        return not any(vring.setup.started for vring in self.vrings)
+
+    def resumed(self) -> None:
+        """Send what waited for a ring to be started."""
+        if self.channel is not None:
+            self.channel.resume()
+
     async def stop_vrings(self) -> None:
         """Stop all rings, together."""
         async with trio.open_nursery() as nursery:
@@ -77,7 +87,7 @@ class Backend:
         """Make our own requests over `stream` from now on."""
         if self.channel is not None:
             self.channel.close()
-        self.channel = Channel(stream, self.session)
+        self.channel = Channel(stream, self.session, lambda: self.is_suspended)
         self.device.attach(self.channel)
         self.nursery.start_soon(self.channel.run, name="back-end channel")
 

@@ -33,8 +33,13 @@ class Channel:
     one of its requests waits for anything here.
     """
 
-    def __init__(self, stream: FdStream, session: BackendSession) -> None:
-        """Take ownership of `stream`. Somebody must `run()` the channel, which closes it in the end."""
+    def __init__(
+        self, stream: FdStream, session: BackendSession, is_suspended: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Take ownership of `stream`. Somebody must `run()` the channel, which closes it in the end.
+
+        While `is_suspended()`, nothing is notified; whoever knows when that ends calls `resume()`.
+        """
         self._stream = stream
         self._session = BackendChannel(session)
         self._negotiation = session.negotiation
@@ -42,6 +47,8 @@ class Channel:
         self._posted = trio.lowlevel.ParkingLot()
         self._unanswered: dict[int, Finish] = {}
         self._notifying: dict[tuple[str, int], bool] = {}
+        self._is_suspended = is_suspended
+        self._held: dict[tuple[str, int], BackendMessage] = {}
         self._closed = False
 
     async def request(self, message: BackendMessage) -> Reply | None:
@@ -65,10 +72,15 @@ class Channel:
     def notify(self, message: BackendMessage, index: int = 0) -> None:
         """Send `message` soon, but none of its kind and `index` before the last one was answered.
 
-        Those that come meanwhile become one. Does nothing where the front-end has gone.
+        Those that come meanwhile become one. Does nothing where the front-end has gone. While the
+        device is suspended, which must not send anything then (vhost-user, "Suspended device
+        state"), it is kept until the device is no longer.
         """
         key = (message.label, index)
         if self._closed:
+            return
+        if self._is_suspended():
+            self._held[key] = message
             return
         if key in self._notifying:
             self._notifying[key] = True
@@ -83,6 +95,12 @@ class Channel:
                 self.notify(message, index)
 
         self._post(message, notified)
+
+    def resume(self) -> None:
+        """Send what was to be notified while the device was suspended, which it is no longer."""
+        held, self._held = self._held, {}
+        for (_, index), message in held.items():
+            self.notify(message, index)
 
     async def run(self) -> None:
         """Send and receive until the front-end closes its end; close the channel then, or when cancelled."""

@@ -139,7 +139,8 @@ class VirtioDevice:
     def notify_config_changed(self) -> None:
         """Tell the driver that the configuration space has changed.
 
-        Does nothing while no front-end is connected that listens: the next one reads it anyway.
+        While all queues are stopped, it is told once one is started. Does nothing while no front-end
+        is connected that listens: the next one reads it anyway.
         """
         if self._channel is not None:
             self._channel.notify(ConfigChange())

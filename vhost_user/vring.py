@@ -84,6 +84,9 @@ class VringOwner(Protocol):
     def looks_unshared(self, index: int) -> None:
         """Report that the ring of queue `index` holds nothing, although the driver kicks."""
 
+    def resumed(self) -> None:
+        """Take notice of a ring that was started."""
+
     async def resolve(self, miss: IotlbMissError) -> None:
         """Have the front-end say what is at the address. Raises BadAddressError where nothing is."""
 
@@ -121,6 +124,8 @@ class Vring:
 
     def start(self) -> None:
         """Serve the ring if it is to be served and is not."""
+        if self.setup.started:
+            self._owner.resumed()
         if self._run is None and self.setup.is_runnable:
             self._run = _Run()
             self._owner.nursery.start_soon(self._serve, self._run, name=f"queue {self.index}")

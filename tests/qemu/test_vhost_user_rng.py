@@ -98,7 +98,7 @@ async def test_bytes_come_from_the_file(directory: Path) -> None:
         assert await queue.request([], [5]) == [bytes(range(5))]
 
 
-async def test_chain_longer_than_the_ring_comes_through_an_indirect_table(guest: VirtioPci) -> None:
+async def test_rule_23_chain_longer_than_the_ring_comes_through_an_indirect_table(guest: VirtioPci) -> None:
     queue = await started(guest)
     assert queue.size == 4
     parts = await queue.request([], [8] * 20, indirect=True)
@@ -152,7 +152,7 @@ async def test_addresses_go_through_the_guests_iommu(directory: Path, backend: R
     assert any("type=UPDATE" in request for request in backend.requests())
 
 
-async def test_intx_where_msix_is_off(machine: Machine) -> None:
+async def test_rule_24_intx_where_msix_is_off(machine: Machine) -> None:
     guest = await probe(machine, RNG, msix=False)
     queue = await started(guest)
     await queue.request([], [64])
@@ -242,7 +242,7 @@ async def test_broken_ring_leaves_the_backend_serving(directory: Path, backend: 
         assert await queue.request([], [64])
 
 
-async def test_memory_that_is_not_shared_is_named(directory: Path, backend: RunningBackend) -> None:
+async def test_rule_17_memory_that_is_not_shared_is_named(directory: Path, backend: RunningBackend) -> None:
     (directory / "ram").write_bytes(b"")
     memory = f"memory-backend-file,id=mem,size=128M,mem-path={directory / 'ram'}"
     async with start_machine(directory, *rng_arguments(backend), memory=("-object", memory)) as machine:

@@ -184,6 +184,7 @@ async def test_configuration_space_is_read_and_written() -> None:
 async def test_configuration_change_is_told_once() -> None:
     device = Configurable()
     async with driving(device) as front:
+        await front.start_queue()
         device.change(b"\5" * 8)
         with trio.fail_after(SECONDS):
             await front.config_changed()

@@ -440,7 +440,7 @@ async def test_kick_descriptor_that_is_no_eventfd_breaks_the_queue(bench: Bench)
     assert bench.owner.reasons == ["its kick descriptor is no eventfd: Operation not permitted"]
 
 
-async def test_driver_that_kicks_an_empty_ring_has_memory_of_its_own(bench: Bench) -> None:
+async def test_rule_17_driver_that_kicks_an_empty_ring_has_memory_of_its_own(bench: Bench) -> None:
     async with publisher(bench.queue) as nursery:
         nursery.start_soon(serve, bench.queue)
         assert bench.owner.kick is not None

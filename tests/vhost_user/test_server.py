@@ -14,7 +14,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from protocol.io import EventFd, FdStream, SocketInUseError, connect, listen
-from protocol.vhost_user import GetFeatures
+from protocol.vhost_user import GetFeatures, pack
 from tests.vhost_user.echo import Echo
 from tests.vhost_user.frontend import SECONDS, Frontend
 from vhost_user import serve
@@ -55,13 +55,26 @@ async def is_served(frontend: Frontend) -> bool:
     return await queue.exchange([b"ping"], [8]) == [b"ping"]
 
 
-async def test_front_ends_come_one_after_the_other(directory: Path) -> None:
+async def test_rule_21_front_ends_come_one_after_the_other(directory: Path) -> None:
     device = Echo()
     async with serving(device, directory / "s"):
         for count in range(1, 4):
             async with connected(directory / "s") as frontend:
                 assert await is_served(frontend)
             assert device.served == count
+
+
+@pytest.mark.parametrize("sent", [pack(GetFeatures.number, 1, b"")[:5], pack(GetFeatures.number, 1, b"")])
+async def test_rule_21_front_end_that_gives_up_half_way_may_try_again(directory: Path, sent: bytes) -> None:
+    """QEMU's blk connects anew where its set-up failed, be it within a message or before the answer."""
+    device = Echo()
+    async with serving(device, directory / "s"):
+        for _ in range(3):
+            with await connect(str(directory / "s")) as stream:
+                await stream.send(sent)
+        async with connected(directory / "s") as frontend:
+            assert await is_served(frontend)
+    assert device.served == 1
 
 
 async def test_second_front_end_waits_until_the_first_has_left(directory: Path) -> None:

@@ -222,7 +222,7 @@ async def test_reset_device_stops_all_rings_and_keeps_what_was_negotiated() -> N
         assert await again.exchange([b"ping"], [8]) == [b"ping"]
 
 
-async def test_rule_8_reset_owner_disables_rings_and_keeps_everything_else() -> None:
+async def test_rule_08_reset_owner_disables_rings_and_keeps_everything_else() -> None:
     device = Echo()
     async with attached(device) as frontend:
         queue = await frontend.start()
@@ -267,7 +267,7 @@ async def test_change_of_config_is_told() -> None:
     device = Echo()
     device.notify_config_changed()  # nobody is there: nothing happens
     async with attached(device) as frontend, trio.open_nursery() as nursery:
-        await frontend.negotiate()
+        await frontend.start()
         device.notify_config_changed()
         await frontend.open_channel(nursery)
         device.notify_config_changed()
@@ -280,7 +280,7 @@ async def test_changes_of_config_that_come_together_become_two() -> None:
     """One is on its way; all that follow are told by one more."""
     device = Echo()
     async with attached(device) as frontend, trio.open_nursery() as nursery:
-        await frontend.negotiate()
+        await frontend.start()
         await frontend.open_channel(nursery)
         for _ in range(100):
             device.notify_config_changed()
@@ -290,8 +290,40 @@ async def test_changes_of_config_that_come_together_become_two() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_change_of_config_during_a_request_waits_for_nothing() -> None:
-    """Rule 13: a front-end that waits for us does not read the channel."""
+async def test_suspended_device_sends_nothing_until_a_ring_is_started() -> None:
+    """vhost-user, "Suspended device state": before the first start, and between a stop and the next one."""
+    device = Echo()
+    async with attached(device) as frontend, trio.open_nursery() as nursery:
+        await frontend.negotiate()
+        await frontend.share_memory()
+        await frontend.open_channel(nursery)
+        queue = frontend.queue()
+        for changes in (1, 2):
+            device.notify_config_changed()
+            device.notify_config_changed()
+            await wait_all_tasks_blocked(0.01)
+            assert len(frontend.backend_requests) == changes - 1
+            await queue.start()
+            await frontend.until_asked(changes)
+            await wait_all_tasks_blocked(0.01)
+            assert len(frontend.backend_requests) == changes
+            await queue.stop()
+        nursery.cancel_scope.cancel()
+
+
+async def test_started_ring_that_is_disabled_suspends_nothing() -> None:
+    device = Echo()
+    async with attached(device) as frontend, trio.open_nursery() as nursery:
+        queue = await frontend.start()
+        await frontend.open_channel(nursery)
+        await queue.enable(False)
+        device.notify_config_changed()
+        await frontend.until_asked()
+        nursery.cancel_scope.cancel()
+
+
+async def test_rule_13_change_of_config_during_a_request_waits_for_nothing() -> None:
+    """A front-end that waits for us does not read the channel."""
 
     class Restless(Everything):
         def write_config(self, offset: int, data: bytes, flags: ConfigFlag) -> None:
@@ -299,7 +331,7 @@ async def test_change_of_config_during_a_request_waits_for_nothing() -> None:
                 self.notify_config_changed()
 
     async with attached(Restless()) as frontend:
-        await frontend.negotiate()
+        await frontend.start()
         ours, theirs = socket.socketpair()
         with ours:
             await frontend.request(SetBackendReqFd(fds=(OwnedFd(theirs.detach()),)))

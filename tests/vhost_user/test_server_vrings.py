@@ -65,7 +65,7 @@ async def test_ring_goes_on_where_it_stopped(features: Feature) -> None:
             await queue.start()
 
 
-async def test_rule_1_ring_starts_with_its_kick_descriptor_and_is_looked_at_without_a_kick() -> None:
+async def test_rule_01_ring_starts_with_its_kick_descriptor_and_is_looked_at_without_a_kick() -> None:
     async with attached(Echo()) as frontend:
         await frontend.negotiate()
         await frontend.share_memory()
@@ -76,7 +76,7 @@ async def test_rule_1_ring_starts_with_its_kick_descriptor_and_is_looked_at_with
         assert await queue.wait() == [[b"early"]]
 
 
-async def test_rule_1_ring_is_looked_at_when_it_is_enabled() -> None:
+async def test_rule_01_ring_is_looked_at_when_it_is_enabled() -> None:
     async with attached(Echo()) as frontend:
         queue = await frontend.start()
         await queue.enable(False)
@@ -88,7 +88,7 @@ async def test_rule_1_ring_is_looked_at_when_it_is_enabled() -> None:
         assert await queue.wait() == [[b"while disabled"]]
 
 
-async def test_rule_1_parts_of_the_setup_come_in_any_order() -> None:
+async def test_rule_01_parts_of_the_setup_come_in_any_order() -> None:
     async with attached(Echo()) as frontend:
         await frontend.negotiate()
         await frontend.share_memory()
@@ -99,7 +99,7 @@ async def test_rule_1_parts_of_the_setup_come_in_any_order() -> None:
         assert await works(queue)
 
 
-async def test_rule_2_without_protocol_features_all_rings_are_enabled() -> None:
+async def test_rule_02_without_protocol_features_all_rings_are_enabled() -> None:
     async with attached(Echo()) as frontend:
         await frontend.negotiate(protocol=ProtocolFeature.NONE)
         await frontend.share_memory()
@@ -110,7 +110,7 @@ async def test_rule_2_without_protocol_features_all_rings_are_enabled() -> None:
             assert await works(queue)
 
 
-async def test_rule_2_with_protocol_features_rings_begin_disabled() -> None:
+async def test_rule_02_with_protocol_features_rings_begin_disabled() -> None:
     async with attached(Echo()) as frontend:
         await frontend.negotiate()
         await frontend.share_memory()
@@ -124,7 +124,7 @@ async def test_rule_2_with_protocol_features_rings_begin_disabled() -> None:
         assert await queue.wait() == [[b"ping"]]
 
 
-async def test_rule_2_features_with_bit_30_leave_rings_enabled_or_disabled() -> None:
+async def test_rule_02_features_with_bit_30_leave_rings_enabled_or_disabled() -> None:
     device = Echo()
     async with attached(device) as frontend:
         queue = await frontend.start()
@@ -138,7 +138,7 @@ async def test_rule_2_features_with_bit_30_leave_rings_enabled_or_disabled() -> 
     assert device.starts == 1
 
 
-async def test_rule_3_stopping_drains_the_ring_first() -> None:
+async def test_rule_03_stopping_drains_the_ring_first() -> None:
     device = Gate()
     async with attached(device) as frontend:
         queue = await frontend.start()
@@ -153,7 +153,7 @@ async def test_rule_3_stopping_drains_the_ring_first() -> None:
         assert queue.collect() == [[b"in hand"]]
 
 
-async def test_rule_3_index_runs_free() -> None:
+async def test_rule_03_index_runs_free() -> None:
     async with attached(Echo()) as frontend:
         await frontend.negotiate()
         await frontend.share_memory()
@@ -164,7 +164,7 @@ async def test_rule_3_index_runs_free() -> None:
         assert await queue.stop() == 10
 
 
-async def test_rule_3_base_of_a_packed_ring_holds_both_wrap_counters() -> None:
+async def test_rule_03_base_of_a_packed_ring_holds_both_wrap_counters() -> None:
     async with attached(Echo()) as frontend:
         queue = await frontend.start(PACKED, size=4)
         for _ in range(3):
@@ -173,7 +173,7 @@ async def test_rule_3_base_of_a_packed_ring_holds_both_wrap_counters() -> None:
         assert await queue.stop() == 2 | 0 << 15 | 2 << 16 | 0 << 31
 
 
-async def test_rule_4_used_index_is_the_rings_own() -> None:
+async def test_rule_04_used_index_is_the_rings_own() -> None:
     """A guest that reboots has an empty ring, whatever was before."""
     async with attached(Echo()) as frontend:
         queue = await frontend.start()
@@ -185,7 +185,7 @@ async def test_rule_4_used_index_is_the_rings_own() -> None:
         assert await works(again)
 
 
-async def test_rule_5_enabling_a_ring_that_the_driver_does_not_use() -> None:
+async def test_rule_05_enabling_a_ring_that_the_driver_does_not_use() -> None:
     device = Echo()
     async with attached(device) as frontend:
         queue = await frontend.start()
@@ -195,7 +195,7 @@ async def test_rule_5_enabling_a_ring_that_the_driver_does_not_use() -> None:
     assert device.starts == 1
 
 
-async def test_rule_6_call_descriptor_may_be_replaced_at_any_time() -> None:
+async def test_rule_06_call_descriptor_may_be_replaced_at_any_time() -> None:
     async with attached(Echo()) as frontend:
         queue = await frontend.start()
         for _ in range(3):
@@ -208,7 +208,7 @@ async def test_rule_6_call_descriptor_may_be_replaced_at_any_time() -> None:
                 assert old.take() == 0
 
 
-async def test_rule_6_call_descriptor_may_be_taken_away() -> None:
+async def test_rule_06_call_descriptor_may_be_taken_away() -> None:
     async with attached(Echo()) as frontend:
         queue = await frontend.start()
         await frontend.request(SetVringCall(0, no_fd=True))
@@ -227,7 +227,7 @@ async def test_call_that_may_have_been_missed_is_repeated_on_the_new_descriptor(
             assert fresh.take() == 1
 
 
-async def test_rule_7_status_0_keeps_the_indices() -> None:
+async def test_rule_07_status_0_keeps_the_indices() -> None:
     async with attached(Echo()) as frontend:
         queue = await frontend.start()
         assert await works(queue)

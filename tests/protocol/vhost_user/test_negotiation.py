@@ -52,7 +52,7 @@ def test_features_that_were_not_offered_are_refused() -> None:
     assert (session.features, session.protocol_features) == (Feature.NONE, ProtocolFeature.NONE)
 
 
-def test_features_that_qemu_passes_on_unasked_are_accepted() -> None:
+def test_rule_23_features_that_qemu_passes_on_unasked_are_accepted() -> None:
     session = BackendSession(Feature.PROTOCOL_FEATURES, ProtocolFeature.NONE)
     passed = Feature.INDIRECT_DESC | Feature.EVENT_IDX | Feature.RING_RESET
     ask(session, SetFeatures, SetFeatures(passed).encode())

@@ -15,6 +15,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from protocol.vhost_user import ProtocolFeature
 from protocol.virtio.blk import CONFIG_SIZE, WRITEBACK_OFFSET, BlkConfig, BlkFeature, RequestStatus
 from protocol.virtio.features import Feature
 from tests.vhost_user.devices import blk_chains as driver
@@ -144,6 +145,11 @@ def test_configuration_says_what_the_disk_and_the_options_are(blk: Blk) -> None:
         write_zeroes_may_unmap=1,
     )
     assert blk.read_config(20, 4) == (512).to_bytes(4, "little")
+
+
+def test_rule_22_configuration_space_can_be_asked_for(blk: Blk) -> None:
+    """QEMU's blk does not start without it."""
+    assert ProtocolFeature.CONFIG in blk.offered_protocol_features
 
 
 def test_offer(image: Path) -> None:

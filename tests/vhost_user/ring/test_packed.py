@@ -51,7 +51,7 @@ def request(rig: Rig, count: int = 1) -> bool:
     return rig.driver.publish()
 
 
-def test_rule_3_base_holds_both_places_with_their_wrap_counters(make: Callable[..., Rig]) -> None:
+def test_rule_03_base_holds_both_places_with_their_wrap_counters(make: Callable[..., Rig]) -> None:
     """Rule 3: available in bits 0 to 14, its wrap counter in 15; used in 16 to 30 and 31."""
     rig = make(5)
     device = rig.start(PACKED_START)
@@ -69,7 +69,7 @@ def test_rule_3_base_holds_both_places_with_their_wrap_counters(make: Callable[.
     assert device.base == 0x0001_0001
 
 
-def test_rule_3_a_ring_goes_on_where_it_stopped(make: Callable[..., Rig]) -> None:
+def test_rule_03_a_ring_goes_on_where_it_stopped(make: Callable[..., Rig]) -> None:
     rig = make(5)
     device = rig.start()
     served = []

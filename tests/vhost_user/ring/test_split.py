@@ -76,7 +76,7 @@ def test_index_wraps_at_65536(make: Callable[..., Rig]) -> None:
     assert device.base == SIZE
 
 
-def test_rule_4_used_index_comes_from_the_ring(make: Callable[..., Rig]) -> None:
+def test_rule_04_used_index_comes_from_the_ring(make: Callable[..., Rig]) -> None:
     """A guest that reboots sets up a new ring; one whose back-end restarts goes on with the old one."""
     rig = make()
     device = rig.start()

@@ -1,0 +1,1 @@
+"""Byte-level fuzzing: targets, a corpus of valid conversations, and a bounded run of each for the tests."""
