@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.qemu.virtio_pci import EVENT_IDX, INDIRECT_DESC, SplitQueue, VirtioPci, probe
+from tests.qemu.virtio_pci import EVENT_IDX, INDIRECT_DESC, RING_PACKED, Queue, VirtioPci, probe
 from tests.rig.backend import RunningBackend, start_backend, start_machine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
     from tests.rig.qemu import Machine
@@ -46,9 +46,14 @@ class Setup:
 
 @asynccontextmanager
 async def start(
-    directory: Path, *options: str, properties: str = "", chardev: str = ""
+    directory: Path,
+    *options: str,
+    properties: str = "",
+    chardev: str = "",
+    msix: bool = True,
+    machine: Sequence[str] = (),
 ) -> AsyncIterator[Setup]:
-    """Run a back-end on a file with CONTENT, and a QEMU with that disk."""
+    """Run a back-end on a file with CONTENT, and a QEMU with that disk and the arguments `machine`."""
     image = directory / "disk"
     image.write_bytes(CONTENT)
     async with (
@@ -57,15 +62,21 @@ async def start(
             directory,
             *backend.chardev(extra=chardev),
             *("-device", f"vhost-user-blk-pci,chardev=backend{properties}"),
-        ) as machine,
+            *machine,
+        ) as running,
     ):
-        yield Setup(machine, await probe(machine, BLOCK), backend, image)
+        yield Setup(running, await probe(running, BLOCK, msix=msix), backend, image)
 
 
-async def ready(guest: VirtioPci, wanted: int = FLUSH | DISCARD | WRITE_ZEROES) -> SplitQueue:
+async def ready(
+    guest: VirtioPci, wanted: int = FLUSH | DISCARD | WRITE_ZEROES | INDIRECT_DESC | EVENT_IDX
+) -> Queue:
     """Negotiate, set up the first queue, and start."""
-    await guest.negotiate(wanted | INDIRECT_DESC | EVENT_IDX)
-    queue = await guest.set_up_queue()
+    await guest.negotiate(wanted)
+    if guest.features & RING_PACKED:
+        queue: Queue = await guest.set_up_packed_queue()
+    else:
+        queue = await guest.set_up_queue()
     await guest.start()
     return queue
 
@@ -74,13 +85,13 @@ def header(kind: int, sector: int = 0) -> bytes:
     return struct.pack("<IIQ", kind, 0, sector)
 
 
-async def read(queue: SplitQueue, sector: int, size: int) -> bytes:
+async def read(queue: Queue, sector: int, size: int) -> bytes:
     data, status = await queue.request([header(IN, sector)], [size, 1])
     assert status == OK
     return data
 
 
-async def write(queue: SplitQueue, sector: int, data: bytes) -> bytes:
+async def write(queue: Queue, sector: int, data: bytes) -> bytes:
     (status,) = await queue.request([header(OUT, sector), data], [1])
     return status
 

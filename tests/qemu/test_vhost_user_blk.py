@@ -42,7 +42,7 @@ from tests.qemu.blk_driver import (
     start,
     write,
 )
-from tests.qemu.virtio_pci import DEVICE
+from tests.qemu.virtio_structures import DEVICE
 from tests.rig.msix import message
 from tests.rig.qemu import QemuStartError
 

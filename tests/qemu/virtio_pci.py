@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import trio
 
+from tests.qemu.virtio_structures import COMMON, DEVICE, ISR, NOTIFY, Structure, structures
 from tests.rig.msix import MsiX
+from tests.rig.pci import STATUS, STATUS_INTERRUPT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
 
 VENDOR = 0x1AF4
 TRANSITIONAL = {1: 0x1000, 2: 0x1001, 3: 0x1003, 4: 0x1005, 5: 0x1002, 8: 0x1004, 9: 0x1009}
-
-COMMON, NOTIFY, ISR, DEVICE, PCI_ACCESS = 1, 2, 3, 4, 5
 
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK = 1, 2, 4, 8
 
@@ -41,8 +41,6 @@ NO_VECTOR = 0xFFFF
 NEXT, WRITE, INDIRECT = 1, 2, 4
 
 _AVAIL, _USED = 1 << 7, 1 << 15
-
-_VENDOR_SPECIFIC = 0x09
 
 Row: TypeAlias = tuple[int, int, int]
 """A descriptor: address, length, flags."""
@@ -111,7 +109,8 @@ class Queue(ABC):
         self.index = index
         self.size = size
         self.vector = vector
-        self._ram = device.ram
+        self.ram = device.ram
+        """Where the buffers of its requests come from."""
         self._qtest = device.qtest
         self._notify = notify
 
@@ -131,11 +130,11 @@ class Queue(ABC):
         self, readable: Sequence[bytes], writable: Sequence[int], *, indirect: bool = False
     ) -> Request:
         """Make a chain available: buffers with these contents, then room for these numbers of bytes."""
-        rows = [(await self._ram.put(data), len(data), 0) for data in readable]
-        rows += [(self._ram.allocate(size), size, WRITE) for size in writable]
+        rows = [(await self.ram.put(data), len(data), 0) for data in readable]
+        rows += [(self.ram.allocate(size), size, WRITE) for size in writable]
         written = tuple((address, size) for address, size, flags in rows if flags & WRITE)
         if indirect:
-            table = await self._ram.put(self._table(rows))
+            table = await self.ram.put(self._table(rows))
             rows = [(table, 16 * len(rows), INDIRECT)]
         return Request(await self._submit(rows), written)
 
@@ -179,9 +178,9 @@ class SplitQueue(Queue):
 
     def __init__(self, device: VirtioPci, index: int, size: int, vector: int, notify: int) -> None:
         super().__init__(device, index, size, vector, notify)
-        self.desc = self._ram.allocate(16 * size, 4096)
-        self.driver = self.avail = self._ram.allocate(6 + 2 * size, 2)
-        self.device = self.used = self._ram.allocate(6 + 8 * size, 4)
+        self.desc = self.ram.allocate(16 * size, 4096)
+        self.driver = self.avail = self.ram.allocate(6 + 2 * size, 2)
+        self.device = self.used = self.ram.allocate(6 + 8 * size, 4)
         self._free = list(range(size))
         self._chains: dict[int, list[int]] = {}
         self._available = 0
@@ -232,9 +231,9 @@ class PackedQueue(Queue):
 
     def __init__(self, device: VirtioPci, index: int, size: int, vector: int, notify: int) -> None:
         super().__init__(device, index, size, vector, notify)
-        self.desc = self._ram.allocate(16 * size, 4096)
-        self.driver = self._ram.allocate(4, 4)
-        self.device = self._ram.allocate(4, 4)
+        self.desc = self.ram.allocate(16 * size, 4096)
+        self.driver = self.ram.allocate(4, 4)
+        self.device = self.ram.allocate(4, 4)
         self._ids = list(range(size))
         self._lengths: dict[int, int] = {}
         self._available = (0, True)
@@ -300,6 +299,7 @@ class VirtioPci:
         self.qtest = pci.bus.qtest
         self.bars = bars
         self.ram = ram
+        self.structures: list[Structure] = []
         self.regions: dict[int, int] = {}
         self.features = 0
         self._msix = msix
@@ -313,17 +313,14 @@ class VirtioPci:
         return self._msix
 
     async def find_regions(self) -> None:
-        """Walk the vendor-specific capabilities (section 4.1.4); the first of a type counts."""
-        for capability in await self.pci.capabilities():
-            if capability.id != _VENDOR_SPECIFIC:
+        """Find the structures; the first of a type in a BAR that there is counts."""
+        self.structures = await structures(self.pci)
+        for structure in self.structures:
+            if structure.kind in self.regions or structure.bar not in self.bars:
                 continue
-            kind = await self.pci.read(capability.offset + 3, 1)
-            bar = await self.pci.read(capability.offset + 4, 1)
-            if kind in self.regions or bar not in self.bars:
-                continue
-            self.regions[kind] = self.bars[bar].address + await self.pci.read(capability.offset + 8)
-            if kind == NOTIFY:
-                self._multiplier = await self.pci.read(capability.offset + 16)
+            self.regions[structure.kind] = self.bars[structure.bar].address + structure.offset
+            if structure.kind == NOTIFY:
+                self._multiplier = structure.multiplier
 
     async def common(self, field: tuple[int, int]) -> int:
         """Read a field of the common configuration."""
@@ -357,10 +354,14 @@ class VirtioPci:
         return features
 
     async def negotiate(self, wanted: int) -> int:
-        """Begin to drive the device, and accept what of `wanted` is offered; return that."""
+        """Begin to drive the device, and accept what of `wanted` is offered; return that.
+
+        ACCESS_PLATFORM is accepted wherever it is offered, as a driver should (section 6.1): QEMU 10
+        offers whatever a back-end of the newer kinds does, with no IOMMU too, and insists on this one.
+        """
         await self.reset()
         await self.set_status(ACKNOWLEDGE | DRIVER)
-        self.features = await self.offered() & (wanted | VERSION_1)
+        self.features = await self.offered() & (wanted | VERSION_1 | ACCESS_PLATFORM)
         for half in range(2):
             await self.set_common(_DRIVER_FEATURE_SELECT, half)
             await self.set_common(_DRIVER_FEATURE, self.features >> 32 * half & 0xFFFF_FFFF)
@@ -416,6 +417,10 @@ class VirtioPci:
             data = bytes([await self.qtest.read(self.regions[DEVICE] + offset + i, 1) for i in range(size)])
             if await self.common(_GENERATION) == before:
                 return data
+
+    async def interrupts(self) -> bool:
+        """Tell whether it asserts its interrupt line: bit 3 of the PCI status register."""
+        return bool(await self.pci.read(STATUS, 2) & STATUS_INTERRUPT)
 
     async def isr(self) -> int:
         """Read the interrupt status, which clears it: 1 a queue, 2 the configuration."""

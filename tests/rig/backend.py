@@ -50,17 +50,22 @@ class RunningBackend:
 
 @asynccontextmanager
 async def start_machine(
-    directory: Path, *arguments: str, memory: Sequence[str] = _SHARED_MEMORY, name: str = "machine"
+    directory: Path,
+    *arguments: str,
+    memory: Sequence[str] = _SHARED_MEMORY,
+    name: str = "machine",
+    kind: str = "q35",
 ) -> AsyncIterator[Machine]:
     """Run a QEMU whose memory a back-end can share, and whose CPU is halted for good; the test drives it.
 
     QEMU starts a vhost device only while the machine runs. So this one does, with a firmware of
-    nothing but `hlt` instructions. `memory` makes the memory backend `mem`, of 128 MiB.
+    nothing but `hlt` instructions. `memory` makes the memory backend `mem`, of 128 MiB. `kind` is q35,
+    or pc where a device on the root bus is to be hot-plugged.
     """
     firmware = directory / f"{name}.rom"
     firmware.write_bytes(_HALT * _ROM_BYTES)
     options = ("-bios", str(firmware), *memory)
-    async with start_qemu(*options, *arguments, machine="q35,memory-backend=mem") as machine:
+    async with start_qemu(*options, *arguments, machine=f"{kind},memory-backend=mem") as machine:
         await machine.qmp.execute("cont")
         yield machine
 
@@ -93,12 +98,18 @@ async def start_program(
     directory: Path, argv: Sequence[str], name: str, *, pass_fds: Sequence[int] = ()
 ) -> AsyncIterator[process.Program]:
     """Run a program until the block ends; the block begins when the program says that it is ready."""
-    address = str(directory / f"{name}.notify")
+    address = _free_address(directory / f"{name}.notify")
     with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         await notify.bind(address)
         async with process.start(argv, env={"NOTIFY_SOCKET": address}, pass_fds=pass_fds) as program:
             await _until_ready(program, notify)
             yield program
+
+
+def _free_address(path: Path) -> str:
+    """Return `path` for a new socket, without that of a program before that had the same name."""
+    path.unlink(missing_ok=True)
+    return str(path)
 
 
 async def _until_ready(program: process.Program, notify: trio.socket.SocketType) -> None:

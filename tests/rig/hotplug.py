@@ -1,6 +1,7 @@
-"""Plugging and unplugging an ivshmem device of a running QEMU, with the guest's part in it played by us.
+"""Plugging and unplugging devices and memory of a running QEMU, with the guest's part in it played by us.
 
-Only on machine "pc": there the guest lets a device go by one register (QEMU, docs/specs/acpi_pci_hotplug).
+PCI devices only on machine "pc": there the guest lets one go by one register (QEMU,
+docs/specs/acpi_pci_hotplug). Memory on "pc" and "q35" (docs/specs/acpi_mem_hotplug).
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 _EJECT = 0xAE08
 _SLOT = 6
+
+_MEMORY = 0x0A00
+_MEMORY_FLAGS = _MEMORY + 0x14
+_MEMORY_EJECT = 1 << 3
 
 
 async def plug(machine: Machine, server: Path, *, vectors: int = 2, name: str = "iv") -> None:
@@ -41,10 +46,39 @@ async def connect_chardev(machine: Machine, server: Path, *, name: str = "iv") -
 
 async def unplug(machine: Machine, *, name: str = "iv") -> None:
     """Remove the device, and then its chardev: only that closes QEMU's connection to the server."""
+    await eject(machine, name, slot=_SLOT)
+    await machine.qmp.execute("chardev-remove", id=f"{name}-server")
+
+
+async def eject(machine: Machine, name: str, *, slot: int) -> None:
+    """Remove the PCI device `name` of bus 0: QEMU asks the guest, which ejects the slot when it is ready."""
     await machine.qmp.execute("device_del", id=name)
-    # QEMU asks the guest through ACPI; it ejects the slot when it is done with the device.
-    await machine.qtest.port_out(_EJECT, 1 << _SLOT)
+    await machine.qtest.port_out(_EJECT, 1 << slot)
+    await _until_deleted(machine, name)
+
+
+async def plug_memory(machine: Machine, name: str, size: int) -> int:
+    """Plug `size` bytes of shared memory into a machine that has a slot for them; return their address."""
+    await machine.qmp.execute(
+        "object-add", qom_type="memory-backend-memfd", id=f"{name}-memory", size=size, share=True
+    )
+    await machine.qmp.execute("device_add", driver="pc-dimm", id=name, memdev=f"{name}-memory")
+    for device in await machine.qmp.execute("query-memory-devices"):
+        if device["data"]["id"] == name:
+            return int(device["data"]["addr"])
+    raise LookupError(f"QEMU has plugged no memory {name}")
+
+
+async def unplug_memory(machine: Machine, name: str, *, slot: int = 0) -> None:
+    """Remove the memory in `slot`: QEMU asks the guest, which ejects it when it uses it no more."""
+    await machine.qmp.execute("device_del", id=name)
+    await machine.qtest.port_out(_MEMORY, slot)
+    await machine.qtest.port_out(_MEMORY_FLAGS, _MEMORY_EJECT, 1)
+    await _until_deleted(machine, name)
+    await machine.qmp.execute("object-del", id=f"{name}-memory")
+
+
+async def _until_deleted(machine: Machine, name: str) -> None:
     with trio.fail_after(10):
         while (await machine.qmp.wait_event("DEVICE_DELETED")).get("device") != name:
             pass
-    await machine.qmp.execute("chardev-remove", id=f"{name}-server")
