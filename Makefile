@@ -1,5 +1,6 @@
 # Everything there is to run here. Each target installs what it needs first and says so:
 #   make demo    two real QEMU guests and a host process share memory and ring each other
+#   make guest   a shell in a real Linux guest, with the devices that DEVICES= tells QEMU of
 #   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest
 #   make bench   speed, beside QEMU's own C server where IVSHMEM_SERVER= names one
 # PYTHON= chooses the Python for the virtual environment, PYTEST_OPTIONS= what pytest is told;
@@ -10,10 +11,10 @@ VENV ?= .venv
 RUN = $(VENV)/bin
 SOURCES = protocol ivshmem_server vhost_user tests examples
 
-.PHONY: help setup demo test lint unit bench clean
+.PHONY: help setup demo guest test lint unit bench clean
 
 help:
-	@sed -n '2,6s/^# //p' Makefile
+	@sed -n '2,7s/^# //p' Makefile
 
 # Debian packages that are missing; the guest's kernel, unpacked into .cache and not installed.
 setup: $(VENV)/.done
@@ -28,6 +29,10 @@ $(VENV)/.done: pyproject.toml
 
 demo: setup
 	@$(RUN)/python -m examples.ivshmem_demo
+
+# make guest DEVICES='-chardev socket,id=c,path=/tmp/rng.sock -device vhost-user-rng-pci,chardev=c'
+guest: setup
+	@$(RUN)/python -m tests.rig.shell $(DEVICES)
 
 test: setup lint
 	$(RUN)/python -m pytest $(PYTEST_OPTIONS)
