@@ -1,5 +1,6 @@
 # Everything there is to run here. Each target installs what it needs first and says so:
 #   make demo    two real QEMU guests and a host process share memory and ring each other
+#   make guest   a shell in a real Linux guest, with the devices that DEVICES= tells QEMU of
 #   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest
 #   make fuzz    any bytes to everything that takes bytes, FUZZ_SECONDS= to each target, 600 by default
 #   make bench   speed, beside QEMU's own C server where IVSHMEM_SERVER= names one
@@ -11,10 +12,10 @@ VENV ?= .venv
 RUN = $(VENV)/bin
 SOURCES = protocol ivshmem_server vhost_user tests examples
 
-.PHONY: help setup demo test lint unit fuzz bench clean
+.PHONY: help setup demo guest test lint unit fuzz bench clean
 
 help:
-	@sed -n '2,7s/^# //p' Makefile
+	@sed -n '2,8s/^# //p' Makefile
 
 # Debian packages that are missing; the guest's kernel, unpacked into .cache and not installed.
 setup: $(VENV)/.done
@@ -29,6 +30,10 @@ $(VENV)/.done: pyproject.toml
 
 demo: setup
 	@$(RUN)/python -m examples.ivshmem_demo
+
+# make guest DEVICES='-chardev socket,id=c,path=/tmp/rng.sock -device vhost-user-rng-pci,chardev=c'
+guest: setup
+	@$(RUN)/python -m tests.rig.shell $(DEVICES)
 
 test: setup lint
 	$(RUN)/python -m pytest $(PYTEST_OPTIONS)

@@ -18,6 +18,7 @@ from protocol.vhost_user import (
 )
 from protocol.vhost_user.checks import RefusedError
 from protocol.virtio.features import Feature
+from protocol.virtio.ids import DeviceId
 from vhost_user.channel import FrontendError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from protocol.vhost_user import BackendMessage, ConfigFlag, Reply
-    from protocol.virtio.ids import DeviceId
     from vhost_user.channel import Channel
     from vhost_user.queue import Virtqueue
 
@@ -64,6 +64,22 @@ _BACKEND_FEATURES = (
     | ProtocolFeature.GPA_ADDRESSES
     | ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
 )
+
+_QEMU_NAMES = {
+    DeviceId.BLOCK: "blk",
+    DeviceId.RNG: "rng",
+    DeviceId.SCSI: "scsi",
+    DeviceId.GPU: "gpu",
+    DeviceId.INPUT: "input",
+    DeviceId.VSOCK: "vsock",
+    DeviceId.SOUND: "snd",
+    DeviceId.FS: "fs",
+    DeviceId.SCMI: "scmi",
+    DeviceId.I2C_ADAPTER: "i2c",
+    DeviceId.GPIO: "gpio",
+    DeviceId.SPI: "spi",
+}
+"""The types of device that QEMU has a vhost-user device for, and what it calls it."""
 
 _OFFERED_WITH = {
     "read_config": ProtocolFeature.CONFIG,
@@ -265,8 +281,15 @@ class VirtioDevice:
 
     @classmethod
     def qemu_device(cls, options: argparse.Namespace) -> str:
-        """Return what QEMU calls the device, with the properties that must match the command line."""
-        return f"vhost-user-{cls.name}-pci"
+        """Return what QEMU calls the device, with the properties that must match the command line.
+
+        By default it is QEMU's device of this type, and its device for tests (QEMU 10.2) where it has none.
+        """
+        name = _QEMU_NAMES.get(cls.device_id)
+        if name is None:
+            sizes = f"num_vqs={cls.num_queues},config_size={len(cls.config)}"
+            return f"vhost-user-test-device-pci,virtio-id={int(cls.device_id)},{sizes}"
+        return f"vhost-user-{name}-pci"
 
     def close(self) -> None:
         """Let go of what the device holds of the host; whoever made it calls this."""

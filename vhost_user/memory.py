@@ -214,6 +214,11 @@ class GuestMemory:
         for region, writable, _ in self._mapped:
             if region.user_address <= address < region.user_address + region.size:
                 return Window(region.user_address, region.user_address + region.size, writable.view)
+        if not self._mapped:
+            raise BadAddressError(
+                "the front-end has shared no memory at all; give QEMU -object"
+                " memory-backend-memfd,id=mem,size=...,share=on and -machine memory-backend=mem"
+            )
         raise BadAddressError(f"no memory region holds user address {address:#x}")
 
     def _iotlb_window(self, iotlb: Iotlb, iova: int, write: bool) -> Window:

@@ -138,5 +138,7 @@ def _user_error(options: argparse.Namespace, error: OSError | ValueError) -> Use
     path = options.socket_path
     if isinstance(error, SocketInUseError):
         return UserError(f"socket {path} is in use by another program; stop it or choose another path")
+    if error.errno == errno.EEXIST:
+        return UserError(f"cannot listen on {path}: {error.strerror}")  # which names the remedies
     remedy = _REMEDIES.get(error.errno or 0, "choose another path")
     return UserError(f"cannot listen on {path}: {error.strerror}; {remedy}")

@@ -2,7 +2,7 @@
 
 ::
 
-    pytest_plugins = ["vhost_user.testing"]
+    pytest_plugins = ["vhost_user.testing"]  # in conftest.py
 
     @pytest.fixture
     def device():

@@ -120,6 +120,23 @@ def test_print_qemu_args_for_a_client() -> None:
     assert "path=/tmp/a,server=on" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("examples.scripted_rng:ScriptedRng", "-device vhost-user-rng-pci,chardev=scripted-rng0\n"),
+        ("examples.numbered_disk:NumberedDisk", "-device vhost-user-blk-pci,chardev=numbered-disk0\n"),
+        (
+            "tests.vhost_user.echo:Echo",
+            "-device vhost-user-test-device-pci,virtio-id=3,num_vqs=2,config_size=16,chardev=echo0\n",
+        ),
+    ],
+)
+def test_print_qemu_args_for_devices_of_ones_own(device: str, expected: str) -> None:
+    """QEMU's device is that of the type; for a type that QEMU does not know it is one for tests."""
+    result = run("run", device, "-s", "/tmp/a", "--print-qemu-args")
+    assert result.stdout.endswith(expected)
+
+
 async def test_serves_and_ends_on_sigterm(directory: Path) -> None:
     async with start_backend(directory, "rng") as backend:
         assert f"listening on {backend.socket}" in backend.program.output()
@@ -224,6 +241,14 @@ async def test_socket_in_use_is_said_in_one_line(directory: Path) -> None:
         with pytest.raises(BackendStartError, match="is in use by another program; stop it"):
             async with start_program(directory, command("rng", "-s", str(backend.socket)), "second"):
                 pass
+
+
+def test_file_in_the_socket_s_place_is_said_in_one_line(directory: Path) -> None:
+    path = directory / "file"
+    path.touch()
+    line = refusal("run", "rng", "-s", str(path))
+    assert line.endswith(f"{path}: something that is no socket is there; remove it or choose another path")
+    assert path.exists()
 
 
 async def test_ones_own_device(directory: Path) -> None:

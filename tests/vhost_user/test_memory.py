@@ -396,6 +396,11 @@ def test_iotlb_neighbours_are_one_view(iommu: GuestMemory) -> None:
     assert [len(view) for view in iommu.translate(IOVA + 1, 4 * PAGE - 1, write=True)] == [4 * PAGE - 1]
 
 
+def test_no_memory_at_all_names_what_to_give_qemu() -> None:
+    with pytest.raises(BadAddressError, match=r"shared no memory at all; give QEMU -object .*share=on"):
+        GuestMemory().ring_part(0x1000, 16)
+
+
 def test_iotlb_ring_in_two_pieces(iommu: GuestMemory) -> None:
     iommu.update_iotlb(IOVA, PAGE, A.user_address, 3)
     iommu.update_iotlb(IOVA + PAGE, PAGE, C.user_address, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from typing import TYPE_CHECKING, TypeVar
 
@@ -333,7 +334,11 @@ class Frontend:
         self._start(self._connection.run)
 
     async def reconnect(
-        self, path: str | None = None, *, stream: FdStream | None = None, wait_for_backend: float = 0
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        stream: FdStream | None = None,
+        wait_for_backend: float = 0,
     ) -> None:
         """Connect again, negotiate what was negotiated, and go on with all queues where the driver is.
 
@@ -342,7 +347,7 @@ class Frontend:
         OSError where nobody listens.
         """
         negotiated = self.features, self.protocol_features
-        self._path = path or self._path
+        self._path = self._path if path is None else os.fspath(path)
         await self.attach(stream, wait_for_backend)
         await self.negotiate(negotiated[0], protocol=negotiated[1])
         await self._return_inflight()

@@ -1,0 +1,40 @@
+"""`make guest`: a shell in the tests' guest, on this terminal, with the devices that QEMU is told of."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+from tests.rig.apt import SetupError
+from tests.rig.guest import machine_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def command(devices: Sequence[str]) -> list[str]:
+    """Return the QEMU command line of a guest with a shell on the console. Raises SetupError.
+
+    Its memory is one that vhost-user back-ends can map, unless `devices` bring a backend `mem` and its size.
+    Ctrl-A X ends it.
+    """
+    argv = machine_arguments(shared=True)
+    argv[argv.index("stdio")] = "mon:stdio"  # Ctrl-C is for the guest's shell
+    if any(",id=mem," in text for text in devices):
+        first = argv.index("-m")
+        del argv[first : first + 4]  # the size, and the object
+    return [*argv, *devices]
+
+
+def main() -> NoReturn:
+    """Become QEMU, with the arguments of this program."""
+    try:
+        argv = command(sys.argv[1:])
+    except SetupError as error:
+        sys.exit(f"guest: {error}")
+    os.execvp(argv[0], argv)
+
+
+if __name__ == "__main__":
+    main()
