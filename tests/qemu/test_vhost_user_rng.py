@@ -137,19 +137,22 @@ async def test_packed_ring(directory: Path, backend: RunningBackend, features: i
                 assert len(await queue.request([], [8] * 20, indirect=True)) == 20
 
 
-async def test_addresses_go_through_the_guests_iommu(directory: Path, backend: RunningBackend) -> None:
+async def test_addresses_go_through_the_guests_iommu(directory: Path) -> None:
     iommu = ("-device", "intel-iommu,intremap=off,device-iotlb=on")
     properties = ",iommu_platform=on,ats=on"
-    async with start_machine(directory, *iommu, *rng_arguments(backend, properties=properties)) as machine:
-        guest = await probe(machine, RNG)
-        for _ in range(2):
-            queue = await started(guest, INDIRECT_DESC | EVENT_IDX | ACCESS_PLATFORM)
-            assert guest.features & ACCESS_PLATFORM
-            for _ in range(6):
-                assert any((await queue.request([], [64]))[0])
-        await guest.reset()
-    assert "type=MISS" in backend.program.output()
-    assert any("type=UPDATE" in request for request in backend.requests())
+    async with start_backend(directory, "rng", "-v", "--iommu") as backend:
+        async with start_machine(
+            directory, *iommu, *rng_arguments(backend, properties=properties)
+        ) as machine:
+            guest = await probe(machine, RNG)
+            for _ in range(2):
+                queue = await started(guest, INDIRECT_DESC | EVENT_IDX | ACCESS_PLATFORM)
+                assert guest.features & ACCESS_PLATFORM
+                for _ in range(6):
+                    assert any((await queue.request([], [64]))[0])
+            await guest.reset()
+        assert "type=MISS" in backend.program.output()
+        assert any("type=UPDATE" in request for request in backend.requests())
 
 
 async def test_masked_vector_is_pending_until_unmasked(guest: VirtioPci) -> None:
