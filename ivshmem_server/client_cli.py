@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import signal
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,7 +19,16 @@ from ivshmem_server.peer_connection import connect
 from ivshmem_server.peer_memory import UnusableMemoryError, memory_path, open_memory
 from ivshmem_server.server_options import DEFAULT_SOCKET
 from protocol import __version__
-from protocol.io.command_line import OneLineParser, UserError, fail, raise_open_files_limit
+from protocol.io.command_line import (
+    BROKEN_PIPE,
+    INTERRUPTED,
+    OneLineParser,
+    UserError,
+    fail,
+    open_standard_streams,
+    raise_open_files_limit,
+    settle_output,
+)
 from protocol.ivshmem import MAX_VECTORS
 
 if TYPE_CHECKING:
@@ -30,10 +37,6 @@ if TYPE_CHECKING:
     from ivshmem_server.peer import Peer
 
 PROGRAM = "ivshmem-client"
-
-INTERRUPTED = 130
-BROKEN_PIPE = 141
-"""128 and the number of the signal, as a shell reports a program that SIGINT or SIGPIPE ended."""
 
 _EPILOG = """\
 Without a command: a prompt with help, dump and int, as the client of QEMU has.
@@ -44,6 +47,7 @@ Each command joins the server and leaves it, and every other peer is told (see i
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ivshmem-client with the command line `argv`; return its exit code."""
+    open_standard_streams()
     options = _parse(argv)
     raise_open_files_limit()
     try:
@@ -52,18 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         trio.run(_run, options)
         sys.stdout.flush()
     except BaseException as error:
-        _settle_output()
+        settle_output()
         return _exit_code(innermost(error), options)
     return 0
-
-
-def _settle_output() -> None:
-    """Write what was printed, or forget it: Python tries again at its end, and would complain there."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _exit_code(error: BaseException, options: argparse.Namespace) -> int:

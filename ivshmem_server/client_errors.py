@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ivshmem_server.elf_model import ElfViewError
@@ -24,13 +25,16 @@ def explain(error: BaseException, options: argparse.Namespace) -> str | None:
         case OSError(filename=options.socket_path):
             return _no_connection(error, options.socket_path)
         case OSError(filename=None):
-            return error.strerror
+            full = "cannot write to standard output: " if error.errno == errno.ENOSPC else ""
+            return f"{full}{error.strerror}"
         case OSError():
             return f"cannot open {error.filename}: {error.strerror}"
     return None
 
 
 def _no_connection(error: OSError, path: str) -> str:
+    if error.errno == errno.ECONNREFUSED and not Path(path).is_socket():
+        return f"{path} is no socket; give the server's -S"
     if error.errno in {errno.ENOENT, errno.ECONNREFUSED}:
         return f"no server listens on {path}; start one with 'ivshmem-server -S {path}', or give another -S"
     if error.errno == errno.EACCES:

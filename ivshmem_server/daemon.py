@@ -25,16 +25,19 @@ class Daemon:
             os.dup2(null, fd)
         if null > 2:
             os.close(null)
-        os.write(self._pipe, b"\0")
-        os.close(self._pipe)
+        self._tell(b"\0")
 
     def failed(self, message: str) -> None:
         """Let the parent print `message` and exit 1."""
-        os.write(self._pipe, message.encode())
+        self._tell(message.encode())
+
+    def _tell(self, message: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # somebody killed the parent; the daemon goes on
+            os.write(self._pipe, message)
         os.close(self._pipe)
 
 
-def daemonize() -> Daemon:
+def daemonize(program: str) -> Daemon:
     """Go on in a child that has no terminal, session or parent; call it before any thread or loop runs.
 
     The parent does not return: it waits for the child's `ready()` and exits 0, or prints the line of
@@ -43,7 +46,7 @@ def daemonize() -> Daemon:
     read_end, write_end = os.pipe()
     if os.fork():
         os.close(write_end)
-        _exit_as_told(read_end)
+        _exit_as_told(read_end, program)
     os.close(read_end)
     os.setsid()
     if os.fork():
@@ -51,12 +54,14 @@ def daemonize() -> Daemon:
     return Daemon(write_end)
 
 
-def _exit_as_told(pipe: int) -> None:
+def _exit_as_told(pipe: int, program: str) -> None:
     os.wait()  # for the child between us and the daemon, which has nothing more to do
     with os.fdopen(pipe, "rb") as reader:
         message = reader.read()
     if message != b"\0":
-        print(message.decode() or "the daemon died before it was ready", file=sys.stderr, flush=True)
+        print(
+            message.decode() or f"{program}: the daemon died before it was ready", file=sys.stderr, flush=True
+        )
     os._exit(message != b"\0")
 
 

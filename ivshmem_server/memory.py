@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ivshmem_server.peer_memory import SHM_DIRECTORY
-from ivshmem_server.sizes import format_size, round_up_to_power_of_two
+from ivshmem_server.sizes import format_about, format_size, round_up_to_power_of_two
 from protocol.fds import Closing, OwnedFd
 from protocol.ivshmem.registers import MIN_MEMORY_SIZE
 
@@ -66,7 +66,9 @@ class SharedMemory(Closing):
         try:
             return _open_posix(path, size)
         except OSError as error:
-            raise MemoryUnavailableError(f"cannot open shared memory {path}: {error.strerror}") from None
+            raise MemoryUnavailableError(
+                f"cannot open shared memory {path}: {error.strerror}; choose another name with -M"
+            ) from None
 
     @classmethod
     def directory(cls, path: str, size: int) -> SharedMemory:
@@ -79,7 +81,9 @@ class SharedMemory(Closing):
             number, name = tempfile.mkstemp(prefix="ivshmem-", dir=path)
             Path(name).unlink()
         except OSError as error:
-            raise MemoryUnavailableError(f"cannot create a file in {path}: {error.strerror}") from None
+            raise MemoryUnavailableError(
+                f"cannot create a file in '{path}': {error.strerror}; give another directory with -m"
+            ) from None
         with contextlib.ExitStack() as stack:
             fd = stack.enter_context(OwnedFd(number))
             size = _rounded(size, page or MIN_MEMORY_SIZE)
@@ -91,7 +95,8 @@ class SharedMemory(Closing):
     def memfd(cls, size: int, *, hugetlb: int | None = None) -> SharedMemory:
         """Create anonymous memory, sealed so that no client can resize it (which kills the others by SIGBUS).
 
-        `hugetlb` is the size of the huge pages to use, bytes. Raises MemoryUnavailableError.
+        `hugetlb` is the size of the huge pages to use, bytes. Other memory is sparse: it may be larger
+        than the machine's, with a warning. Raises MemoryUnavailableError.
         """
         size = _rounded(size, hugetlb or MIN_MEMORY_SIZE)
         flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
@@ -100,8 +105,11 @@ class SharedMemory(Closing):
         try:
             fd = OwnedFd(os.memfd_create("ivshmem", flags))
         except OSError as error:
-            what = f"huge pages of {format_size(hugetlb)}" if hugetlb else "a memfd"
-            raise MemoryUnavailableError(f"the kernel gives no {what}: {error.strerror}") from None
+            what, remedy = "memfd", "use -M or -m"
+            if hugetlb:
+                what = f"huge pages of {format_size(hugetlb)}"
+                remedy = "/sys/kernel/mm/hugepages lists the sizes there are; give one with --hugetlb"
+            raise MemoryUnavailableError(f"the kernel gives no {what}: {error.strerror}; {remedy}") from None
         with contextlib.ExitStack() as stack:
             stack.enter_context(fd)
             _set_size(fd, size, "a memfd", huge=hugetlb is not None)
@@ -239,33 +247,42 @@ def _is_hugetlbfs(directory: str) -> bool:
 
 def _set_size(fd: OwnedFd, size: int, where: str, *, huge: bool) -> None:
     """Give a new file its size. Raises MemoryUnavailableError where the backing cannot hold it."""
-    if not huge and size > (capacity := _capacity(fd)):
+    capacity = None if huge else _capacity(fd)
+    if capacity and size > capacity:
         raise MemoryUnavailableError(
-            f"{where} can hold {format_size(capacity)}, not {format_size(size)}; give less with -l"
+            f"{where} can hold {format_about(capacity)}, not {format_size(size)}; give less with -l"
         )
     try:
         os.ftruncate(fd.fileno(), size)
-        if huge:
-            # Mapping reserves the pages; without, a guest would die of SIGBUS where they run out.
-            mmap.mmap(fd.fileno(), size).close()
-    except OSError as error:
+        # Mapping reserves huge pages; without, a guest would die of SIGBUS where they run out. And
+        # what we cannot map for its size, nobody can.
+        mmap.mmap(fd.fileno(), size).close()
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "beyond the address space"
         remedy = "add huge pages (vm.nr_hugepages) or give less with -l" if huge else "give less with -l"
-        raise MemoryUnavailableError(
-            f"{where} cannot hold {format_size(size)}: {error.strerror}; {remedy}"
-        ) from None
+        raise MemoryUnavailableError(f"{where} cannot hold {format_size(size)}: {reason}; {remedy}") from None
+    if capacity == 0:
+        _warn_beyond_memory(size, where)
 
 
 def _capacity(fd: OwnedFd) -> int:
-    """Return how many bytes the file system below `fd` can hold when it is empty."""
+    """Return how many bytes the file system below `fd` can hold when it is empty; 0 where it has no size.
+
+    Beyond, a guest would die of SIGBUS. The kernel's own tmpfs, where a memfd lives, has no size: like
+    the memory of guests, it may exceed what the machine has, as long as nobody fills it.
+    """
     status = os.fstatvfs(fd.fileno())
-    return status.f_blocks * status.f_frsize or _ram_and_swap()
+    return status.f_blocks * status.f_frsize
 
 
-def _ram_and_swap() -> int:
-    """A memfd lives in the kernel's own tmpfs, which has no size: memory and swap are its limit."""
+def _warn_beyond_memory(size: int, where: str) -> None:
     total = 0
     for line in Path("/proc/meminfo").read_text().splitlines():
         name, _, value = line.partition(":")
         if name in {"MemTotal", "SwapTotal"}:
             total += int(value.split()[0]) * 1024
-    return total
+    if size > total:
+        _log.warning(
+            "%s of %s exceeds memory and swap, %s: filling it runs this machine out of memory",
+            *(where, format_size(size), format_about(total)),
+        )

@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
@@ -29,49 +29,90 @@ from protocol.io import (
     systemd_listener,
     watchdog,
 )
-from protocol.io.command_line import OneLineParser, UserError, fail, raise_open_files_limit
+from protocol.io.command_line import (
+    INTERRUPTED,
+    OneLineParser,
+    UserError,
+    fail,
+    open_standard_streams,
+    print_result,
+    raise_open_files_limit,
+)
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from types import FrameType
 
 _log = logging.getLogger("ivshmem_server")
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _REMEDIES = {
-    errno.EACCES: "choose a directory that you may write to",
+    errno.EACCES: "choose a directory that you may write to with {option}",
     errno.EPERM: "run it as root, or leave out --owner and --group",
-    errno.ENOENT: "create the directory first",
-    errno.EROFS: "choose a directory that you may write to",
+    errno.ENOENT: "create the directory first, or choose another path with {option}",
+    errno.EROFS: "choose a directory that you may write to with {option}",
+    errno.EEXIST: "remove it, or choose another path with {option}",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ivshmem-server with the command line `argv`; return its exit code."""
+    open_standard_streams()
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["status"]:
         return _print_status(argv[1:])
     options = parse_options(argv)
-    if options.print_qemu_args:
-        print(qemu_args(options.socket_path, options.vectors))
-    if options.print_libvirt_xml:
-        print(libvirt_xml(options.socket_path, options.vectors))
     if options.print_qemu_args or options.print_libvirt_xml:
-        return 0
+        return _print_what_to_paste(options)
+    _take_stop_signals()
     try:
         return _run(options)
     except (UserError, MemoryUnavailableError) as error:
         return fail(PROGRAM, error)
     except KeyboardInterrupt:
-        return 0  # before the loop could take the signal
+        # Outside the loop, which takes a signal otherwise. A parent does not know what becomes of its daemon.
+        return 0 if options.foreground else INTERRUPTED
+
+
+def _print_what_to_paste(options: argparse.Namespace) -> int:
+    texts = []
+    if options.print_qemu_args:
+        texts.append(qemu_args(options.socket_path, options.vectors))
+    if options.print_libvirt_xml:
+        texts.append(libvirt_xml(options.socket_path, options.vectors))
+    return print_result(PROGRAM, "\n".join(texts))
+
+
+def _take_stop_signals() -> None:
+    """Let a signal that ends us be a KeyboardInterrupt outside the loop, so that we clean up."""
+    for number in _stop_signals():
+        signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    _ignore_stop_signals()
+    raise KeyboardInterrupt
+
+
+def _ignore_stop_signals() -> None:
+    """Let nobody interrupt the clean-up."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _stop_signals() -> list[signal.Signals]:
+    """Return the signals that end us: not SIGHUP under nohup(1), which has us ignore it."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in _STOP_SIGNALS if number is not signal.SIGHUP or not ignored]
 
 
 def _run(options: argparse.Namespace) -> int:
     listener = _inherited(options)  # before a fork: systemd means the process that it started
     if options.foreground:
         return _serve(options, listener, None)
-    daemon = daemonize()
+    daemon = daemonize(PROGRAM)
     try:
         return _serve(options, listener, daemon)
     except (UserError, MemoryUnavailableError) as error:
@@ -106,7 +147,7 @@ def _serve(options: argparse.Namespace, listener: Listener | None, daemon: Daemo
 async def _main(
     server: IvshmemServer, listener: Listener, status: Listener | None, daemon: Daemon | None
 ) -> None:
-    with trio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGUSR1) as signals:
+    with trio.open_signal_receiver(*_stop_signals(), signal.SIGUSR1) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(server.serve, listener)
             if status:
@@ -119,6 +160,7 @@ async def _main(
                 _log_status(server, listener)
             notify("STOPPING=1")
             nursery.cancel_scope.cancel()
+    _ignore_stop_signals()
 
 
 def _announce(server: IvshmemServer, listener: Listener, daemon: Daemon | None) -> None:
@@ -165,8 +207,8 @@ def _listen_for_status(path: str) -> Listener:
 def _cannot_listen(path: str, option: str, error: OSError) -> str:
     if isinstance(error, SocketInUseError):
         return f"socket {path} is in use by another server; stop it or choose another path with {option}"
-    remedy = _REMEDIES.get(error.errno or 0, "choose another path")
-    return f"cannot listen on {path}: {error.strerror}; {remedy} with {option}"
+    remedy = _REMEDIES.get(error.errno or 0, "choose another path with {option}").format(option=option)
+    return f"cannot listen on '{path}': {error.strerror}; {remedy}"
 
 
 def _open_memory(options: argparse.Namespace) -> SharedMemory:
@@ -209,8 +251,7 @@ def _print_status(argv: Sequence[str]) -> int:
             PROGRAM,
             f"no status from {options.path}: {reason}; is a server running with --status-socket there?",
         )
-    print(json.dumps(status, indent=2) if options.json else format_status(status))
-    return 0
+    return print_result(PROGRAM, json.dumps(status, indent=2) if options.json else format_status(status))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,16 @@ def format_size(size: int) -> str:
     for power in range(len(_PREFIXES), 0, -1):
         if size and size % 1024**power == 0:
             return f"{size // 1024**power} {_PREFIXES[power - 1]}iB"
-    return f"{size} bytes"
+    return "1 byte" if size == 1 else f"{size} bytes"
+
+
+def format_about(size: int) -> str:
+    """Return `size` bytes to one decimal, rounded down: "23.5 GiB"."""
+    power = max(0, min((size.bit_length() - 1) // 10, len(_PREFIXES)))
+    if not power:
+        return format_size(size)
+    tenths = size * 10 >> 10 * power
+    return f"{tenths // 10}.{tenths % 10} {_PREFIXES[power - 1]}iB"
 
 
 def round_up_to_power_of_two(size: int) -> int:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import grp
+import os
 import pwd
 import resource
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 USAGE_ERROR = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+"""128 and the number of the signal, as a shell reports a program that SIGINT or SIGPIPE ended."""
 
 MAX_USER_OR_GROUP = 2**32 - 2
 """Highest number of a user or a group: the next one means "leave it as it is" to chown(2)."""
@@ -34,6 +39,41 @@ def fail(program: str, message: object) -> int:
     """Print an error of one line to standard error; return the exit code for it."""
     print(f"{program}: {message}", file=sys.stderr)
     return 1
+
+
+def print_result(program: str, text: str) -> int:
+    """Print what a command was for; return its exit code. What cannot be written is an error of one line."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        settle_output()
+        return BROKEN_PIPE
+    except OSError as error:
+        settle_output()
+        return fail(program, f"cannot write to standard output: {error.strerror}")
+    return 0
+
+
+def settle_output() -> None:
+    """Write what was printed, or forget it: Python tries again at its end, and would complain there."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def open_standard_streams() -> None:
+    """Open /dev/null for each standard stream that our parent closed; call it before anything is opened.
+
+    A socket would get the number of that stream otherwise, and become what is printed to.
+    """
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # the kernel gives the lowest number that is free
+    os.close(fd)
+    for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
+        if getattr(sys, name) is None:  # so Python found it closed
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def user_id(text: str) -> int:

@@ -177,9 +177,7 @@ def _bind(sock: socket.socket, path: str) -> None:
 def _remove_stale(path: str) -> None:
     """Remove the socket that a dead process left at `path`. Raises SocketInUseError, OSError."""
     if not stat.S_ISSOCK(Path(path).lstat().st_mode):
-        raise OSError(
-            errno.EEXIST, "something that is no socket is there; remove it or choose another path", path
-        )
+        raise OSError(errno.EEXIST, "something that is no socket is there", path)
     # A datagram socket cannot connect to a stream socket: the kernel says whether one is alive
     # there, and the server that owns it never sees a client come and go.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
@@ -187,9 +185,7 @@ def _remove_stale(path: str) -> None:
     if error == errno.ECONNREFUSED:
         Path(path).unlink()
     elif error == errno.EACCES:
-        raise OSError(
-            error, "a socket is there that we may not connect to; remove it or choose another path", path
-        )
+        raise OSError(errno.EEXIST, "a socket is there that we may not connect to", path)
     else:
         raise SocketInUseError(path)
 

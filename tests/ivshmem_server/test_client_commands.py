@@ -17,6 +17,7 @@ from tests.ivshmem_server.client_program import error, output, run, running
 from tests.ivshmem_server.clients import SECONDS, serving
 from tests.ivshmem_server.peers import next_joined, rung
 from tests.ivshmem_server.scripted import ID, VERSION, scripted
+from tests.rig.process import CLOSED
 from tests.rig.server import start_server
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ async def test_server_that_comes_up_late_is_waited_for(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("file", "no server listens on"), ("directory", "no server listens on"), ("long", "cannot connect to")],
+    [("file", "{} is no socket; "), ("directory", "{} is no socket; "), ("long", "cannot connect to {}")],
 )
 async def test_path_that_is_no_socket_is_named(tmp_path: Path, kind: str, said: str) -> None:
     path = tmp_path / ("x" * 120 if kind == "long" else "path")
@@ -228,7 +229,7 @@ async def test_path_that_is_no_socket_is_named(tmp_path: Path, kind: str, said: 
     if kind == "directory":
         path.mkdir()
     line = await error("dump", "-S", path)
-    assert f"{said} {path}" in line
+    assert said.format(path) in line
 
 
 async def test_socket_that_we_may_not_use_is_named(path: Path) -> None:
@@ -297,7 +298,18 @@ async def test_full_disk_is_one_line(path: Path) -> None:
     with open("/dev/full", "wb") as full:  # noqa: ASYNC230, PTH123
         async with serving(path), running("dump", "-S", path, stdout=full) as client:
             assert await client.wait() == 1
-            assert await client.stderr.receive_some() == b"ivshmem-client: No space left on device\n"
+            assert await client.stderr.receive_some() == (
+                b"ivshmem-client: cannot write to standard output: No space left on device\n"
+            )
+
+
+async def test_standard_streams_may_be_closed(path: Path) -> None:
+    async with serving(path):
+        async with running("write", "0", "--text", "hello", "-S", path, launcher=CLOSED) as client:
+            assert await client.wait() == 0
+        async with running("dump", "-S", path, launcher=CLOSED) as client:
+            assert await client.wait() == 0
+        assert await output("read", "0", "5", "-S", path) == b"hello".hex() + "\n"
 
 
 async def test_version_is_that_of_the_distribution() -> None:

@@ -123,8 +123,20 @@ def test_more_than_the_file_system_holds_is_refused_and_nothing_stays(name: str)
     with pytest.raises(MemoryUnavailableError, match="can hold"):
         SharedMemory.posix(name, 1 << 50)
     assert not Path("/dev/shm", name).exists()
-    with pytest.raises(MemoryUnavailableError, match="can hold"):
-        SharedMemory.memfd(1 << 50)
+
+
+def test_memfd_is_sparse_and_may_exceed_the_machines_memory(caplog: pytest.LogCaptureFixture) -> None:
+    with SharedMemory.memfd(16 << 40) as memory:
+        assert os.fstat(memory.fd.fileno()).st_size == 16 << 40
+        assert os.fstat(memory.fd.fileno()).st_blocks == 0
+    assert "a memfd of 16 TiB exceeds memory and swap" in caplog.text
+
+
+@pytest.mark.parametrize("size", [1 << 50, 1 << 62])
+def test_more_than_can_be_mapped_is_refused(size: int, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(MemoryUnavailableError, match=r"a memfd cannot hold \d .iB: .*; give less with -l"):
+        SharedMemory.memfd(size)
+    assert caplog.text == ""
 
 
 def test_more_than_the_process_may_write_is_refused() -> None:
@@ -161,7 +173,7 @@ def test_file_in_a_directory_has_no_name(tmp_path: Path) -> None:
 
 
 def test_directory_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MemoryUnavailableError, match=f"{tmp_path}/none: No such file"):
+    with pytest.raises(MemoryUnavailableError, match=f"'{tmp_path}/none': No such file"):
         SharedMemory.directory(f"{tmp_path}/none", SIZE)
 
 

@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ import trio
 
 from protocol import __version__
 from tests.ivshmem_server.clients import Client
+from tests.rig.process import CLOSED
 from tests.rig.server import start_server
 
 if TYPE_CHECKING:
@@ -70,13 +72,17 @@ def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
         (["-l", "zero"], "'zero' is no size; write a number with K, M, G or T"),
         (["-l", "0"], "'0' is zero"),
         (["-l=-4M"], "'-4M' is no size"),
-        (["-F", "--memfd", "-l", "1P"], "a memfd can hold"),
+        (["-F", "--memfd", "-l", "1P"], "a memfd cannot hold 1 PiB"),
         (["-n", "0"], "'0' is no number from 1 to 2048"),
         (["-n", "2049"], "'2049' is no number from 1 to 2048"),
         (["-v"], "add -F or --log-file"),
         (["-F", "-M", "a/b"], "no name for POSIX shared memory"),
-        (["-F", "-m", "/no/such"], "/no/such: No such file or directory"),
-        (["-F", "--memfd", "-S", "/no/such/socket"], "create the directory first with -S"),
+        (["-F", "-m", "/no/such"], "'/no/such': No such file or directory; give another directory with -m"),
+        (["-F", "--memfd", "-S", "/no/such/socket"], "create the directory first, or choose another path"),
+        (
+            ["-F", "--memfd", "-S", "/dev"],
+            "'/dev': something that is no socket is there; remove it, or choose",
+        ),
         (["-F", "--memfd", "-S", "/tmp/" + "x" * 108], "at most 107 bytes"),
         (["-F", "--memfd", "--fd", "0"], "descriptor 0 is no"),
         (["-F", "--memfd", "--log-file", "/no/such/log"], "give another --log-file"),
@@ -89,6 +95,31 @@ def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
 )
 def test_wrong_use_ends_in_one_line_that_says_what_to_do(options: list[str], said: str) -> None:
     assert said in one_line_error(run(*options))
+
+
+@pytest.mark.parametrize("options", [["--print-qemu-args"], ["--print-libvirt-xml"], ["status"]])
+async def test_result_that_cannot_be_written_is_an_error_of_one_line(
+    tmp_path: Path, options: list[str]
+) -> None:
+    async with start_server(tmp_path, memfd=True) as server:
+        argv = [*COMMAND, *options, *([str(server.status_socket)] if options == ["status"] else [])]
+        full = os.open("/dev/full", os.O_WRONLY)
+        done = await trio.run_process(argv, stdout=full, capture_stderr=True, check=False)
+        os.close(full)
+        assert done.returncode == 1
+        assert done.stderr == b"ivshmem-server: cannot write to standard output: No space left on device\n"
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = await trio.run_process(argv, stdout=writer, capture_stderr=True, check=False)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (141, b"")
+
+
+async def test_standard_streams_may_be_closed(tmp_path: Path) -> None:
+    async with start_server(tmp_path, memfd=True, launcher=CLOSED) as server:
+        names = {os.readlink(f"/proc/{server.program.pid}/fd/{fd}") for fd in range(3)}  # noqa: PTH115
+        assert names == {"/dev/null"}
+        (await Client.joined(server.socket)).close()
 
 
 def test_help_names_every_option() -> None:
@@ -166,6 +197,39 @@ async def test_signal_ends_the_server_cleanly(tmp_path: Path, number: signal.Sig
         assert "Traceback" not in server.program.output()
         for client in clients:
             client.close()
+
+
+async def test_impatient_user_does_not_interrupt_the_clean_up(tmp_path: Path) -> None:
+    async with start_server(tmp_path) as server:
+        while not server.program.ended:
+            server.program.terminate()
+        assert await server.program.wait() == 0
+        assert not server.socket.exists()
+        assert not server.shm.exists()
+
+
+def test_daemon_cleans_up_when_it_is_ended_before_it_was_ready(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pid")  # opening it takes until somebody reads
+    options = ["-S", f"{tmp_path}/socket", "-M", tmp_path.name, "-p", f"{tmp_path}/pid"]
+    with subprocess.Popen([*COMMAND, *options], stderr=subprocess.PIPE, text=True) as parent:
+        with socket.socket(socket.AF_UNIX) as sock:
+            while sock.connect_ex(f"{tmp_path}/socket"):
+                assert parent.poll() is None
+            (pid,) = struct.unpack_from("i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        stop(pid)
+        assert parent.stderr
+        assert parent.stderr.read() == "ivshmem-server: the daemon died before it was ready\n"
+    assert parent.returncode == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["pid"]
+    assert not Path("/dev/shm", tmp_path.name).exists()
+
+
+async def test_nohup_is_respected(tmp_path: Path) -> None:
+    async with start_server(tmp_path, memfd=True, launcher=["nohup"]) as server:
+        status = Path(f"/proc/{server.program.pid}/status").read_text()
+        ignored = re.search(r"^SigIgn:\s(\w+)$", status, re.MULTILINE)
+        assert ignored
+        assert int(ignored[1], 16) & 1 << signal.SIGHUP - 1
 
 
 async def test_status_socket_and_status_command(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ivshmem_server.sizes import format_size, parse_size, round_up_to_power_of_two
+from ivshmem_server.sizes import format_about, format_size, parse_size, round_up_to_power_of_two
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,21 @@ def test_unreadable_size_is_named(text: str) -> None:
 
 @given(st.integers(1, (1 << 63) - 1))
 def test_formatted_size_reads_back(size: int) -> None:
-    assert parse_size(format_size(size).removesuffix("ytes")) == size
+    assert parse_size(format_size(size).removesuffix("ytes").removesuffix("yte")) == size
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (1, "1 byte"),
+        (1023, "1023 bytes"),
+        (1024, "1.0 KiB"),
+        (25276514304, "23.5 GiB"),
+        (2**70 - 1, "1023.9 EiB"),
+    ],
+)
+def test_size_about(size: int, text: str) -> None:
+    assert format_about(size) == text
 
 
 @given(st.integers(1, 1 << 62))

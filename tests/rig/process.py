@@ -16,6 +16,9 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
+CLOSED = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+"""Runs the command behind it without standard input, output and error."""
+
 
 class Program:
     """A running child process. `start()` makes one and owns it."""

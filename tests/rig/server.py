@@ -15,7 +15,7 @@ import trio
 from tests.rig import process
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
 _START_SECONDS = 20
 _STOP_SECONDS = 5
@@ -52,14 +52,18 @@ class RunningServer:
 
 
 @asynccontextmanager
-async def start_server(directory: Path, *options: str, memfd: bool = False) -> AsyncIterator[RunningServer]:
+async def start_server(
+    directory: Path, *options: str, memfd: bool = False, launcher: Sequence[str] = ()
+) -> AsyncIterator[RunningServer]:
     """Run a server in `directory`, whose name is also that of its POSIX shm; stop it when the block ends.
 
     It must then end with code 0, as it should after any SIGTERM, unless the block has killed it.
+    `launcher` is a command that executes the one behind it.
     """
     server_socket, status_socket = directory / "ivshmem.sock", directory / "status.sock"
     shm = Path("/dev/shm") / directory.name
     argv = [
+        *launcher,
         *(sys.executable, "-m", "ivshmem_server.server_cli", "-F"),
         *("-S", str(server_socket), "--status-socket", str(status_socket)),
         *(["--memfd"] if memfd else ["-M", directory.name]),
