@@ -135,15 +135,21 @@ class Backend:
         """Have the front-end say what is at an address. Raises BadAddressError where nothing is."""
         if self.channel is None:
             raise BadAddressError(f"{miss}, and it gave no channel to ask over (SET_BACKEND_REQ_FD)")
-        request = BackendIotlbMsg(miss.iova, 1, 0, Permission(int(miss.access)), IotlbType.MISS)
         try:
-            reply = await self.channel.request(request)
+            reply = await self.channel.request(_iotlb_message(miss, IotlbType.MISS))
         except FrontendError as error:
+            self._report_denied(miss)
             raise BadAddressError(f"{miss}: {error}") from error
         while not self._is_mapped(miss):
             if reply is not None:
+                self._report_denied(miss)
                 raise BadAddressError(str(miss))
             await self._iotlb_changed.park()
+
+    def _report_denied(self, miss: IotlbMissError) -> None:
+        """Tell the front-end that the driver gave an address that its IOMMU does not permit."""
+        if self.channel is not None:
+            self.channel.notify(_iotlb_message(miss, IotlbType.ACCESS_FAIL), miss.iova)
 
     def _is_mapped(self, miss: IotlbMissError) -> bool:
         try:
@@ -153,3 +159,7 @@ class Backend:
         except BadAddressError:
             pass
         return True
+
+
+def _iotlb_message(miss: IotlbMissError, kind: IotlbType) -> BackendIotlbMsg:
+    return BackendIotlbMsg(miss.iova, 1, 0, Permission(int(miss.access)), kind)

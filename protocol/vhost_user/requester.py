@@ -123,7 +123,8 @@ class Requester:
 
 def decode_reply(frame: Frame, request: Request, kind: type[Reply], xen: bool = False) -> Reply:
     """Return the reply, which owns the frame's descriptors. Raises ValueError if it is none to `request`."""
-    if frame.payload or kind.payload.fits(0, xen):
+    may_be_empty = kind.payload.fits(0, xen) and (frame.fds or 0 in kind.fd_counts)
+    if frame.payload or may_be_empty:
         try:
             reply = kind.decode(frame.payload, xen)
         except ValueError as error:

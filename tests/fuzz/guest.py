@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 USER = 0x7F00_0000_0000
 FILE_SIZE = 0x10000
-GUARD = 0xA5
+GUARD = 0x5A
 
 RING = Region(0, 0x2400, USER, 0x1800)
 """Where rings are: its file offset and size are no multiples of a page, so its mapping has guards in it."""
@@ -115,17 +115,21 @@ class GuardedGuest:
 class GuardedFile:
     """Memory of another purpose (a dirty log, an in-flight buffer), with guards around it."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.offset = 0x800
-        self.file = OwnedFd(os.memfd_create("fuzz-file"))
-        os.ftruncate(self.file.fileno(), 2 * self.offset + size)
-        self._whole = mmap.mmap(self.file.fileno(), 2 * self.offset + size)
+    offset = 0x800
+    """Where in the file it begins."""
 
-    def begin(self, data: bytes) -> None:
-        """Hold `data`, and zeros after it."""
-        guard = bytes([GUARD]) * self.offset
-        self._whole[:] = guard + data[: self.size].ljust(self.size, b"\0") + guard
+    def __init__(self, room: int) -> None:
+        self.size = 0
+        self.file = OwnedFd(os.memfd_create("fuzz-file"))
+        self._room = 2 * self.offset + room
+        os.ftruncate(self.file.fileno(), self._room)
+        self._whole = mmap.mmap(self.file.fileno(), self._room)
+
+    def begin(self, data: bytes, size: int) -> None:
+        """Have `size` bytes: `data`, and zeros after it."""
+        self.size = size
+        guarded = bytes([GUARD]) * self.offset + data[:size].ljust(size, b"\0")
+        self._whole[:] = guarded.ljust(self._room, bytes([GUARD]))
 
     def content(self) -> bytes:
         """Return what is between the guards."""
@@ -133,6 +137,6 @@ class GuardedFile:
 
     def check(self) -> None:
         """Raise DefectError where a guard was written to."""
-        before, after = self._whole[: self.offset], self._whole[self.offset + self.size :]
-        if before.count(GUARD) + after.count(GUARD) != 2 * self.offset:
+        guards = self._whole[: self.offset] + self._whole[self.offset + self.size :]
+        if guards.count(GUARD) != len(guards):
             raise DefectError(f"written beside the {self.size} bytes of a buffer")

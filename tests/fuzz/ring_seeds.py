@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from protocol.virtio import inflight
 from protocol.virtio.features import Feature
-from tests.fuzz.guest import RING
+from tests.fuzz.guest import NEIGHBOUR, RING
 from tests.fuzz.rings import (
     BIG_ENDIAN,
     CHANGE,
@@ -21,6 +21,7 @@ from tests.fuzz.rings import (
     PUSH,
     SCRIBBLE,
     SIZES,
+    SMALL_LOG,
     STOP,
     TABLE,
     TRACKED,
@@ -42,6 +43,7 @@ Chain = tuple[list[bytes], list[int]]
 """What is in the buffers to read, and how long those to write are."""
 
 _CHAINS: list[Chain] = [([b"question"], [16]), ([b"one", b"two"], []), ([], [8, 8]), ([b"last"], [1])]
+_TO_WRITE: list[Chain] = [([], [16]), ([], [16])]
 
 _USUAL = bytes([KICKS | 8, POP | 0xF8, PUSH | 0x38, KICKS | 8])
 _BY_ONE = bytes([KICKS, POP, POP, PUSH | 8 << 3, POP, TABLE, PUSH, POP, PUSH, PUSH, KICKS | 8])
@@ -51,9 +53,19 @@ _CHANGED = bytes([POP, SCRIBBLE, 2, 0, 7, 7, PUSH, POP | 0xF8, CHANGE | 1 << 3, 
 
 
 def memory(
-    kind: str, size: int, features: int, chains: Sequence[Chain], *, big_endian: bool = False, indirect: bool
+    kind: str,
+    size: int,
+    features: int,
+    chains: Sequence[Chain],
+    *,
+    big_endian: bool = False,
+    indirect: bool,
+    buffers_at: int = _BUFFERS,
 ) -> bytes:
-    """Return the guest's memory from address 0 on, where a driver has made chains available."""
+    """Return the guest's memory from address 0 on, where a driver has made chains available.
+
+    Their buffers are next to each other. Only those in RING can have something in them.
+    """
     content = bytearray(RING.size)
     view = memoryview(content)
     table, avail, used, end = parts_of(kind, size)
@@ -63,7 +75,7 @@ def memory(
         driver = SplitDriver(size, features, *areas, big_endian=big_endian)
     else:
         driver = PackedDriver(size, features, view[table:avail], view[avail:used], view[used:end])
-    place = _BUFFERS
+    place = buffers_at
     for number, (readable, writable) in enumerate(chains):
         buffers = []
         for length in [*map(len, readable), *writable]:
@@ -97,9 +109,26 @@ def ring_seeds(kind: str) -> Iterator[tuple[str, bytes]]:
         yield name, _seed(kind, 0b11, steps)
     for name, steps in {"tracked": _BY_ONE, "stopped_tracked": _STOPPED, "killed": _KILLED}.items():
         yield name, _seed(kind, 0b100, steps, TRACKED)
+    yield "log_too_small", _seed(kind, 0b100 | LOGGED, _USUAL, SMALL_LOG)
+    places = {
+        "across_a_border": RING.size - 8,
+        "up_to_the_end": NEIGHBOUR.guest_address + NEIGHBOUR.size - 32,
+        "beyond_the_end": NEIGHBOUR.guest_address + NEIGHBOUR.size - 24,
+        "up_to_the_last_address": (1 << 64) - 32,
+    }
+    for name, place in places.items():
+        yield name, _seed(kind, 0, _USUAL, chains=_TO_WRITE, buffers_at=place)
 
 
-def _seed(kind: str, flags: int, steps: bytes, switches: int = 0) -> bytes:
+def _seed(
+    kind: str,
+    flags: int,
+    steps: bytes,
+    switches: int = 0,
+    *,
+    chains: Sequence[Chain] = _CHAINS,
+    buffers_at: int = _BUFFERS,
+) -> bytes:
     size = SIZES[kind][0]
     features = sum(int(option) for bit, option in enumerate(OPTIONS) if flags >> bit & 1)
     if not flags & LEGACY:
@@ -108,9 +137,10 @@ def _seed(kind: str, flags: int, steps: bytes, switches: int = 0) -> bytes:
         kind,
         size,
         features,
-        _CHAINS,
+        chains,
         big_endian=bool(flags & BIG_ENDIAN),
         indirect=bool(features & Feature.INDIRECT_DESC),
+        buffers_at=buffers_at,
     )
     base = 0 if kind == "split" else _PACKED_START
     kept = inflight.queue_bytes(size, packed=kind == "packed") if switches & TRACKED else 0

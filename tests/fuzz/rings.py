@@ -34,6 +34,8 @@ POP, PUSH, KICKS, STOP, SCRIBBLE, TABLE, KILL, CHANGE = range(8)
 """What is done: the lower three bits of a byte; the upper five say how much."""
 
 _LOG_BYTES = 0x20
+_EDGE = 0x7FF8
+"""A log address just before the end of what a log of one byte, SMALL_LOG, is for."""
 _TRACKER_BYTES = 0x1000
 _MOST_RESOLVED = 40
 _GRANULE = 0x400
@@ -85,6 +87,10 @@ def parts_of(kind: str, size: int) -> tuple[int, int, int, int]:
     return 0, end, end + 4, end + 8
 
 
+def _tracker_bytes(kind: str, given: RingInput) -> int:
+    return inflight.queue_bytes(given.size, packed=kind == "packed")
+
+
 class RingTarget:
     """A device that does what inputs say, on memory that is used again for every one of them."""
 
@@ -98,14 +104,16 @@ class RingTarget:
         """Fail unless all there is to see of the ring is chains within memory, or BrokenRingError."""
         given = take_apart(self._kind, data)
         guest = self._guest
-        table, _, used, end = parts_of(self._kind, given.size)
-        guest.begin(given.memory, [(used, end - used)] if self._kind == "split" else [(table, end - table)])
-        self._tracker.begin(given.inflight)
-        self._log.begin(b"")
+        table, avail, used, end = parts_of(self._kind, given.size)
+        own = [(used, end - used)]
+        if self._kind == "packed":
+            own.append((table, avail - table))
+        guest.begin(given.memory, own)
+        self._tracker.begin(given.inflight, min(max(_tracker_bytes(self._kind, given), 1), _TRACKER_BYTES))
+        self._log.begin(b"", 1 if given.switches & SMALL_LOG else _LOG_BYTES)
         guest.memory.use_iotlb(bool(given.flags & IOMMU))
         if given.flags & LOGGED:
-            size = 1 if given.switches & SMALL_LOG else _LOG_BYTES
-            guest.memory.log = DirtyLog(self._log.file.dup(), size, self._log.offset)
+            guest.memory.log = DirtyLog(self._log.file.dup(), self._log.size, self._log.offset)
         try:
             _Run(self._kind, guest, given, self._part(given), self._log).run()
         except (BrokenRingError, BadAddressError) as error:
@@ -121,9 +129,8 @@ class RingTarget:
     def _part(self, given: RingInput) -> memoryview | None:
         if not given.switches & TRACKED:
             return None
-        size = inflight.queue_bytes(given.size, packed=self._kind == "packed")
         with self._tracker.file.dup() as fd:
-            return map_shared(fd, min(max(size, 1), _TRACKER_BYTES), self._tracker.offset)
+            return map_shared(fd, self._tracker.size, self._tracker.offset)
 
 
 class _Run:
@@ -171,7 +178,7 @@ class _Run:
     def _start(self, base: int) -> None:
         self._held, self._popped = [], []
         self._ring: Ring = self._patiently(lambda: self._class(self._memory, self._config, base, self._part))
-        self._ring.log_address = self._used
+        self._ring.log_address = _EDGE if self._given.switches & SMALL_LOG else self._used
 
     def _patiently(self, action: Callable[[], _T]) -> _T:
         """Do something, and have the front-end say what it has to."""

@@ -176,12 +176,16 @@ class Iommu:
 
     def __init__(self, frontend: Frontend, *, answers: bool = True) -> None:
         self.misses: list[int] = []
+        self.failures: list[BackendIotlbMsg] = []
         self._frontend = frontend
         self._answers = answers
         frontend.answer = self.answer  # type: ignore[method-assign]
 
     async def answer(self, session: FrontendChannel, request: Request | Refused) -> Packet | None:
         assert isinstance(request, BackendIotlbMsg)
+        if request.type is IotlbType.ACCESS_FAIL:
+            self.failures.append(request)
+            return session.acknowledge(request)
         assert request.type is IotlbType.MISS
         self.misses.append(request.iova)
         if self._answers:
@@ -230,11 +234,13 @@ async def test_address_that_the_guest_does_not_permit_breaks_the_queue(
     async with attached(Echo()) as frontend, trio.open_nursery() as nursery:
         queue = await translated(frontend)
         await frontend.open_channel(nursery)
-        Iommu(frontend, answers=False)
+        iommu = Iommu(frontend, answers=False)
         await queue.start()
         with trio.fail_after(5):
             await queue.err.wait()
         assert "the guest's IOMMU maps nothing at" in caplog.text
+        await until(lambda: iommu.failures)
+        assert [failure.iova for failure in iommu.failures] == iommu.misses
         nursery.cancel_scope.cancel()
 
 

@@ -22,6 +22,7 @@ from protocol.vhost_user import (
     GetProtocolFeatures,
     GetQueueNum,
     Inflight,
+    IotlbType,
     Number,
     ProtocolFeature,
     ProtocolFeatures,
@@ -405,6 +406,8 @@ class Frontend:
         self._queue(request.index).err.signal()
 
     async def _missed(self, request: BackendIotlbMsg) -> None:
+        if request.type is not IotlbType.MISS:
+            return  # the driver gave an address that it had not mapped: its queue breaks
         answer = self.iommu.answer(request.iova, request.permission)
         if answer is None:
             raise RefusedError(f"the IOMMU permits no {request.permission} at {request.iova:#x}")
