@@ -1,7 +1,8 @@
 # Everything there is to run here. Each target installs what it needs first and says so:
 #   make demo    two real QEMU guests and a host process share memory and ring each other
 #   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest
-#   make bench   speed, beside QEMU's own C server where IVSHMEM_SERVER= names one
+#   make bench   speed: disks beside QEMU's storage daemon, the ivshmem server beside QEMU's own C
+#                server where IVSHMEM_SERVER= names one
 # PYTHON= chooses the Python for the virtual environment, PYTEST_OPTIONS= what pytest is told;
 # QEMU_COMPANION_QEMU=10 runs tests and demo with QEMU 10 and Linux 6.12 of Debian's backports.
 
@@ -13,7 +14,7 @@ SOURCES = protocol ivshmem_server vhost_user tests examples
 .PHONY: help setup demo test lint unit bench clean
 
 help:
-	@sed -n '2,6s/^# //p' Makefile
+	@sed -n '2,7s/^# //p' Makefile
 
 # Debian packages that are missing; the guest's kernel, unpacked into .cache and not installed.
 setup: $(VENV)/.done
@@ -43,6 +44,7 @@ unit: $(VENV)/.done
 	$(RUN)/python -m pytest tests/protocol tests/ivshmem_server $(PYTEST_OPTIONS)
 
 bench: setup
+	$(RUN)/python -m tests.bench.vhost_user
 	$(RUN)/python -m tests.bench.ivshmem
 
 clean:
