@@ -20,10 +20,12 @@ from protocol.fds import OwnedFd
 from protocol.io.command_line import UserError
 from protocol.virtio.blk import SECTOR_SIZE
 from vhost_user.chain import Readable, Writable
-from vhost_user.devices.blk_halves import WORTH_HALVING, HalfReader, has_processor_to_spare
+from vhost_user.devices.blk_sharing import SharedReader, has_processor_to_spare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from vhost_user.devices.blk_sharing import Read
 
 PAGE_SIZE = 4096
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
@@ -84,6 +86,16 @@ class Disk(Protocol):
 
     def read_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
         """Read what is in memory of `length` bytes; return how much. Raises BlockingIOError for nothing."""
+
+    @property
+    def shares_reads(self) -> bool:
+        """Whether several large reads are done sooner by `read_each_now()` than one after the other."""
+
+    def read_each_now(self, reads: Sequence[Read]) -> Iterator[tuple[int, int]]:
+        """Do what `read_now()` does for one or more large reads, buffers with an offset.
+
+        Yields the place in `reads` of each as it is done, and how much it read: -1 for an error.
+        """
 
     def write_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
         """Write what needs no waiting of `length` bytes; return how much. Raises BlockingIOError."""
@@ -148,7 +160,10 @@ class FileDisk:
         self._fd = fd.fileno()
         # Without the flag we may block, and not only where a filesystem does not know it.
         self._read_flags = self._write_flags = os.RWF_NOWAIT
-        self._half_reader: HalfReader | None = None
+        if not self.is_direct and not _can_read_nowait(self._fd):
+            self._read_flags = 0
+        self._shared_reader: SharedReader | None = None
+        self.shares_reads = not self.is_direct and has_processor_to_spare()
         if self._is_block_device:
             self.block_sizes = _device_block_sizes(self._fd)
         else:
@@ -162,16 +177,16 @@ class FileDisk:
 
     def read_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
         """Read what is in memory of `length` bytes; return how much. Raises BlockingIOError for nothing."""
-        try:
-            if length >= WORTH_HALVING and has_processor_to_spare():
-                self._half_reader = self._half_reader or HalfReader()
-                return self._half_reader.preadv(self._fd, buffers, offset, self._read_flags, length)
-            return os.preadv(self._fd, buffers, offset, self._read_flags)
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP or not self._read_flags:
-                raise
-        self._read_flags = 0
-        return self.read_now(buffers, offset, length)
+        return os.preadv(self._fd, buffers, offset, self._read_flags)
+
+    def read_each_now(self, reads: Sequence[Read]) -> Iterator[tuple[int, int]]:
+        """Do what `read_now()` does for one or more reads, with the help of another thread.
+
+        Yields the place in `reads` of each as it is done, and how much it read: -1 for an error.
+        """
+        if self._shared_reader is None:
+            self._shared_reader = SharedReader()
+        return self._shared_reader.preadv(self._fd, reads, self._read_flags)
 
     def write_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
         """Write into the page cache; return how much that was. Raises BlockingIOError for nothing."""
@@ -234,8 +249,8 @@ class FileDisk:
 
     def close(self) -> None:
         """Close the file."""
-        if self._half_reader is not None:
-            self._half_reader.close()
+        if self._shared_reader is not None:
+            self._shared_reader.close()
         self._owner.close()
 
 
@@ -300,6 +315,19 @@ def _succeeds_aligned(transfer: Callable[[], None]) -> bool:
         transfer()
     except OSError as error:
         if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
+
+
+def _can_read_nowait(fd: int) -> bool:
+    """Tell whether the filesystem says what it has in memory. Raises OSError."""
+    try:
+        os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
             raise
         return False
     return True

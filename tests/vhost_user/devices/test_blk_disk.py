@@ -143,28 +143,24 @@ def test_filesystem_that_cannot_tell_is_read_and_written_at_once(memory_disk: Fi
     assert content(memory_disk) == bytes(512) + CONTENT[512:]
 
 
-@pytest.mark.parametrize(
-    "lengths", [(SIZE,), (512, SIZE - 512), (SIZE // 2,) * 2, (100,) * 10 + (SIZE - 1000,)]
-)
-def test_large_read_is_the_same_in_two_halves(memory_disk: FileDisk, lengths: tuple[int, ...]) -> None:
-    buffers = cut(memory(SIZE, 0), lengths)
-    for _ in range(2):
-        assert memory_disk.read_now(buffers, 0, SIZE) == SIZE
-        assert b"".join(buffers) == CONTENT
+def test_reads_are_the_same_together(memory_disk: FileDisk, disk: FileDisk) -> None:
+    for one in (memory_disk, disk):
+        read(one, 0, SIZE)  # into the page cache
+        for count in (1, 2, 16):
+            size = SIZE // count
+            buffers = [cut(memory(size, 0), (100, size - 100)) for _ in range(count)]
+            reads = [(views, place * size) for place, views in enumerate(buffers)]
+            assert sorted(one.read_each_now(reads)) == [(place, size) for place in range(count)]
+            assert b"".join(b"".join(views) for views in buffers) == CONTENT
 
 
-def test_large_read_across_a_new_end_comes_out_short(memory_disk: FileDisk) -> None:
+def test_short_and_failed_reads_are_told_from_others(memory_disk: FileDisk) -> None:
     os.truncate(f"/proc/self/fd/{memory_disk.fileno()}", SIZE // 4)
-    assert memory_disk.read_now([memory(SIZE, 0)], 0, SIZE) == SIZE // 4
-
-
-@pytest.mark.parametrize("bad_half", [0, 1])
-def test_error_in_either_half_is_one_of_the_whole(memory_disk: FileDisk, bad_half: int) -> None:
-    too_many = cut(memory(SIZE // 2, 0), (256,) * (SIZE // 512))
-    good = [memory(SIZE // 2, 0)]
-    with pytest.raises(OSError, match="Invalid argument"):
-        memory_disk.read_now(good + too_many if bad_half else too_many + good, 0, SIZE)
-    assert memory_disk.read_now([memory(SIZE, 0)], 0, SIZE) == SIZE
+    too_many = cut(memory(SIZE, 0), (256,) * (SIZE // 256))
+    whole, half = [memory(SIZE // 4, 0)], [memory(SIZE // 4, 0)]
+    for _ in range(8):
+        reads = [(whole, 0), (too_many, 0), (half, SIZE // 8), (whole, SIZE)]
+        assert dict(memory_disk.read_each_now(reads)) == {0: SIZE // 4, 1: -1, 2: SIZE // 8, 3: 0}
 
 
 @pytest.mark.parametrize("unmap", [False, True])
