@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.vhost_user.devices.loop_devices import loop_device
+from vhost_user.devices import blk_disk
 from vhost_user.devices.blk_disk import BlockSizes, DirectDisk, DiskUnavailableError, FileDisk, open_disk
 
 if TYPE_CHECKING:
@@ -141,6 +142,21 @@ def test_filesystem_that_cannot_tell_is_read_and_written_at_once(memory_disk: Fi
         assert memory_disk.write_now([memory(512, 0)], 0, 512) == 512
         assert memory_disk.read_now([memory(1024, 0)], 0, 1024) == 1024
     assert content(memory_disk) == bytes(512) + CONTENT[512:]
+
+
+def test_unknown_filesystem_that_cannot_tell_does_not_hold_up_the_loop(
+    memory_disk: FileDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tmpfs, as if it were NFS: its refusal of RWF_NOWAIT is real."""
+    monkeypatch.setattr(blk_disk, "QUICK_FILESYSTEMS", frozenset())
+    with closing(open_disk(f"/proc/self/fd/{memory_disk.fileno()}")) as disk:
+        for _ in range(2):
+            with pytest.raises(OSError, match="not supported"):
+                disk.write_now([memory(512, 0)], 0, 512)
+            with pytest.raises(OSError, match="not supported"):
+                disk.read_now([memory(1024, 0)], 0, 1024)
+        assert set(disk.read_each_now([([memory(1024, 0)], 0)] * 2)) == {(0, -1), (1, -1)}
+        assert content(disk) == CONTENT
 
 
 def test_reads_are_the_same_together(memory_disk: FileDisk, disk: FileDisk) -> None:
