@@ -50,6 +50,8 @@ class LoadReport:
     kicks: float = 0.0
     calls: float = 0.0
     """Notifications for each request."""
+    stalls: int = 0
+    """How often nothing came for two seconds, until the driver kicked again: a lost notification."""
     wrong: int = 0
     """Requests that failed, and pages that did not hold what they should."""
 

@@ -157,7 +157,7 @@ def show(reports: Reports, other: str) -> None:
     for workload, by_name in reports.items():
         single = workload.depth == 1
         limit, least = (EXPECTED_LATENCY_RATIO, None) if single else (None, EXPECTED_THROUGHPUT_RATIO)
-        rates.row(workload.name, _figures(by_name, "per_second"), least_ratio=least)
+        rates.row(workload.name, _figures(by_name, "per_second"), least_ratio=least, notes=_stalls(by_name))
         latencies.row(workload.name, _figures(by_name, "p50_us"), expected_ratio=limit)
         tails.row(workload.name, _figures(by_name, "p99_us"))
         cpu.row(workload.name, _figures(by_name, "cpu_us"))
@@ -182,6 +182,11 @@ def _figures(
     by_name: Mapping[str, Sequence[LoadReport]], name: str, factor: float = 1
 ) -> dict[str, list[float]]:
     return {who: [getattr(report, name) * factor for report in them] for who, them in by_name.items()}
+
+
+def _stalls(by_name: Mapping[str, Sequence[LoadReport]]) -> dict[str, str]:
+    counts = {who: sum(report.stalls for report in them) for who, them in by_name.items()}
+    return {who: f"stalled {count} times" for who, count in counts.items() if count}
 
 
 def main() -> None:
