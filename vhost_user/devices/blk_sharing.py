@@ -17,24 +17,32 @@ WORTH_SHARING = 1 << 17
 """Bytes below which waking a thread costs more than it saves."""
 
 
-def has_processor_to_spare() -> bool:
-    """Tell whether two threads run at the same time here."""
-    return len(os.sched_getaffinity(0)) > 1
+_MOST_HELPERS = 3
+"""With more, memory is what keeps them waiting."""
+
+
+def processors_to_spare() -> int:
+    """Return how many threads can run at the same time here, besides the one that asks."""
+    return len(os.sched_getaffinity(0)) - 1
 
 
 class SharedReader:
-    """A thread that helps with a row of reads. Used by one thread at a time.
+    """Threads that help with a row of reads. Used by one thread at a time.
 
-    Both take the next read from the same queue. So a helper that gets no processor, because others
+    All take the next read from the same queue. So a helper that gets no processor, because others
     are busy there, costs next to nothing: it is waited for only with a read in its hands.
     """
 
-    def __init__(self) -> None:
-        """Start it; `close()` ends it."""
+    def __init__(self, helpers: int) -> None:
+        """Start at most `helpers` threads; `close()` ends them."""
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._results: SimpleQueue[tuple[int, int]] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="shared reader", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name="shared reader", daemon=True)
+            for _ in range(min(helpers, _MOST_HELPERS))
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def preadv(self, fd: int, reads: Sequence[Read], flags: int) -> Iterator[tuple[int, int]]:
         """Do what os.preadv() does for each of `reads`, which are buffers with an offset.
@@ -50,9 +58,11 @@ class SharedReader:
             yield self._next()
 
     def close(self) -> None:
-        """End the thread."""
-        self._jobs.put(None)
-        self._thread.join()
+        """End the threads."""
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def _next(self) -> tuple[int, int]:
         try:

@@ -159,7 +159,11 @@ def test_unknown_filesystem_that_cannot_tell_does_not_hold_up_the_loop(
         assert content(disk) == CONTENT
 
 
-def test_reads_are_the_same_together(memory_disk: FileDisk, disk: FileDisk) -> None:
+@pytest.mark.parametrize("helpers", [1, 5])
+def test_reads_are_the_same_together(
+    memory_disk: FileDisk, disk: FileDisk, helpers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blk_disk, "processors_to_spare", lambda: helpers)
     for one in (memory_disk, disk):
         read(one, 0, SIZE)  # into the page cache
         for count in (1, 2, 16):
