@@ -3,7 +3,8 @@
 #   make guest   a shell in a real Linux guest, with the devices that DEVICES= tells QEMU of
 #   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest
 #   make fuzz    any bytes to everything that takes bytes, FUZZ_SECONDS= to each target, 600 by default
-#   make bench   speed, beside QEMU's own C server where IVSHMEM_SERVER= names one
+#   make bench   speed: disks beside QEMU's storage daemon, the ivshmem server beside QEMU's own C
+#                server where IVSHMEM_SERVER= names one
 # PYTHON= chooses the Python for the virtual environment, PYTEST_OPTIONS= what pytest is told;
 # QEMU_COMPANION_QEMU=10 runs tests and demo with QEMU 10 and Linux 6.12 of Debian's backports.
 
@@ -15,7 +16,7 @@ SOURCES = protocol ivshmem_server vhost_user tests examples
 .PHONY: help setup demo guest test lint unit fuzz bench clean
 
 help:
-	@sed -n '2,8s/^# //p' Makefile
+	@sed -n '2,/^$$/s/^# //p' Makefile
 
 # Debian packages that are missing; the guest's kernel, unpacked into .cache and not installed.
 setup: $(VENV)/.done
@@ -61,6 +62,7 @@ fuzz: $(VENV)/.done
 	done
 
 bench: setup
+	$(RUN)/python -m tests.bench.vhost_user
 	$(RUN)/python -m tests.bench.ivshmem
 
 clean:

@@ -136,7 +136,7 @@ def _kib_fields(path: Path) -> dict[str, int]:
 def _wait_until_listening(process: subprocess.Popen[bytes], socket: Path, log: Path) -> None:
     """Look at the kernel's table: the C server ends when a client connects just to see whether it is up."""
     deadline = time.monotonic() + _START_SECONDS
-    while not _listens(socket):
+    while not listens(socket):
         if process.poll() is not None or time.monotonic() > deadline:
             raise BenchError(f"{process.args!r} did not get to listen: {log.read_text().strip()}")
         time.sleep(0.0005)
@@ -151,7 +151,8 @@ def _wait_until_idle(pid: int) -> float:
     return now
 
 
-def _listens(socket: Path) -> bool:
+def listens(socket: Path) -> bool:
+    """Tell whether somebody listens at `socket`, without connecting."""
     lines = Path("/proc/net/unix").read_text().splitlines()
     return any(line.endswith(f" {socket}") and line.split()[3] == _LISTENING for line in lines)
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Table:
-    """Collects rows, then prints them under a title. Figures are medians in `unit`, smaller is better."""
+    """Collects rows, then prints them under a title. Figures are medians in `unit`."""
 
     def __init__(self, title: str, unit: str, *, other: str = "C server") -> None:
         """`other` is the name under which the figures to compare with come."""
@@ -25,20 +25,24 @@ class Table:
         *,
         expected: float | None = None,
         expected_ratio: float | None = None,
+        least_ratio: float | None = None,
         notes: Mapping[str, str] | None = None,
     ) -> None:
         """Add the medians of `samples["ours"]` and the other one's; either may be missing.
 
         Less than `expected`, or than `expected_ratio`, is expected of ours, as a figure and as a multiple
-        of the other one's. `notes` says by name what went wrong.
+        of the other one's; at least `least_ratio` where more is better. `notes` says by name what
+        went wrong.
         """
         mine, theirs = _median(samples, "ours"), _median(samples, self._other)
         ratio = mine / theirs if mine is not None and theirs else None
         remarks = [f"{who}: {what}" for who, what in (notes or {}).items()]
-        if _exceeds(mine, expected) or _exceeds(ratio, expected_ratio):
+        too_small = ratio is not None and least_ratio is not None and ratio < least_ratio
+        if _exceeds(mine, expected) or _exceeds(ratio, expected_ratio) or too_small:
             remarks.insert(0, "MISSED")
         figures = (_figure(mine), _figure(theirs), _figure(ratio, "x"))
-        limit = _limit(expected) or _limit(expected_ratio, "x")
+        least = "" if least_ratio is None else f">= {least_ratio:g}x"
+        limit = _limit(expected) or _limit(expected_ratio, "x") or least
         self._rows.append((name, *figures, limit, "; ".join(remarks)))
 
     def print(self) -> None:

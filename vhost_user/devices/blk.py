@@ -126,7 +126,7 @@ class Blk(VirtioDevice):
                 if self.faults:
                     for chain in batch:
                         nursery.start_soon(self._serve_with_faults, queue, chain)
-                elif left := self._executor.serve_now(batch):
+                elif left := self._executor.serve_now(batch, queue.flush):
                     share = -(-len(left) // _THREADS)
                     for first in range(0, len(left), share):
                         nursery.start_soon(self._serve, left[first : first + share])

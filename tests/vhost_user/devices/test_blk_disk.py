@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.vhost_user.devices.loop_devices import loop_device
+from vhost_user.devices import blk_disk
 from vhost_user.devices.blk_disk import BlockSizes, DirectDisk, DiskUnavailableError, FileDisk, open_disk
 
 if TYPE_CHECKING:
@@ -143,28 +144,43 @@ def test_filesystem_that_cannot_tell_is_read_and_written_at_once(memory_disk: Fi
     assert content(memory_disk) == bytes(512) + CONTENT[512:]
 
 
-@pytest.mark.parametrize(
-    "lengths", [(SIZE,), (512, SIZE - 512), (SIZE // 2,) * 2, (100,) * 10 + (SIZE - 1000,)]
-)
-def test_large_read_is_the_same_in_two_halves(memory_disk: FileDisk, lengths: tuple[int, ...]) -> None:
-    buffers = cut(memory(SIZE, 0), lengths)
-    for _ in range(2):
-        assert memory_disk.read_now(buffers, 0, SIZE) == SIZE
-        assert b"".join(buffers) == CONTENT
+def test_unknown_filesystem_that_cannot_tell_does_not_hold_up_the_loop(
+    memory_disk: FileDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tmpfs, as if it were NFS: its refusal of RWF_NOWAIT is real."""
+    monkeypatch.setattr(blk_disk, "QUICK_FILESYSTEMS", frozenset())
+    with closing(open_disk(f"/proc/self/fd/{memory_disk.fileno()}")) as disk:
+        for _ in range(2):
+            with pytest.raises(OSError, match="not supported"):
+                disk.write_now([memory(512, 0)], 0, 512)
+            with pytest.raises(OSError, match="not supported"):
+                disk.read_now([memory(1024, 0)], 0, 1024)
+        assert set(disk.read_each_now([([memory(1024, 0)], 0)] * 2)) == {(0, -1), (1, -1)}
+        assert content(disk) == CONTENT
 
 
-def test_large_read_across_a_new_end_comes_out_short(memory_disk: FileDisk) -> None:
+@pytest.mark.parametrize("helpers", [1, 5])
+def test_reads_are_the_same_together(
+    memory_disk: FileDisk, disk: FileDisk, helpers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blk_disk, "processors_to_spare", lambda: helpers)
+    for one in (memory_disk, disk):
+        read(one, 0, SIZE)  # into the page cache
+        for count in (1, 2, 16):
+            size = SIZE // count
+            buffers = [cut(memory(size, 0), (100, size - 100)) for _ in range(count)]
+            reads = [(views, place * size) for place, views in enumerate(buffers)]
+            assert sorted(one.read_each_now(reads)) == [(place, size) for place in range(count)]
+            assert b"".join(b"".join(views) for views in buffers) == CONTENT
+
+
+def test_short_and_failed_reads_are_told_from_others(memory_disk: FileDisk) -> None:
     os.truncate(f"/proc/self/fd/{memory_disk.fileno()}", SIZE // 4)
-    assert memory_disk.read_now([memory(SIZE, 0)], 0, SIZE) == SIZE // 4
-
-
-@pytest.mark.parametrize("bad_half", [0, 1])
-def test_error_in_either_half_is_one_of_the_whole(memory_disk: FileDisk, bad_half: int) -> None:
-    too_many = cut(memory(SIZE // 2, 0), (256,) * (SIZE // 512))
-    good = [memory(SIZE // 2, 0)]
-    with pytest.raises(OSError, match="Invalid argument"):
-        memory_disk.read_now(good + too_many if bad_half else too_many + good, 0, SIZE)
-    assert memory_disk.read_now([memory(SIZE, 0)], 0, SIZE) == SIZE
+    too_many = cut(memory(SIZE, 0), (256,) * (SIZE // 256))
+    whole, half = [memory(SIZE // 4, 0)], [memory(SIZE // 4, 0)]
+    for _ in range(8):
+        reads = [(whole, 0), (too_many, 0), (half, SIZE // 8), (whole, SIZE)]
+        assert dict(memory_disk.read_each_now(reads)) == {0: SIZE // 4, 1: -1, 2: SIZE // 8, 3: 0}
 
 
 @pytest.mark.parametrize("unmap", [False, True])

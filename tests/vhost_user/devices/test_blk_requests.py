@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -52,16 +52,20 @@ def executor(disk: FileDisk) -> Executor:
     return executor
 
 
+def unheard() -> None:
+    """Publish nothing: nobody waits for it."""
+
+
 def now(executor: Executor, chain: FakeChain) -> FakeChain:
     """Serve a chain in the loop's thread, where it must need no waiting."""
-    assert executor.serve_now([chain]) == []
+    assert executor.serve_now([chain], unheard) == []
     assert chain.written == chain.element.writable_length
     return chain
 
 
 def later(executor: Executor, chain: FakeChain) -> FakeChain:
     """Serve a chain that must be left to a thread."""
-    assert executor.serve_now([chain]) == [chain]
+    assert executor.serve_now([chain], unheard) == [chain]
     assert chain.written is None
     executor.serve(chain.element)
     return chain
@@ -92,8 +96,31 @@ def test_last_sector_can_be_read_and_written(executor: Executor, image: Path) ->
 
 def test_requests_of_a_batch_are_served_in_their_order(executor: Executor) -> None:
     before, written, after = driver.read(9, 512), driver.write(9, b"n" * 512), driver.read(9, 512)
-    assert executor.serve_now([before, written, after]) == []
+    assert executor.serve_now([before, written, after], unheard) == []
     assert (before.data, after.data) == (sectors(9), b"n" * 512)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_large_reads_are_each_published_with_what_was_done_before(image: Path, shared: bool) -> None:
+    size = 1 << 17
+    with image.open("r+b") as file:
+        file.truncate(8 * size)
+    small = driver.read(1, 512)
+    large = [driver.read(number * size // 512, size) for number in range(8)]
+    beyond = driver.read(7 * size // 512 + 1, size)
+    done = []
+    with closing(open_disk(str(image))) as disk:
+        disk.shares_reads = shared
+        left = Executor(disk).serve_now(
+            [small, *large[:4], beyond, *large[4:]],
+            lambda: done.append(sum(chain.written is not None for chain in [small, *large])),
+        )
+    assert left == [beyond]
+    assert done == list(range(2, 10))
+    assert small.data == sectors(1)
+    expected = CONTENT.ljust(8 * size, b"\0")
+    for number, chain in enumerate(large):
+        assert (chain.status, chain.data) == (OK, expected[number * size :][:size])
 
 
 @pytest.mark.parametrize("cut", [1, 8, 15])
@@ -255,7 +282,7 @@ def test_error_of_the_host_is_the_request_s_alone_and_is_logged(
     monkeypatch.setattr(disk, "write", full)
     bad, good = driver.write(0, b"x" * 512), driver.read(0, 512)
     with caplog.at_level(logging.WARNING):
-        assert executor.serve_now([bad, good]) == [bad]
+        assert executor.serve_now([bad, good], unheard) == [bad]
         executor.serve(bad.element)
     assert (bad.status, good.status) == (IOERR, OK)
     assert "No space left on device" in caplog.text
@@ -307,7 +334,7 @@ def test_disk_reads_like_a_plain_list_of_sectors(requests: list[FakeChain]) -> N
         executor = Executor(disk)
         executor.features = ALL
         for request in requests:
-            for chain in executor.serve_now([request]):
+            for chain in executor.serve_now([request], unheard):
                 executor.serve(chain.element)
             assert request.status is play(model, request)
         file.seek(0)
