@@ -1,21 +1,33 @@
-"""fio writes and verifies our disks in a real Linux, with each kind of queue and each way to cache."""
+"""fio verifies our disks in a real Linux: kinds of queues and of caches, and a back-end that is killed."""
 
 from __future__ import annotations
 
 import random
 import struct
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
-from tests.guest.test_vhost_user import EVENT_IDX, MIB, PACKED, content, features
+from tests.guest.test_vhost_user import (
+    EVENT_IDX,
+    MIB,
+    PACKED,
+    content,
+    disk_arguments,
+    disk_command,
+    features,
+)
 from tests.rig import guest as rig
-from tests.rig.backend import start_backend
+from tests.rig.backend import start_backend, start_program
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from tests.rig.process import Program
 
 pytestmark = pytest.mark.guest
 
@@ -104,9 +116,7 @@ async def test_fio_finds_what_it_wrote(directory: Path, disks: list[Disk]) -> No
         for number, disk in enumerate(disks):
             await verify(guest, f"vd{'abcd'[number]}", disk)
             on_host = content(directory / f"image{number}")
-            assert {
-                place for place in range(0, WRITTEN, INTERVAL) if not is_in_place(on_host, place)
-            } == set()
+            assert misplaced(on_host, WRITTEN) == []
             assert on_host[16 * MIB :] == original[16 * MIB :]
 
 
@@ -121,7 +131,88 @@ async def verify(guest: rig.Guest, name: str, disk: Disk) -> None:
     await guest.sh(f"disk={name}; cat >/tmp/jobs <<END\n{JOBS}END\nfio --output-format=terse /tmp/jobs")
 
 
-def is_in_place(disk: bytes, place: int) -> bool:
-    """Tell whether the data at `place` is what fio wrote there."""
-    magic, _, length, _, offset = HEADER.unpack_from(disk, place)
-    return (magic, length, offset) == (HEADER_MAGIC, INTERVAL, place)
+def misplaced(disk: bytes, size: int) -> list[int]:
+    """Return where, among the first `size` bytes of `disk`, there is not what fio wrote there."""
+    places = []
+    for place in range(0, size, INTERVAL):
+        magic, _, length, _, offset = HEADER.unpack_from(disk, place)
+        if (magic, length, offset) != (HEADER_MAGIC, INTERVAL, place):
+            places.append(place)
+    return places
+
+
+LATE = ("--fault", "any:lba=0-4095:latency=10ms", "--fault", "any:latency=2ms")
+"""So some requests are in flight whenever the back-end is killed, and others have overtaken them."""
+SLOW = slice(1 * MIB, 2 * MIB)
+"""Where one of the four jobs writes, which has the longer latency."""
+WRITERS = 2
+PASSES = 2
+LIVES = 3
+LOAD_SECONDS = 120
+LOAD = f"""
+writer() {{
+    for pass in $(seq {PASSES}); do
+        fio --name=writer --filename=/dev/vda --direct=1 --ioengine=libaio --iodepth=8 --numjobs=2 \
+            --rw=randwrite --bsrange=4k-16k --blockalign=4k --randseed=$(($1 * {PASSES} + $pass)) \
+            --offset=$((1 + $1 * 2))m --offset_increment=1m --size=1m \
+            --verify=crc32c --verify_interval={INTERVAL} --verify_fatal=1 --output=/tmp/$1 || return 1
+        echo done
+    done
+}}
+writers=
+for number in $(seq 0 {WRITERS - 1}); do
+    writer $number &
+    writers="$writers $!"
+done
+for writer in $writers; do
+    wait $writer || exit 1
+done
+sync
+"""
+"""Each writes its own two mebibytes of the disk again and again, and verifies them; the first one stays."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", ["off", "on"])
+async def test_back_end_is_killed_under_load(directory: Path, packed: str) -> None:
+    image = directory / "image"
+    original = random.Random(3).randbytes(8 * MIB)
+    image.write_bytes(original)
+    arguments = disk_arguments(image, properties=f",packed={packed}", chardev=",reconnect=1")
+    async with life(image, 0) as first, rig.boot(*arguments, shared=True, with_fio=True) as guest:
+        await guest.sh("modprobe virtio_blk")
+        load = await guest.start(LOAD)
+        with trio.fail_after(LOAD_SECONDS):
+            await kill_amid_writes(image, first)
+            for number in range(1, LIVES):
+                async with life(image, number) as program:
+                    await kill_amid_writes(image, program)
+            async with life(image, LIVES):
+                assert (await load.finish()).split() == ["done"] * (WRITERS * PASSES)
+                assert "error" not in await guest.sh("dmesg | grep -E 'vda|virtio' || true")
+    on_host = content(image)
+    end_of_load = (1 + WRITERS * 2) * MIB
+    assert [place for place in misplaced(on_host, end_of_load) if place >= MIB] == []
+    assert on_host[:MIB] == original[:MIB]
+    assert on_host[end_of_load:] == original[end_of_load:]
+
+
+@asynccontextmanager
+async def life(image: Path, number: int) -> AsyncIterator[Program]:
+    """Run the back-end, each time on the same socket and the same file."""
+    async with start_program(image.parent, disk_command(image, *LATE), f"life{number}") as program:
+        yield program
+
+
+async def kill_amid_writes(image: Path, program: Program) -> None:
+    """Kill the back-end when the slow job has written some of its blocks, and is to write many more."""
+    before = content(image)[SLOW]
+    while changed_blocks(before, content(image)[SLOW]) < 24:
+        await trio.sleep(0.002)  # noqa: ASYNC110 - a file tells nobody that it has changed
+    program.kill()
+    await program.wait()
+
+
+def changed_blocks(before: bytes, now: bytes) -> int:
+    places = range(0, len(before), INTERVAL)
+    return sum(before[place : place + INTERVAL] != now[place : place + INTERVAL] for place in places)

@@ -1,4 +1,4 @@
-"""Our vhost-user devices in a real Linux: random numbers, a disk, reboots, and a back-end that is killed."""
+"""Our vhost-user devices in a real Linux: random numbers, a disk, reboots."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-import trio
 
 from tests.rig import guest as rig
 from tests.rig.backend import command, start_backend, start_program
@@ -16,8 +15,6 @@ from tests.rig.backend import command, start_backend, start_program
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-    from tests.rig.process import Program
 
 pytestmark = pytest.mark.guest
 
@@ -27,11 +24,6 @@ SERIAL = "a-disk-of-ours"
 DISK = "/dev/vda"
 SYSFS = "/sys/block/vda"
 EVENT_IDX, PACKED = 29, 34
-LATE = ("--fault", "any:lba=0-4095:latency=10ms", "--fault", "any:latency=2ms")
-"""So some requests are in flight whenever the back-end is killed, and others have overtaken them."""
-WRITERS = 4
-PASSES = 8
-LOAD_SECONDS = 120
 
 
 @pytest.fixture
@@ -184,64 +176,3 @@ async def test_file_system_survives_a_reboot_and_a_reset(image: Path) -> None:
             assert await digest_in_guest(guest, "/tmp/disk/data") == written
             await guest.sh("echo more >>/tmp/disk/more && sync")
         assert await guest.sh("cat /tmp/disk/more") == "more\nmore"
-
-
-LOAD = f"""
-writer() {{
-    for pass in $(seq {PASSES}); do
-        head -c {MIB} /dev/urandom >/tmp/$1
-        dd if=/tmp/$1 of={DISK} bs=16k seek=$(($1 * 64)) oflag=direct conv=notrunc status=none || return 1
-        dd if={DISK} of=/tmp/$1.back bs=16k skip=$(($1 * 64)) count=64 iflag=direct status=none || return 1
-        cmp /tmp/$1 /tmp/$1.back || return 1
-        echo done
-    done
-}}
-writers=
-for number in $(seq 0 {WRITERS - 1}); do
-    writer $number &
-    writers="$writers $!"
-done
-for writer in $writers; do
-    wait $writer || exit 1
-done
-sync
-for number in $(seq 0 {WRITERS - 1}); do
-    cat /tmp/$number
-done | sha256sum
-"""
-"""Each writes its own mebibyte of the disk again and again, and reads it back around the guest's cache."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("packed", ["off", "on"])
-async def test_back_end_is_killed_under_load(image: Path, packed: str) -> None:
-    arguments = disk_arguments(image, properties=f",packed={packed}", chardev=",reconnect=1")
-    async with life(image, 0) as first, rig.boot(*arguments, shared=True) as guest:
-        await guest.sh("modprobe virtio_blk")
-        load = await guest.start(LOAD)
-        with trio.fail_after(LOAD_SECONDS):
-            await kill_after_some(load, first)
-            for number in range(1, 3):
-                async with life(image, number) as program:
-                    await kill_after_some(load, program)
-            async with life(image, 3):
-                end = (await load.finish()).split()
-                assert end[:-2] == ["done"] * (WRITERS * PASSES - 3 * 4)
-                assert end[-2] == digest(content(image)[: WRITERS * MIB])
-                assert "error" not in await guest.sh("dmesg | grep -E 'vda|virtio' || true")
-    assert content(image)[WRITERS * MIB :] == random.Random(1).randbytes(DISK_SIZE)[WRITERS * MIB :]
-
-
-@asynccontextmanager
-async def life(image: Path, number: int) -> AsyncIterator[Program]:
-    """Run the back-end, each time on the same socket and the same file."""
-    async with start_program(image.parent, disk_command(image, *LATE), f"life{number}") as program:
-        yield program
-
-
-async def kill_after_some(load: rig.Command, program: Program) -> None:
-    """Kill the back-end after the next four passes, in the middle of others."""
-    for _ in range(4):
-        assert await load.line() == "done"
-    program.kill()
-    await program.wait()

@@ -16,7 +16,7 @@ from tests.rig.lines import LineChannel, connection
 from tests.rig.qmp import Qmp
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
 #: The name of the virtio port that guest-src/init.sh takes commands from, and the word that makes it do so.
 _SHELL = "companion.shell"
@@ -54,6 +54,14 @@ class Command:
         """Hand the command to the guest's shell."""
         encoded = base64.b64encode(self._text.encode()).decode()
         await self._channel.send(f"{self._token} {encoded}".encode())
+
+    async def tell(self, line: str) -> None:
+        """Send a line to the command itself, for one that reads its standard output."""
+        await self._channel.send(line.encode())
+
+    def move(self, channel: LineChannel) -> None:
+        """Go on in a guest that has migrated and has another channel now."""
+        self._channel = channel
 
     async def line(self) -> str:
         """Return the next line of output. Raises CommandError if there is none: the command has ended."""
@@ -110,6 +118,12 @@ class Guest:
         """Run a shell command; return what it printed, without the last line break. Raises CommandError."""
         with trio.fail_after(seconds):
             return await (await self.start(command)).finish()
+
+    def arrived(self, source: Guest) -> None:
+        """Take over the command that runs, once the guest has migrated from `source` to here."""
+        self._command = source._command
+        if self._command is not None:
+            self._command.move(self._shell)
 
     async def reset(self) -> None:
         """Press the reset button; return when the guest has booted again."""
@@ -185,11 +199,31 @@ async def boot(
     Raises packages.SetupError, BrokenKvmError, and lines.QemuGoneError if QEMU refuses to start. If the block
     fails, the guest's console goes to standard error.
     """
+    options = f"{kernel_options} {_SHELL}"
+    argv = machine_arguments(kernel_options=options, shared=shared, with_fio=with_fio)
+    async with _start(argv, devices, name) as guest:
+        await guest.ready()
+        yield guest
+
+
+@asynccontextmanager
+async def await_migration(*devices: str, name: str = "guest") -> AsyncIterator[Guest]:
+    """Start a QEMU that waits for a guest booted as `shared` with the same devices; kill it in the end.
+
+    QMP's migrate-incoming is to say where it is to come from. Raises as `boot()` does.
+    """
+    argv = machine_arguments(kernel_options=f" {_SHELL}", shared=True)
+    async with _start([*argv, "-incoming", "defer"], devices, name) as guest:
+        yield guest
+
+
+@asynccontextmanager
+async def _start(argv: Sequence[str], devices: Sequence[str], name: str) -> AsyncIterator[Guest]:
     with ExitStack() as sockets:
         shell, shell_fd = connection(sockets)
         qmp, qmp_fd = connection(sockets)
         argv = [
-            *machine_arguments(kernel_options=f"{kernel_options} {_SHELL}", shared=shared, with_fio=with_fio),
+            *argv,
             *("-chardev", f"socket,id=shell,fd={shell_fd.fileno()}", "-device", "virtio-serial-pci"),
             *("-device", f"virtserialport,chardev=shell,name={_SHELL}"),
             *("-chardev", f"socket,id=qmp,fd={qmp_fd.fileno()}", "-mon", "chardev=qmp,mode=control"),
@@ -198,6 +232,4 @@ async def boot(
         async with process.start(argv, pass_fds=[shell_fd.fileno(), qmp_fd.fileno()]) as program:
             shell_fd.close()
             qmp_fd.close()
-            guest = Guest(name, program, await Qmp.negotiate(qmp), shell)
-            await guest.ready()
-            yield guest
+            yield Guest(name, program, await Qmp.negotiate(qmp), shell)

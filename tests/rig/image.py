@@ -128,7 +128,8 @@ def _initramfs(root: Path, release: str) -> bytes:
     archive.file("init", (_SOURCES / "init.sh").read_bytes(), executable=True)
     _add_busybox(archive, root / "bin/busybox")
     archive.file("bin/ivshmem-bind", (_SOURCES / "ivshmem-bind.sh").read_bytes(), executable=True)
-    archive.file("bin/ivshmem-guest", _compile(_SOURCES / "ivshmem-guest.c"), executable=True)
+    for source in sorted(_SOURCES.glob("*.c")):
+        archive.file(f"bin/{source.stem}", _compile(source), executable=True)
     modules = Modules(root / "lib/modules" / release)
     loaded = [name for name in _BOOT_MODULES if name in modules]
     archive.file("etc/modules", "".join(f"{name}\n" for name in loaded).encode())

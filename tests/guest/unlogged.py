@@ -1,0 +1,17 @@
+"""Our blk without a dirty log, which the tests of migration must find out: `vhost-user run` takes it."""
+
+from __future__ import annotations
+
+from vhost_user.backend import Backend
+from vhost_user.devices.blk import Blk
+
+
+class Unlogged(Blk):
+    """A disk that takes the dirty log, as QEMU does not migrate otherwise, and never marks a page in it."""
+
+
+def _use_no_log(self: Backend) -> None:
+    """Leave memory without a log, whatever the features say."""
+
+
+Backend.use_log = _use_no_log  # type: ignore[method-assign]
