@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import TYPE_CHECKING, ClassVar
 
 from protocol.fds import OwnedFd
+from protocol.io.command_line import UserError
 from protocol.vhost_user import (
     ConfigChange,
     MapFlag,
@@ -18,6 +20,7 @@ from protocol.vhost_user import (
 )
 from protocol.vhost_user.checks import RefusedError
 from protocol.virtio.features import Feature
+from protocol.virtio.ids import DeviceId
 from vhost_user.channel import FrontendError
 
 if TYPE_CHECKING:
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from protocol.vhost_user import BackendMessage, ConfigFlag, Reply
-    from protocol.virtio.ids import DeviceId
     from vhost_user.channel import Channel
     from vhost_user.queue import Virtqueue
 
@@ -75,6 +77,23 @@ _OFFERED_WITH = {
     "save_state": ProtocolFeature.DEVICE_STATE,
 }
 """The protocol features that a device offers by overriding a method."""
+
+
+_QEMU_DEVICES = {
+    DeviceId.BLOCK: "blk",
+    DeviceId.FS: "fs",
+    DeviceId.GPIO: "gpio",
+    DeviceId.GPU: "gpu",
+    DeviceId.I2C_ADAPTER: "i2c",
+    DeviceId.INPUT: "input",
+    DeviceId.RNG: "rng",
+    DeviceId.SCMI: "scmi",
+    DeviceId.SCSI: "scsi",
+    DeviceId.SOUND: "snd",
+    DeviceId.SPI: "spi",
+    DeviceId.VSOCK: "vsock",
+}
+"""What QEMU calls its front-ends, between "vhost-user-" and "-pci"; from 10.2, it has one for any type."""
 
 
 class VirtioDevice:
@@ -260,12 +279,22 @@ class VirtioDevice:
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:
         """Return a device as the command line describes it. Raises UserError where it cannot be had."""
+        try:
+            inspect.signature(cls).bind()
+        except TypeError as error:
+            raise UserError(
+                f"{cls.__name__}() cannot be made: {error}; override from_options() to say how it is"
+            ) from None
         return cls()
 
     @classmethod
     def qemu_device(cls, options: argparse.Namespace) -> str:
         """Return what QEMU calls the device, with the properties that must match the command line."""
-        return f"vhost-user-{cls.name}-pci"
+        device = _QEMU_DEVICES.get(cls.device_id)
+        if device is not None:
+            return f"vhost-user-{device}-pci"
+        size = f",config_size={len(cls.config)}" if cls.config else ""
+        return f"vhost-user-test-device-pci,virtio-id={int(cls.device_id)},num_vqs={cls.num_queues}{size}"
 
     def close(self) -> None:
         """Let go of what the device holds of the host; whoever made it calls this."""
