@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import argparse
 import grp
+import os
 import pwd
 import resource
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 USAGE_ERROR = 2
+
+EMPTY = "''"
+"""How messages show a path that is an empty string."""
+
+BROKEN_PIPE = 141
+"""128 and the number of SIGPIPE, as a shell reports a program that it ended."""
 
 MAX_USER_OR_GROUP = 2**32 - 2
 """Highest number of a user or a group: the next one means "leave it as it is" to chown(2)."""
@@ -34,6 +42,23 @@ def fail(program: str, message: object) -> int:
     """Print an error of one line to standard error; return the exit code for it."""
     print(f"{program}: {message}", file=sys.stderr)
     return 1
+
+
+def emit(program: str, text: str) -> int:
+    """Print to standard output, at once; return the exit code.
+
+    That is BROKEN_PIPE where nobody reads any more, and 1 with an error of one line where it cannot
+    be written.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        with Path(os.devnull).open("wb") as nowhere:  # Python would try again at its end, and complain
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return BROKEN_PIPE
+        return fail(program, f"cannot print: {error.strerror}; redirect the output to somewhere else")
+    return 0
 
 
 def user_id(text: str) -> int:

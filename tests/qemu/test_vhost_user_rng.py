@@ -17,7 +17,7 @@ from tests.qemu.virtio_pci import (
     VirtioPci,
     probe,
 )
-from tests.rig.backend import RunningBackend, start_backend, start_machine, start_program
+from tests.rig.backend import RunningBackend, start_backend, start_machine, start_program, until_printed
 from tests.rig.msix import message
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.qemu.virtio_pci import SplitQueue
-    from tests.rig.process import Program
     from tests.rig.qemu import Machine
 
 pytestmark = pytest.mark.qemu
@@ -45,13 +44,6 @@ async def started(guest: VirtioPci, features: int = INDIRECT_DESC | EVENT_IDX) -
     queue = await guest.set_up_queue()
     await guest.start()
     return queue
-
-
-async def until_printed(program: Program, text: str, count: int = 1) -> None:
-    """Wait until a program has printed `text` so many times."""
-    with trio.fail_after(SECONDS):
-        while program.output().count(text) < count:  # noqa: ASYNC110 -- another process prints it
-            await trio.sleep(0.01)
 
 
 @pytest.fixture

@@ -74,6 +74,7 @@ class Source:
             self._fd.close()
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), filename)
         self._is_regular = stat.S_ISREG(mode)
+        self._told_empty = False
 
     def close(self) -> None:
         """Close it."""
@@ -95,8 +96,11 @@ class Source:
     async def _begin_again(self) -> None:
         if self._is_regular and os.fstat(self._fd.fileno()).st_size:
             os.lseek(self._fd.fileno(), 0, os.SEEK_SET)
-        else:
-            await trio.sleep(_RETRY_SECONDS)
+            return
+        if not self._told_empty:
+            self._told_empty = True
+            _log.warning("%s has no bytes: the guest waits until it has some", self._name)
+        await trio.sleep(_RETRY_SECONDS)
 
     async def _until_readable(self) -> None:
         try:
