@@ -30,7 +30,7 @@ def find_device(name: str) -> type[VirtioDevice]:
     if ":" in where:
         return _load(where)
     for entry in entry_points(group=GROUP, name=name):
-        return _load(entry.value)
+        return _load(f"{entry.module}:{entry.attr}")
     raise UserError(f"there is no device '{name}'; give one of {', '.join(device_names())}, or MODULE:CLASS")
 
 
