@@ -25,6 +25,9 @@ FIRST_RETRY_SECONDS = 0.05
 LAST_RETRY_SECONDS = 2.0
 """How long a client waits before it connects again: the first time, and at most."""
 
+CHANGE_SECONDS = 1.0
+"""How long one front-end may take to leave when the next one, which may be the same, is there already."""
+
 _log = logging.getLogger("vhost_user")
 
 
@@ -83,11 +86,10 @@ async def _serve_listener(device: VirtioDevice, listener: Listener) -> None:
 
 
 async def _tell_who_waits(listener: Listener) -> None:
-    """Say it, once, when another front-end comes before the one that is served has left."""
+    """Say it, once, when another front-end comes while one is served that does not leave."""
     await listener.wait_readable()
-    _log.warning(
-        "another front-end is connecting, and waits until this one has left: a device serves one at a time"
-    )
+    await trio.sleep(CHANGE_SECONDS)
+    _log.warning("another front-end waits until this one has left: a device serves one at a time")
 
 
 async def _serve_as_client(device: VirtioDevice, path: str) -> None:

@@ -324,7 +324,7 @@ async def test_second_front_end_is_told_of_in_the_log(directory: Path) -> None:
         first = Frontend(await connect(str(backend.socket)))
         await first.start()
         second = Frontend(await connect(str(backend.socket)))
-        await until_printed(backend.program, "another front-end is connecting, and waits")
+        await until_printed(backend.program, "another front-end waits until this one has left")
         first.close()
         await second.start()
         second.close()
