@@ -39,11 +39,14 @@ RING_FEATURES = (
     | Feature.INDIRECT_DESC
     | Feature.EVENT_IDX
     | Feature.VERSION_1
-    | Feature.ACCESS_PLATFORM
     | Feature.RING_PACKED
     | Feature.RING_RESET
 )
 """What every device offers beside its own features, because its queues can do it.
+
+ACCESS_PLATFORM, by which the guest's IOMMU translates, is offered where the user wants it (--iommu):
+QEMU 10 shows a driver all that the back-end of an rng and other newer types offers. In a machine with
+an IOMMU, the driver would then give addresses that QEMU and the back-end do not translate.
 
 They can also do IN_ORDER, ORDER_PLATFORM and NOTIFICATION_DATA, which a device offers if it wants
 them: the first holds completed chains back until all before them are completed, and the others make
@@ -247,6 +250,10 @@ class VirtioDevice:
             reply.close()
 
     # For the framework
+
+    def use_iommu(self) -> None:
+        """Offer from now on that the guest's IOMMU translates addresses. Before a front-end connects."""
+        self.ring_features |= Feature.ACCESS_PLATFORM
 
     @property
     def offered_features(self) -> Feature:

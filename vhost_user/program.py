@@ -50,6 +50,8 @@ def run_device(device: type[VirtioDevice], argv: Sequence[str], program: str) ->
         logs.configure(program, style=options.log_format, verbose=options.verbose)
         raise_open_files_limit()
         with _make(device, options) as made:
+            if options.iommu:
+                made.use_iommu()
             return trio.run(_main, made, options)
     except UserError as error:
         return fail(program, error)
@@ -82,12 +84,13 @@ def qemu_args(device: type[VirtioDevice], options: argparse.Namespace) -> str:
         raise UserError("--print-qemu-args needs the path of the socket; give --socket-path or --connect")
     quoted = str(Path(path).absolute()).replace(",", ",,")  # QEMU's own quoting of a comma
     server = ",server=on" if options.connect else ""
+    iommu = ",iommu_platform=on,ats=on" if options.iommu else ""
     return " ".join(
         [
             "-m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -machine memory-backend=mem",
             "-chardev",
             shlex.quote(f"socket,id={device.name}0,path={quoted}{server}"),
-            f"-device {device.qemu_device(options)},chardev={device.name}0",
+            f"-device {device.qemu_device(options)}{iommu},chardev={device.name}0",
         ]
     )
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tests.qemu.blk_driver import BLOCK, CONTENT, MQ, NUM_QUEUES, config, read
-from tests.qemu.virtio_pci import probe
+from tests.qemu.virtio_pci import ACCESS_PLATFORM, probe
 from tests.rig.backend import command, start_backend, start_machine, start_program
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ async def printed(*argv: str) -> list[str]:
     return shlex.split(line)
 
 
-async def reads_random_bytes(machine: Machine) -> bool:
+async def reads_random_bytes(machine: Machine, features: int = 0) -> bool:
     guest = await probe(machine, RNG)
-    await guest.negotiate(0)
+    await guest.negotiate(features)
     queue = await guest.set_up_queue()
     await guest.start()
     return any((await queue.request([], [64]))[0])
@@ -43,6 +43,16 @@ async def test_rng_at_a_path_that_needs_quotes(directory: Path) -> None:
         arguments = await printed(*command("rng", "-s", str(backend.socket)))
         async with start_machine(directory, *arguments, memory=()) as machine:
             assert await reads_random_bytes(machine)
+
+
+async def test_rng_behind_the_guests_iommu(directory: Path) -> None:
+    async with start_backend(directory, "rng", "--iommu") as backend:
+        arguments = await printed(*command("rng", "--iommu", "-s", str(backend.socket)))
+        iommu = ("-device", "intel-iommu,intremap=off,device-iotlb=on")
+        async with start_machine(directory, *iommu, *arguments, memory=()) as machine:
+            guest = await probe(machine, RNG)
+            assert await guest.offered() & ACCESS_PLATFORM
+            assert await reads_random_bytes(machine, ACCESS_PLATFORM)
 
 
 async def test_rng_that_connects_to_qemu(directory: Path) -> None:
