@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol import __version__
-from protocol.io.command_line import OneLineParser, UserError, fail
+from protocol.io.command_line import OneLineParser, UserError, fail, print_result
+from vhost_user.describe import add_describe_parser
 from vhost_user.devices import device_names, find_device
 from vhost_user.options import first_line
 from vhost_user.program import run_device
@@ -52,6 +53,7 @@ def _build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_list_parser(commands)
     _add_run_parser(commands)
+    add_describe_parser(commands)
     add_trace_parser(commands)
     return parser
 
@@ -68,20 +70,24 @@ def _add_run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser
         description="Run a device; 'vhost-user run DEVICE --help' prints its options.",
     )
     parser.add_argument("device", metavar="DEVICE", help="one that 'list' prints, or MODULE:CLASS")
-    parser.add_argument("rest", metavar="OPTION", nargs=argparse.REMAINDER, help="the device's options")
+    rest = parser.add_argument(
+        "rest", metavar="OPTION", nargs=argparse.REMAINDER, help="the device's options"
+    )
+    rest.required = False  # or the error about a missing DEVICE names it, too
     parser.set_defaults(run=_run)
 
 
 def _list(options: argparse.Namespace) -> int:
     names = device_names()
     width = max(len(name) for name in names)
-    for name in names:
-        try:
-            text = first_line(find_device(name))
-        except UserError as error:
-            text = f"({error})"
-        print(f"{name:{width}}  {text}")
-    return 0
+    return print_result(PROGRAM, "\n".join(f"{name:{width}}  {_summary(name)}" for name in names))
+
+
+def _summary(name: str) -> str:
+    try:
+        return first_line(find_device(name))
+    except UserError as error:
+        return f"({error})"
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import trio
 
 from protocol.errors import RemoteProtocolError
 from protocol.io.stream import MAX_FDS
-from protocol.vhost_user import Refused, Reply, describe
+from protocol.vhost_user import FrontendRequest, Refused, Reply, describe
 from protocol.vhost_user.checks import RefusedError
 from vhost_user.backend import Backend
 from vhost_user.handlers import HANDLERS
@@ -64,7 +64,7 @@ async def _receive(session: BackendSession, stream: FdStream) -> list[Request | 
 async def _handle(backend: Backend, request: Request | Refused) -> tuple[bool, Answer]:
     """Do what is asked for; return whether it was done, and what to answer."""
     if isinstance(request, Refused):
-        _log.error("%s", request)
+        _log.error("%s%s", request, _remedy(request))
         return False, None
     _log.debug("< %s", describe(request))
     try:
@@ -74,6 +74,13 @@ async def _handle(backend: Backend, request: Request | Refused) -> tuple[bool, A
         return False, None
     finally:
         request.close()
+
+
+def _remedy(request: Refused) -> str:
+    """Return what the user can do about a request that is refused, where that is known."""
+    if request.number == FrontendRequest.SET_FEATURES and "ACCESS_PLATFORM" in request.reason:
+        return "; start the back-end with --iommu, or QEMU's device without iommu_platform=on"
+    return ""
 
 
 async def _answer(

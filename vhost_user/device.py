@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import TYPE_CHECKING, ClassVar
 
 from protocol.fds import OwnedFd
+from protocol.io.command_line import UserError
 from protocol.vhost_user import (
     ConfigChange,
     MapFlag,
@@ -37,11 +39,14 @@ RING_FEATURES = (
     | Feature.INDIRECT_DESC
     | Feature.EVENT_IDX
     | Feature.VERSION_1
-    | Feature.ACCESS_PLATFORM
     | Feature.RING_PACKED
     | Feature.RING_RESET
 )
 """What every device offers beside its own features, because its queues can do it.
+
+ACCESS_PLATFORM, by which the guest's IOMMU translates, is offered where the user wants it (--iommu):
+QEMU 10 shows a driver all that the back-end of an rng and other newer types offers. In a machine with
+an IOMMU, the driver would then give addresses that QEMU and the back-end do not translate.
 
 They can also do IN_ORDER, ORDER_PLATFORM and NOTIFICATION_DATA, which a device offers if it wants
 them: the first holds completed chains back until all before them are completed, and the others make
@@ -65,22 +70,6 @@ _BACKEND_FEATURES = (
     | ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
 )
 
-_QEMU_NAMES = {
-    DeviceId.BLOCK: "blk",
-    DeviceId.RNG: "rng",
-    DeviceId.SCSI: "scsi",
-    DeviceId.GPU: "gpu",
-    DeviceId.INPUT: "input",
-    DeviceId.VSOCK: "vsock",
-    DeviceId.SOUND: "snd",
-    DeviceId.FS: "fs",
-    DeviceId.SCMI: "scmi",
-    DeviceId.I2C_ADAPTER: "i2c",
-    DeviceId.GPIO: "gpio",
-    DeviceId.SPI: "spi",
-}
-"""The types of device that QEMU has a vhost-user device for, and what it calls it."""
-
 _OFFERED_WITH = {
     "read_config": ProtocolFeature.CONFIG,
     "write_config": ProtocolFeature.CONFIG,
@@ -91,6 +80,23 @@ _OFFERED_WITH = {
     "save_state": ProtocolFeature.DEVICE_STATE,
 }
 """The protocol features that a device offers by overriding a method."""
+
+
+_QEMU_DEVICES = {
+    DeviceId.BLOCK: "blk",
+    DeviceId.FS: "fs",
+    DeviceId.GPIO: "gpio",
+    DeviceId.GPU: "gpu",
+    DeviceId.I2C_ADAPTER: "i2c",
+    DeviceId.INPUT: "input",
+    DeviceId.RNG: "rng",
+    DeviceId.SCMI: "scmi",
+    DeviceId.SCSI: "scsi",
+    DeviceId.SOUND: "snd",
+    DeviceId.SPI: "spi",
+    DeviceId.VSOCK: "vsock",
+}
+"""What QEMU calls its front-ends, between "vhost-user-" and "-pci"; from 10.2, it has one for any type."""
 
 
 class VirtioDevice:
@@ -246,6 +252,10 @@ class VirtioDevice:
 
     # For the framework
 
+    def use_iommu(self) -> None:
+        """Offer from now on that the guest's IOMMU translates addresses. Before a front-end connects."""
+        self.ring_features |= Feature.ACCESS_PLATFORM
+
     @property
     def offered_features(self) -> Feature:
         """All feature bits that a front-end is offered."""
@@ -277,19 +287,22 @@ class VirtioDevice:
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:
         """Return a device as the command line describes it. Raises UserError where it cannot be had."""
+        try:
+            inspect.signature(cls).bind()
+        except TypeError as error:
+            raise UserError(
+                f"{cls.__name__}() cannot be made: {error}; override from_options() to say how it is"
+            ) from None
         return cls()
 
     @classmethod
     def qemu_device(cls, options: argparse.Namespace) -> str:
-        """Return what QEMU calls the device, with the properties that must match the command line.
-
-        By default it is QEMU's device of this type, and its device for tests (QEMU 10.2) where it has none.
-        """
-        name = _QEMU_NAMES.get(cls.device_id)
-        if name is None:
-            sizes = f"num_vqs={cls.num_queues},config_size={len(cls.config)}"
-            return f"vhost-user-test-device-pci,virtio-id={int(cls.device_id)},{sizes}"
-        return f"vhost-user-{name}-pci"
+        """Return what QEMU calls the device, with the properties that must match the command line."""
+        device = _QEMU_DEVICES.get(cls.device_id)
+        if device is not None:
+            return f"vhost-user-{device}-pci"
+        size = f",config_size={len(cls.config)}" if cls.config else ""
+        return f"vhost-user-test-device-pci,virtio-id={int(cls.device_id)},num_vqs={cls.num_queues}{size}"
 
     def close(self) -> None:
         """Let go of what the device holds of the host; whoever made it calls this."""

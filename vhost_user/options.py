@@ -73,6 +73,11 @@ def _add_socket_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_program_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("program")
+    group.add_argument(
+        "--iommu",
+        action="store_true",
+        help="let the guest's IOMMU translate addresses (QEMU: iommu_platform=on,ats=on)",
+    )
     group.add_argument("-v", "--verbose", action="store_true", help="log each message of the front-end")
     group.add_argument(
         "--log-format", choices=FORMATS, default="text", help="how to log (default: %(default)s)"

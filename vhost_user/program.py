@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.io import SocketInUseError, logs, notify
-from protocol.io.command_line import UserError, fail, raise_open_files_limit
+from protocol.io.command_line import EMPTY, UserError, fail, print_result, raise_open_files_limit
 from protocol.virtio.ids import DeviceId
 from vhost_user.options import PRINT_CAPABILITIES, parse_options
 from vhost_user.server import serve
@@ -31,6 +31,7 @@ _TYPES = {DeviceId.NINEP: "9p", DeviceId.RPROC_SERIAL: "rproc-serial"}
 
 _REMEDIES = {
     errno.EACCES: "choose a directory that you may write to",
+    errno.ENAMETOOLONG: "choose a shorter one",
     errno.ENOENT: "create the directory first",
     errno.EROFS: "choose a directory that you may write to",
 }
@@ -41,21 +42,29 @@ _log = logging.getLogger("vhost_user")
 def run_device(device: type[VirtioDevice], argv: Sequence[str], program: str) -> int:
     """Run a device with the command line `argv`; return the exit code."""
     if PRINT_CAPABILITIES in argv:  # whatever else is there, or is missing
-        print(json.dumps(capabilities(device)))
-        return 0
+        return print_result(program, json.dumps(capabilities(device)))
     options = parse_options(device, program, argv)
     try:
         if options.print_qemu_args:
-            print(qemu_args(device, options))
-            return 0
+            return print_result(program, qemu_args(device, options))
         logs.configure(program, style=options.log_format, verbose=options.verbose)
         raise_open_files_limit()
-        with device.from_options(options) as made:
+        with _make(device, options) as made:
+            if options.iommu:
+                made.use_iommu()
             return trio.run(_main, made, options)
     except UserError as error:
         return fail(program, error)
     except KeyboardInterrupt:
         return 0  # before the loop could take the signal
+
+
+def _make(device: type[VirtioDevice], options: argparse.Namespace) -> VirtioDevice:
+    """Return the device that the command line describes. Raises UserError."""
+    try:
+        return device.from_options(options)
+    except OSError as error:
+        raise UserError(f"cannot start {device.__name__}: {error}") from error
 
 
 def capabilities(device: type[VirtioDevice]) -> dict[str, object]:
@@ -75,12 +84,13 @@ def qemu_args(device: type[VirtioDevice], options: argparse.Namespace) -> str:
         raise UserError("--print-qemu-args needs the path of the socket; give --socket-path or --connect")
     quoted = str(Path(path).absolute()).replace(",", ",,")  # QEMU's own quoting of a comma
     server = ",server=on" if options.connect else ""
+    iommu = ",iommu_platform=on,ats=on" if options.iommu else ""
     return " ".join(
         [
             "-m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -machine memory-backend=mem",
             "-chardev",
             shlex.quote(f"socket,id={device.name}0,path={quoted}{server}"),
-            f"-device {device.qemu_device(options)},chardev={device.name}0",
+            f"-device {device.qemu_device(options)}{iommu},chardev={device.name}0",
         ]
     )
 
@@ -138,7 +148,13 @@ def _user_error(options: argparse.Namespace, error: OSError | ValueError) -> Use
     path = options.socket_path
     if isinstance(error, SocketInUseError):
         return UserError(f"socket {path} is in use by another program; stop it or choose another path")
-    if error.errno == errno.EEXIST:
-        return UserError(f"cannot listen on {path}: {error.strerror}")  # which names the remedies
-    remedy = _REMEDIES.get(error.errno or 0, "choose another path")
-    return UserError(f"cannot listen on {path}: {error.strerror}; {remedy}")
+    if options.connect is not None:
+        return UserError(_with_remedy(f"cannot connect to {options.connect or EMPTY}", error))
+    return UserError(_with_remedy(f"cannot listen on {path or EMPTY}", error))
+
+
+def _with_remedy(what: str, error: OSError) -> str:
+    text = f"{what}: {error.strerror}"
+    if "; " in text:  # the error names one itself
+        return text
+    return f"{text}; {_REMEDIES.get(error.errno or 0, 'choose another path')}"

@@ -12,6 +12,7 @@ import trio
 
 from protocol.io import FdStream, inherited_listener, listen
 from protocol.io import connect as connect_socket
+from protocol.io.stream import check_path
 from vhost_user.connection import serve_connection
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 FIRST_RETRY_SECONDS = 0.05
 LAST_RETRY_SECONDS = 2.0
 """How long a client waits before it connects again: the first time, and at most."""
+
+CHANGE_SECONDS = 1.0
+"""How long one front-end may take to leave when the next one, which may be the same, is there already."""
 
 _log = logging.getLogger("vhost_user")
 
@@ -52,11 +56,13 @@ async def serve(
     if [socket_path, fd, connect].count(None) != 2:
         raise ValueError("give one of socket_path, fd and connect")
     if connect is not None:
+        check_path(os.fspath(connect))
         task_status.started()
         await _serve_as_client(device, os.fspath(connect))
     elif fd is not None and not _is_listening(fd):
+        stream = _connected(fd)
         task_status.started()
-        await serve_connection(device, _connected(fd))
+        await serve_connection(device, stream)
     else:
         with _listener(socket_path, fd) as listener:
             task_status.started()
@@ -72,7 +78,18 @@ def _listener(path: str | os.PathLike[str] | None, fd: int | None) -> Listener:
 
 async def _serve_listener(device: VirtioDevice, listener: Listener) -> None:
     while True:
-        await _serve_safely(device, await listener.accept())
+        stream = await listener.accept()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_tell_who_waits, listener)
+            await _serve_safely(device, stream)
+            nursery.cancel_scope.cancel()
+
+
+async def _tell_who_waits(listener: Listener) -> None:
+    """Say it, once, when another front-end comes while one is served that does not leave."""
+    await listener.wait_readable()
+    await trio.sleep(CHANGE_SECONDS)
+    _log.warning("another front-end waits until this one has left: a device serves one at a time")
 
 
 async def _serve_as_client(device: VirtioDevice, path: str) -> None:
@@ -113,11 +130,20 @@ def _is_listening(fd: int) -> bool:
 
 def _connected(fd: int) -> FdStream:
     with _borrowed(fd) as sock:
-        kind = sock.family, sock.type
-    if kind != (socket.AF_UNIX, socket.SOCK_STREAM):
-        raise ValueError(f"descriptor {fd} is no UNIX stream socket")
+        if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
+            raise ValueError(f"descriptor {fd} is no UNIX stream socket")
+        if not _is_connected(sock):
+            raise ValueError(f"descriptor {fd} neither listens nor is connected")
     os.set_inheritable(fd, False)
     return FdStream(socket.socket(fileno=fd))
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -9,12 +9,14 @@ import signal
 import sys
 import time
 from io import FileIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
 from protocol.io import listen, notify
-from protocol.io.command_line import UserError, fail, raise_open_files_limit
+from protocol.io.command_line import BROKEN_PIPE, EMPTY, UserError, fail, raise_open_files_limit
+from protocol.io.stream import check_path
 from vhost_user.trace import trace
 from vhost_user.trace_format import DEVICE_FEATURES, Json, Text
 
@@ -25,13 +27,12 @@ if TYPE_CHECKING:
 
 PROGRAM = "vhost-user trace"
 
-BROKEN_PIPE = 141
-"""128 and the number of SIGPIPE, as a shell reports a program that it ended."""
-
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _REMEDIES = {
     errno.EACCES: "choose a directory that you may write to",
+    errno.EINVAL: "choose one",
+    errno.ENAMETOOLONG: "choose a shorter one",
     errno.ENOENT: "create the directory first",
     errno.EROFS: "choose a directory that you may write to",
 }
@@ -75,6 +76,7 @@ def run_trace(options: argparse.Namespace) -> int:
     """Run `vhost-user trace` until it is told to end; return its exit code."""
     raise_open_files_limit()
     try:
+        _check_target(options)
         with _listener(options.listen) as listener, _output(options.output) as output:
             show = Json(options.device) if options.format == "json" else Text(time.time(), options.device)
             printer = _Printer(show, output)
@@ -116,12 +118,27 @@ async def _trace_until_signal(listener: Listener, path: str, printer: _Printer) 
             nursery.cancel_scope.cancel()
 
 
+def _check_target(options: argparse.Namespace) -> None:
+    """Raise UserError for a --connect to which nothing could ever connect."""
+    try:
+        check_path(options.connect)
+    except OSError as error:
+        raise UserError(f"cannot connect to {options.connect or EMPTY}: {_reason(error)}") from None
+    if Path(options.connect).resolve() == Path(options.listen).resolve():
+        raise UserError(
+            f"--listen and --connect are both {options.listen}; give the trace a socket of its own"
+        )
+
+
 def _listener(path: str) -> Listener:
     try:
         return listen(path)
     except OSError as error:
-        remedy = f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
-        raise UserError(f"cannot listen on {path}: {error.strerror}{remedy}") from None
+        raise UserError(f"cannot listen on {path or EMPTY}: {_reason(error)}") from None
+
+
+def _reason(error: OSError) -> str:
+    return f"{error.strerror}; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else str(error.strerror)
 
 
 def _output(path: str | None) -> FileIO:

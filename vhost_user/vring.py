@@ -238,6 +238,8 @@ class Vring:
         _log.debug("queue %d starts at %d, with %s", self.index, ring.base, self._owner.features)
         try:
             await self._owner.device.run_queue(queue)
+            if not (queue.stopping or queue.broken):
+                _log.info("queue %d is served no more: run_queue() has returned", self.index)
             await queue.drained()
         finally:
             publisher.cancel()

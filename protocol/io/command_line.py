@@ -19,6 +19,9 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 """128 and the number of the signal, as a shell reports a program that SIGINT or SIGPIPE ended."""
 
+EMPTY = "''"
+"""How messages show a path that is an empty string."""
+
 MAX_USER_OR_GROUP = 2**32 - 2
 """Highest number of a user or a group: the next one means "leave it as it is" to chown(2)."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.fds import Closing, OwnedFd
-from protocol.io.stream import FdStream
+from protocol.io.stream import FdStream, check_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +24,6 @@ LISTEN_FDS_START = 3
 """The first descriptor that systemd hands over (sd_listen_fds(3))."""
 
 BACKLOG = 128
-
-MAX_PATH = 107
-"""Most bytes of a socket's path (unix(7), sun_path less its end)."""
 
 LOCK_TRIES = 100
 LOCK_RETRY_SECONDS = 0.01
@@ -105,10 +102,7 @@ def listen(
     anybody can connect; without `mode` the umask decides. Raises SocketInUseError where somebody
     listens there, OSError otherwise. The caller closes the listener.
     """
-    if not path:  # which the kernel takes as "choose an abstract name"
-        raise OSError(errno.EINVAL, "a socket needs a path", path)
-    if len(os.fsencode(path)) > MAX_PATH:
-        raise OSError(errno.ENAMETOOLONG, f"a socket's path has at most {MAX_PATH} bytes", path)
+    check_path(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with _locked(Path(path).parent):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 MAX_FDS = 253
 """Most descriptors that one message can carry (SCM_MAX_FD of Linux)."""
+
+MAX_PATH = 107
+"""Most bytes of a socket's path (unix(7), sun_path less its end)."""
 
 RETRY_SECONDS = 0.001
 """How long to wait when too many descriptors are in flight: nothing tells when that clears."""
@@ -186,11 +190,20 @@ def _descriptors(ancillary: Iterable[tuple[int, int, bytes]]) -> Iterable[OwnedF
                 yield OwnedFd(number)
 
 
+def check_path(path: str) -> None:
+    """Raise OSError, in words for the user, for what can be no socket's path."""
+    if not path:  # which the kernel takes as "choose an abstract name"
+        raise OSError(errno.EINVAL, "a socket needs a path", path)
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise OSError(errno.ENAMETOOLONG, f"a socket's path has at most {MAX_PATH} bytes", path)
+
+
 async def connect(path: str) -> FdStream:
     """Connect to the UNIX stream socket at `path`; the caller closes the stream. Raises OSError.
 
     A full accept queue (EAGAIN, which a UNIX socket gives instead of waiting) is waited out.
     """
+    check_path(path)
     await trio.lowlevel.checkpoint()
     while True:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""vhost-user-blk killed under load and started again: nothing is lost, and nothing done twice."""
+"""vhost-user-blk ended under load and started again: nothing is lost, and nothing done twice."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from tests.qemu.blk_driver import BLK, BLOCK, ready
-from tests.qemu.blk_load import EMPTY, SECTORS, Load, under_load
+from tests.qemu.blk_load import EMPTY, SECONDS, SECTORS, Load, under_load
 from tests.qemu.virtio_pci import EVENT_IDX, INDIRECT_DESC, RING_PACKED, VirtioPci, probe
 from tests.rig.backend import command, start_machine, start_program
 from tests.rig.msix import message
@@ -69,4 +70,14 @@ async def kill_and_restart(directory: Path, guest: VirtioPci, load: Load, first:
             await load.until_more(load.random.randrange(50, 150))
             await guest.msix.wait(0)  # perhaps of the life before
             assert await guest.msix.wait(0) == message(0)
-            program.kill()
+            await end(program, gently=number % 3 == 0)
+
+
+async def end(program: Program, *, gently: bool) -> None:
+    """Kill it as with kill -9, or tell it to end, which it does at once and with code 0 under any load."""
+    if not gently:
+        program.kill()
+        return
+    program.terminate()
+    with trio.fail_after(SECONDS):
+        assert await program.wait() == 0

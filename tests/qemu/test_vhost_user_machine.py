@@ -11,7 +11,7 @@ import trio
 from tests.qemu.blk_driver import BLK, BLOCK, IN, header, ready, start
 from tests.qemu.blk_load import DEPTH, EMPTY, SECTORS, Load, under_load
 from tests.qemu.virtio_pci import INDIRECT_DESC, Ram, probe
-from tests.rig.backend import RunningBackend, start_backend, start_machine
+from tests.rig.backend import RunningBackend, start_backend, start_machine, until_printed
 from tests.rig.hotplug import connect_chardev, eject, plug_memory, unplug_memory
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.qemu.virtio_pci import Queue
-    from tests.rig.process import Program
     from tests.rig.qemu import Machine
 
 pytestmark = pytest.mark.qemu
@@ -28,12 +27,6 @@ RNG = 4
 SECONDS = 20
 MIB = 1 << 20
 SLOT = 6
-
-
-async def until_printed(program: Program, text: str, count: int = 1) -> None:
-    with trio.fail_after(SECONDS):
-        while program.output().count(text) < count:  # noqa: ASYNC110 -- another process prints it
-            await trio.sleep(0.01)
 
 
 async def test_memory_is_plugged_and_unplugged_under_load(directory: Path) -> None:

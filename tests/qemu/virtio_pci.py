@@ -354,14 +354,10 @@ class VirtioPci:
         return features
 
     async def negotiate(self, wanted: int) -> int:
-        """Begin to drive the device, and accept what of `wanted` is offered; return that.
-
-        ACCESS_PLATFORM is accepted wherever it is offered, as a driver should (section 6.1): QEMU 10
-        offers whatever a back-end of the newer kinds does, with no IOMMU too, and insists on this one.
-        """
+        """Begin to drive the device, and accept what of `wanted` is offered; return that."""
         await self.reset()
         await self.set_status(ACKNOWLEDGE | DRIVER)
-        self.features = await self.offered() & (wanted | VERSION_1 | ACCESS_PLATFORM)
+        self.features = await self.offered() & (wanted | VERSION_1)
         for half in range(2):
             await self.set_common(_DRIVER_FEATURE_SELECT, half)
             await self.set_common(_DRIVER_FEATURE, self.features >> 32 * half & 0xFFFF_FFFF)

@@ -106,6 +106,13 @@ async def start_program(
             yield program
 
 
+async def until_printed(program: process.Program, text: str, count: int = 1) -> None:
+    """Wait until a program has printed `text` so many times."""
+    with trio.fail_after(_START_SECONDS):
+        while program.output().count(text) < count:  # noqa: ASYNC110 -- another process prints it
+            await trio.sleep(0.01)
+
+
 def _free_address(path: Path) -> str:
     """Return `path` for a new socket, without that of a program before that had the same name."""
     path.unlink(missing_ok=True)

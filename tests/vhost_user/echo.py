@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from vhost_user import DeviceId, VirtioDevice
+from vhost_user import RING_FEATURES, DeviceId, Feature, VirtioDevice
 
 if TYPE_CHECKING:
     from vhost_user import Chain, Virtqueue
@@ -19,6 +19,7 @@ class Echo(VirtioDevice):
     name = "echo"
     num_queues = 2
     config = bytes(range(16))
+    ring_features = RING_FEATURES | Feature.ACCESS_PLATFORM
 
     def __init__(self) -> None:
         self.served = 0

@@ -18,14 +18,14 @@ import trio
 
 import vhost_user
 from protocol.io import FdStream, connect
-from tests.rig.backend import BackendStartError, command, start_backend, start_program
+from tests.rig.backend import BackendStartError, command, start_backend, start_program, until_printed
 from tests.vhost_user.frontend import Frontend
 from vhost_user.devices import DEVICES, find_device
 from vhost_user.options import first_line
 from vhost_user.program import capabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SECONDS = 20
 
@@ -95,6 +95,39 @@ def test_description_for_management_software(name: str) -> None:
     }
 
 
+def test_describe_names_the_programs_where_they_are(directory: Path) -> None:
+    """The installed files name /usr/bin, where a distribution puts the programs, and pip does not."""
+    where = directory / "a" / "vhost-user"
+    result = run("describe", str(where))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [Path(line) for line in result.stdout.splitlines()] == [
+        where / f"50-qemu-companion-{name}.json" for name in DEVICES
+    ]
+    for name in DEVICES:
+        content = json.loads((where / f"50-qemu-companion-{name}.json").read_text())
+        assert set(content) == {"description", "type", "binary"}
+        told = subprocess.run(
+            [content["binary"], "--print-capabilities"], capture_output=True, timeout=SECONDS, check=True
+        )
+        assert json.loads(told.stdout)["type"] == content["type"]
+
+
+def test_describe_where_nothing_can_be_written() -> None:
+    line = refusal("describe", "/proc/none")
+    assert line.startswith("vhost-user: cannot write /proc/none/50-qemu-companion-blk.json: ")
+    assert line.endswith("; give another directory")
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_capabilities_are_those_that_qemu_knows(name: str) -> None:
+    """QEMU's docs/interop/vhost-user.json lists types, and the features of some."""
+    told = capabilities(find_device(name))
+    types = {"9p", "balloon", "block", "caif", "console", "crypto", "fs", "gpu", "input", "net"}
+    assert told["type"] in types | {"rng", "rpmsg", "rproc-serial", "scsi", "vsock"}
+    features = {"block": {"read-only", "blk-file"}, "input": {"evdev-path", "no-grab"}}
+    assert set(told["features"]) <= features.get(str(told["type"]), set())  # type: ignore[call-overload]
+
+
 @pytest.mark.parametrize(
     "others", [[], ["--fd", "x"], ["--socket-path", "/a", "--fd", "3"], ["--nonsense", "-m", "-1"]]
 )
@@ -135,6 +168,27 @@ def test_print_qemu_args_for_devices_of_ones_own(device: str, expected: str) -> 
     """QEMU's device is that of the type; for a type that QEMU does not know it is one for tests."""
     result = run("run", device, "-s", "/tmp/a", "--print-qemu-args")
     assert result.stdout.endswith(expected)
+
+
+@pytest.mark.parametrize(
+    "argv", [["list"], ["run", "rng", "--print-capabilities"], ["run", "rng", "-s", "a", "--print-qemu-args"]]
+)
+def test_output_that_nobody_takes(argv: list[str]) -> None:
+    program = [sys.executable, "-m", "vhost_user.cli", *argv]
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            program, stdout=full, stderr=subprocess.PIPE, text=True, timeout=SECONDS, check=False
+        )
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "cannot write to standard output: No space left on device" in result.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        result = subprocess.run(
+            program, stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=SECONDS, check=False
+        )
+    assert (result.returncode, result.stderr) == (141, "")
 
 
 async def test_serves_and_ends_on_sigterm(directory: Path) -> None:
@@ -199,6 +253,10 @@ async def test_connected_socket_is_inherited_and_served_to_its_end(directory: Pa
                 assert await program.wait() == 0
 
 
+def test_device_is_to_be_given() -> None:
+    assert refusal("run", code=2).startswith("vhost-user run: the following arguments are required: DEVICE;")
+
+
 @pytest.mark.parametrize("argv", [[], ["-s", "a", "--fd", "3"], ["-s", "a", "--connect", "b"]])
 def test_one_socket_is_to_be_given(argv: list[str]) -> None:
     line = refusal("run", "rng", *argv, code=2)
@@ -226,7 +284,10 @@ def test_wrong_options_are_named(argv: list[str], text: str) -> None:
             ["-s", "/none/s"],
             "cannot listen on /none/s: No such file or directory; create the directory first",
         ),
-        (["-s", "/tmp/" + "x" * 200], "a socket's path has at most 107 bytes"),
+        (["-s", "/tmp/" + "x" * 200], "a socket's path has at most 107 bytes; choose a shorter one"),
+        (["-s", ""], "cannot listen on '': a socket needs a path; choose another path"),
+        (["--connect", ""], "cannot connect to '': a socket needs a path; choose another path"),
+        (["--connect", "/tmp/" + "x" * 200], "a socket's path has at most 107 bytes; choose a shorter one"),
         (["--fd", "99"], "descriptor 99 is no socket: Bad file descriptor; pass --fd a UNIX stream socket"),
         (["-s", "/tmp/a", "-f", "/none"], "cannot read /none: No such file or directory"),
         (["--fd", "0", "--print-qemu-args"], "--print-qemu-args needs the path of the socket"),
@@ -234,6 +295,57 @@ def test_wrong_options_are_named(argv: list[str], text: str) -> None:
 )
 def test_what_cannot_be_done_is_said_in_one_line(argv: list[str], text: str) -> None:
     assert text in refusal("run", "rng", *argv)
+
+
+@pytest.mark.parametrize("kind", [Path.mkdir, Path.touch])
+def test_what_is_no_socket_is_left_alone(directory: Path, kind: Callable[[Path], None]) -> None:
+    kind(directory / "s")
+    line = refusal("run", "rng", "-s", str(directory / "s"))
+    assert line.endswith("something that is no socket is there; remove it or choose another path")
+    assert (directory / "s").exists()
+
+
+def test_socket_that_neither_listens_nor_is_connected() -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        argv = command("rng", "--fd", str(sock.fileno()))
+        result = subprocess.run(
+            argv, capture_output=True, text=True, timeout=SECONDS, check=False, pass_fds=[sock.fileno()]
+        )
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.endswith("neither listens nor is connected; pass --fd a UNIX stream socket")
+
+
+async def test_killed_back_end_is_started_again_on_its_socket(directory: Path) -> None:
+    async with start_backend(directory, "rng") as first:
+        first.program.kill()
+        await first.program.wait()
+        assert first.socket.is_socket()
+    async with start_backend(directory, "rng") as second:
+        assert await is_served(second.socket)
+
+
+async def test_second_front_end_is_told_of_in_the_log(directory: Path) -> None:
+    async with start_backend(directory, "rng") as backend:
+        first = Frontend(await connect(str(backend.socket)))
+        await first.start()
+        second = Frontend(await connect(str(backend.socket)))
+        await until_printed(backend.program, "another front-end waits until this one has left")
+        first.close()
+        await second.start()
+        second.close()
+
+
+async def test_source_without_bytes_is_told_of_in_the_log(directory: Path) -> None:
+    (directory / "empty").touch()
+    async with start_backend(directory, "rng", "-f", str(directory / "empty")) as backend:
+        frontend = Frontend(await connect(str(backend.socket)))
+        queue = await frontend.start()
+        queue.submit([], [4])
+        await until_printed(backend.program, "empty has no bytes: the guest waits")
+        (directory / "empty").write_bytes(b"abcd")
+        assert await queue.wait() == [[b"abcd"]]
+        frontend.close()
 
 
 async def test_socket_in_use_is_said_in_one_line(directory: Path) -> None:
@@ -268,10 +380,39 @@ async def test_ones_own_device(directory: Path) -> None:
         ("nothing:Here", "cannot import nothing: No module named 'nothing'"),
         ("json:JSONDecoder", "json has no device class JSONDecoder"),
         ("json:Nothing", "json has no device class Nothing"),
+        (":Here", "':Here' names no device; give MODULE:CLASS"),
+        ("json:", "'json:' names no device; give MODULE:CLASS"),
+        (".:Here", "'.:Here' names no device; give MODULE:CLASS"),
     ],
 )
 def test_device_that_there_is_none(name: str, text: str) -> None:
     assert text in refusal("run", name, "-s", "/tmp/a")
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("import nothing", "cannot import mine: No module named 'nothing'"),
+        ("def f(:", "cannot import mine: SyntaxError: invalid syntax (mine.py, line 1)"),
+        ("1 / 0", "mine.py, line 1)"),
+        (OWN_DEVICE.replace("    device_id = DeviceId.CONSOLE\n", ""), "mine:Hello has no device_id; set it"),
+        (OWN_DEVICE.replace("run_queue", "runqueue"), "mine:Hello has no run_queue(); write that method"),
+        (
+            OWN_DEVICE + "\n    def __init__(self, size):\n        pass\n",
+            "Hello() cannot be made: missing a required argument: 'size'; override from_options()",
+        ),
+        (
+            OWN_DEVICE + "\n    def __init__(self):\n        open('/none')\n",
+            "cannot start Hello: [Errno 2] No such file or directory: '/none'",
+        ),
+    ],
+)
+def test_what_is_wrong_with_ones_own_device(directory: Path, source: str, text: str) -> None:
+    (directory / "mine.py").write_text(source)
+    result = run("run", "mine:Hello", "-s", str(directory / "s"), cwd=directory)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert text in line
 
 
 def test_device_of_another_package(directory: Path) -> None:

@@ -23,6 +23,7 @@ from protocol.vhost_user import (
     Permission,
     ProtocolFeature,
     RemMemReg,
+    SetFeatures,
     SetLogBase,
     SetLogFd,
     SetMemTable,
@@ -40,6 +41,7 @@ from tests.vhost_user.frontend import (
     attached,
     until,
 )
+from vhost_user import RING_FEATURES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -350,3 +352,18 @@ async def test_log_that_is_too_small_breaks_the_queue(log: Log, caplog: pytest.L
         with trio.fail_after(5):
             await queue.err.wait()
         assert "outside the dirty log" in caplog.text
+
+
+async def test_iommu_that_was_not_asked_for_is_refused_with_what_to_do(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class WithoutIommu(Echo):
+        ring_features = RING_FEATURES
+
+    async with attached(WithoutIommu()) as frontend:
+        await frontend.negotiate()
+        frontend.session.negotiation.offered |= Feature.ACCESS_PLATFORM  # QEMU 7.2's rng does not look
+        reply = await frontend.try_request(SetFeatures(DEFAULT_FEATURES | Feature.ACCESS_PLATFORM))
+        assert reply is not None
+        assert reply.failed
+    assert "ACCESS_PLATFORM were not offered; start the back-end with --iommu" in caplog.text

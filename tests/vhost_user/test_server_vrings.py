@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ from tests.vhost_user.frontend import ALL_PROTOCOL_FEATURES, DEFAULT_FEATURES, G
 
 if TYPE_CHECKING:
     from tests.vhost_user.frontend import Queue
+    from vhost_user import Virtqueue
 
 PACKED = DEFAULT_FEATURES | Feature.RING_PACKED
 RINGS = pytest.mark.parametrize(
@@ -337,6 +339,29 @@ async def test_queues_run_beside_each_other() -> None:
         assert await works(second)
         await first.stop()
         assert await works(second)
+
+
+async def test_device_that_returns_early_is_told_of_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    class Hasty(Echo):
+        async def run_queue(self, queue: Virtqueue) -> None:
+            async for chain in queue:
+                self.serve(chain)
+                return
+
+    caplog.set_level(logging.INFO)
+    async with attached(Hasty()) as frontend:
+        queue = await frontend.start()
+        assert await queue.exchange([b"ping"], [8]) == [b"ping"]
+        queue.submit([b"ping"], [8])
+        await wait_all_tasks_blocked()
+        assert "queue 0 is served no more: run_queue() has returned" in caplog.text
+        assert queue.collect() == []
+        caplog.clear()
+        assert await queue.stop() == 1
+    async with attached(Echo()) as frontend:
+        queue = await frontend.start()
+        await queue.stop()
+    assert "served no more" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,10 @@ def receive(listener: socket.socket) -> bytes:
         (["--listen", "{}/a", "--connect", "/b", "--format", "xml"], "invalid choice: 'xml'"),
         (["--listen", "{}/" + "a" * 120, "--connect", "/b"], "at most 107 bytes"),
         (["--listen", "{}/used", "--connect", "/b"], "stop it or choose another path"),
+        (["--listen", "", "--connect", "/b"], "cannot listen on '': a socket needs a path; choose one"),
+        (["--listen", "/a", "--connect", ""], "cannot connect to '': a socket needs a path; choose one"),
+        (["--listen", "/a", "--connect", "/" + "b" * 120], "at most 107 bytes; choose a shorter one"),
+        (["--listen", "{}/a", "--connect", "{}/./a"], "are both"),
     ],
 )
 def test_error_is_one_line(directory: Path, options: list[str], said: str) -> None:

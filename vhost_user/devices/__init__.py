@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from importlib.metadata import entry_points
 
 from protocol.io.command_line import UserError
@@ -29,19 +30,37 @@ def find_device(name: str) -> type[VirtioDevice]:
     if ":" in where:
         return _load(where)
     for entry in entry_points(group=GROUP, name=name):
-        return _load(entry.value)
+        return _load(f"{entry.module}:{entry.attr}")
     raise UserError(f"there is no device '{name}'; give one of {', '.join(device_names())}, or MODULE:CLASS")
 
 
 def _load(where: str) -> type[VirtioDevice]:
     module_name, _, class_name = where.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), class_name]):
+        raise UserError(f"'{where}' names no device; give MODULE:CLASS, as in package.module:MyDevice")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(
             f"cannot import {module_name}: {error}; is it installed, or in PYTHONPATH?"
         ) from error
+    except Exception as error:  # whatever somebody's module does wrong
+        raise UserError(
+            f"cannot import {module_name}: {type(error).__name__}: {error}{_place(error)}"
+        ) from error
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, VirtioDevice)):
-        raise UserError(f"{module_name} has no device class {class_name}")
+        raise UserError(f"{module_name} has no device class {class_name}; one is derived from VirtioDevice")
+    if not hasattr(found, "device_id"):
+        raise UserError(f"{where} has no device_id; set it to one of vhost_user.DeviceId")
+    if found.run_queue is VirtioDevice.run_queue:
+        raise UserError(f"{where} has no run_queue(); write that method to serve its queues")
     return found
+
+
+def _place(error: Exception) -> str:
+    """Return where an error came up, for people; nothing if it says so itself."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError) or not frames:
+        return ""
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})"

@@ -10,8 +10,9 @@ import trio
 
 from protocol.vhost_user.checks import RefusedError
 from protocol.virtio.blk import SECTOR_SIZE, WRITEBACK_OFFSET, BlkConfig, BlkFeature
+from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
-from vhost_user.device import VirtioDevice
+from vhost_user.device import RING_FEATURES, VirtioDevice
 from vhost_user.devices.blk_executor import Executor
 from vhost_user.devices.blk_faults import Action, Faults
 from vhost_user.devices.blk_options import (
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from protocol.vhost_user import ConfigFlag
-    from protocol.virtio.features import Feature
     from vhost_user.chain import Chain
     from vhost_user.devices.blk_disk import Disk
     from vhost_user.devices.blk_faults import Fault, FaultFile
@@ -62,6 +62,8 @@ class Blk(VirtioDevice):
     device_id = DeviceId.BLOCK
     name = "blk"
     capabilities = ("blk-file", "read-only")
+    ring_features = RING_FEATURES | Feature.ACCESS_PLATFORM
+    """QEMU shows the driver of a disk the latter with iommu_platform=on only."""
 
     def __init__(
         self,

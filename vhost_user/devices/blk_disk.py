@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import logging
 import mmap
 import os
 import stat
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from protocol.fds import OwnedFd
-from protocol.io.command_line import UserError
+from protocol.io.command_line import EMPTY, UserError
 from protocol.virtio.blk import SECTOR_SIZE
 from vhost_user.chain import Readable, Writable
 from vhost_user.devices.blk_sharing import SharedReader, processors_to_spare
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from vhost_user.devices.blk_sharing import Read
+
+_log = logging.getLogger("vhost_user.blk")
 
 PAGE_SIZE = 4096
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
@@ -135,11 +138,19 @@ def open_disk(path: str, *, read_only: bool = False, direct: bool = False) -> Fi
     try:
         fd = OwnedFd(os.open(path, flags | os.O_CLOEXEC))
     except OSError as error:
-        raise DiskUnavailableError(f"cannot open {path}: {error.strerror}{_remedy(error, path)}") from None
+        raise DiskUnavailableError(
+            f"cannot open {path or EMPTY}: {error.strerror}{_remedy(error, path)}"
+        ) from None
     try:
         disk = (DirectDisk if direct else FileDisk)(fd, read_only=read_only)
         if not disk.size:
-            raise DiskUnavailableError(f"{path} is empty; give it a size, as with: truncate -s 1G {path}")
+            what = "has not one whole block" if disk.rest else "is empty"
+            raise DiskUnavailableError(f"{path} {what}; give it a size, as with: truncate -s 1G {path}")
+        if disk.rest:
+            _log.warning(
+                "%s: its last %d bytes are less than a block of %d, and the guest does not see them",
+                *(path, disk.rest, disk.block_sizes.logical),
+            )
     except BaseException as error:
         fd.close()
         if isinstance(error, OSError | ValueError):
@@ -158,7 +169,7 @@ class FileDisk:
         status = os.fstat(fd.fileno())
         self._is_block_device = stat.S_ISBLK(status.st_mode)
         if not self._is_block_device and not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is neither a file nor a block device")
+            raise ValueError("it is neither a file nor a block device; give a raw file or a block device")
         self.read_only = read_only
         self._owner = fd
         self._fd = fd.fileno()
@@ -175,6 +186,8 @@ class FileDisk:
         else:
             self.block_sizes = BlockSizes(_filesystem_block_size(status) if self.is_direct else SECTOR_SIZE)
         self.size = 0
+        self.rest = 0
+        """Bytes after the last whole block, which are no part of the disk."""
         self.measure()
 
     def fileno(self) -> int:
@@ -250,7 +263,8 @@ class FileDisk:
         """Look at the size again; return whether it has changed. Raises OSError."""
         before = self.size
         size = os.lseek(self._fd, 0, os.SEEK_END)
-        self.size = size - size % self.block_sizes.logical
+        self.rest = size % self.block_sizes.logical
+        self.size = size - self.rest
         return self.size != before
 
     def close(self) -> None:
@@ -396,6 +410,8 @@ def _filesystem_block_size(status: os.stat_result) -> int:
 
 
 def _remedy(error: OSError, path: str) -> str:
+    if not path or error.errno == errno.EISDIR:
+        return "; give a raw file or a block device"
     if error.errno == errno.ENOENT:
         return f"; create it first, as with: truncate -s 1G {path}"
     if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:

@@ -120,6 +120,8 @@ class FaultFile:
         """Return the rules that are in it. Raises UserError."""
         try:
             return parse_faults(self._path.read_text())
+        except UnicodeDecodeError:
+            raise UserError(f"{self._path} is no text; give a file of rules: {SYNTAX}") from None
         except ValueError as error:
             raise UserError(f"{self._path}: {error}") from None
         except OSError as error:

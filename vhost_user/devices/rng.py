@@ -12,9 +12,8 @@ import trio
 
 from protocol.fds import OwnedFd
 from protocol.io.command_line import UserError
-from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
-from vhost_user.device import RING_FEATURES, VirtioDevice
+from vhost_user.device import VirtioDevice
 from vhost_user.options import whole_number
 
 if TYPE_CHECKING:
@@ -75,6 +74,7 @@ class Source:
             self._fd.close()
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), filename)
         self._is_regular = stat.S_ISREG(mode)
+        self._told_empty = False
 
     def close(self) -> None:
         """Close it."""
@@ -103,8 +103,11 @@ class Source:
     async def _begin_again(self) -> None:
         if self._is_regular and os.fstat(self._fd.fileno()).st_size:
             os.lseek(self._fd.fileno(), 0, os.SEEK_SET)
-        else:
-            await trio.sleep(_RETRY_SECONDS)
+            return
+        if not self._told_empty:
+            self._told_empty = True
+            _log.warning("%s has no bytes: the guest waits until it has some", self._name)
+        await trio.sleep(_RETRY_SECONDS)
 
     async def _until_readable(self) -> None:
         try:
@@ -120,19 +123,9 @@ class Rng(VirtioDevice):
     name = "rng"
 
     def __init__(
-        self,
-        filename: str = DEFAULT_FILE,
-        *,
-        period: float = DEFAULT_PERIOD,
-        max_bytes: int | None = None,
-        iommu: bool = False,
+        self, filename: str = DEFAULT_FILE, *, period: float = DEFAULT_PERIOD, max_bytes: int | None = None
     ) -> None:
-        """Read from `filename`, at most `max_bytes` in each `period` of seconds. Raises OSError.
-
-        `iommu` is for QEMU's `iommu_platform=on`. Offered without that, ACCESS_PLATFORM does harm:
-        QEMU 9 and later let the driver turn it on all the same, and do not translate its addresses.
-        """
-        self.ring_features = RING_FEATURES if iommu else RING_FEATURES & ~Feature.ACCESS_PLATFORM
+        """Read from `filename`, at most `max_bytes` in each `period` of seconds. Raises OSError."""
         self._source = Source(filename)
         self._quota = None if max_bytes is None else Quota(max_bytes, period)
 
@@ -208,28 +201,13 @@ class Rng(VirtioDevice):
             type=whole_number(1, 1 << 64),
             help="most bytes that the guest gets in a period (default: no limit)",
         )
-        parser.add_argument(
-            "--iommu",
-            action="store_true",
-            help="let the guest's IOMMU translate addresses: for QEMU's iommu_platform=on",
-        )
 
     @classmethod
     def from_options(cls, options: argparse.Namespace) -> Self:
         """Return the device that the command line describes."""
         try:
-            return cls(
-                options.filename,
-                period=options.period / 1000,
-                max_bytes=options.max_bytes,
-                iommu=options.iommu,
-            )
+            return cls(options.filename, period=options.period / 1000, max_bytes=options.max_bytes)
         except OSError as error:
             raise UserError(
                 f"cannot read {options.filename}: {error.strerror}; give another file with -f"
             ) from None
-
-    @classmethod
-    def qemu_device(cls, options: argparse.Namespace) -> str:
-        """Return the QEMU device with its properties."""
-        return super().qemu_device(options) + (",iommu_platform=on,ats=on" if options.iommu else "")

@@ -13,7 +13,7 @@ import pytest
 
 from protocol.fds import OwnedFd
 from protocol.io import Listener, SocketInUseError, listen
-from protocol.io.listener import MAX_PATH
+from protocol.io.stream import MAX_PATH
 from tests.protocol.io import programs, race
 from tests.protocol.io.child import run_child, running_child
 from tests.protocol.io.programs import NOBODY

@@ -300,6 +300,8 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
         ([], "the following arguments are required: -b/--blk-file"),
         (["-b", "/no/such/disk"], "create it first, as with: truncate -s 1G /no/such/disk"),
         (["-b", "/dev/null"], "neither a file nor a block device"),
+        (["-b", ""], "cannot open '': No such file or directory; give a raw file or a block device"),
+        (["-b", "DISK", "--fault-file", "/bin/true"], "/bin/true is no text; give a file of rules"),
         (["-b", "DISK", "--num-queues", "0"], "'0' is no number from 1 to"),
         (["-b", "DISK", "--queue-size", "100"], "'100' is no power of two from 4 to 32768"),
         (["-b", "DISK", "--cache", "writethrough"], "invalid choice: 'writethrough'"),

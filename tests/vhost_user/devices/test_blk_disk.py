@@ -291,7 +291,8 @@ def test_direct_file_on_an_unknown_device_is_used_in_pages(
     ("make", "options", "said"),
     [
         (lambda _: None, {}, "No such file or directory; create it first, as with: truncate -s 1G"),
-        (Path.mkdir, {}, "Is a directory"),
+        (Path.mkdir, {}, "Is a directory; give a raw file or a block device"),
+        (lambda path: path.write_bytes(bytes(511)), {}, "has not one whole block; give it a size"),
         (Path.mkdir, {"read_only": True}, "is neither a file nor a block device"),
         (Path.touch, {}, "is empty; give it a size, as with: truncate -s 1G"),
     ],
@@ -306,6 +307,20 @@ def test_what_can_be_no_disk_is_refused_in_one_line(
         open_disk(str(path), **options)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_end_that_the_guest_does_not_see_is_told_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(1000))
+    with closing(open_disk(str(path))) as disk:
+        assert disk.size == 512
+    assert f"{path}: its last 488 bytes are less than a block of 512" in caplog.text
+    caplog.clear()
+    path.write_bytes(bytes(1024))
+    open_disk(str(path)).close()
+    assert caplog.text == ""
 
 
 def test_socket_or_terminal_is_no_disk() -> None:

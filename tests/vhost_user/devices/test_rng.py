@@ -11,7 +11,6 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol.io.command_line import UserError
-from protocol.virtio.features import Feature
 from tests.vhost_user.frontend import attached
 from vhost_user.devices.rng import MAX_READ, Quota, Rng, Source
 
@@ -162,8 +161,7 @@ def options(*argv: str) -> argparse.Namespace:
 
 
 def test_options_have_the_defaults_of_rust_vmms() -> None:
-    theirs = {"filename": "/dev/urandom", "period": 60000, "max_bytes": None}
-    assert vars(options()) == {**theirs, "iommu": False}
+    assert vars(options()) == {"filename": "/dev/urandom", "period": 60000, "max_bytes": None}
 
 
 def test_long_and_short_options() -> None:
@@ -178,12 +176,3 @@ def test_file_that_cannot_be_read_is_named() -> None:
         UserError, match="cannot read /none: No such file or directory; give another file with -f"
     ):
         Rng.from_options(options("-f", "/none"))
-
-
-def test_only_with_iommu_is_the_driver_offered_translated_addresses() -> None:
-    # QEMU 9 and later hand the offer to the driver whatever iommu_platform= says.
-    for argv, offered in (((), False), (("--iommu",), True)):
-        device = Rng.from_options(options(*argv))
-        assert (Feature.ACCESS_PLATFORM in device.offered_features) is offered
-        assert ("iommu_platform=on" in Rng.qemu_device(options(*argv))) is offered
-        device.close()
