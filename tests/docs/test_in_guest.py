@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.guest
 
 SECONDS = 60
-DEVICES = {"rng": "vhost-user-rng-pci", "disk": "vhost-user-blk-pci"}
 
 
 def commands(name: str, *, on_host: bool) -> list[Command]:
@@ -59,13 +58,23 @@ async def backends(texts: list[str], directory: Path) -> AsyncIterator[list[proc
         yield programs
 
 
-def device_arguments(directory: Path, rng: str, disk: str) -> list[str]:
-    """Return QEMU's arguments for a device at each of two sockets, as the guides have them."""
-    return [
-        *("-chardev", f"socket,path={directory}/{rng},id=rng", "-device", "vhost-user-rng-pci,chardev=rng"),
-        *("-chardev", f"socket,path={directory}/{disk},id=disk"),
-        *("-device", "vhost-user-blk-pci,chardev=disk,num-queues=1"),
-    ]
+def rng_arguments(directory: Path) -> list[str]:
+    """Return QEMU's arguments for an rng as the guides have them."""
+    chardev = f"socket,path={directory}/rng.sock,id=rng"
+    return ["-chardev", chardev, "-device", "vhost-user-rng-pci,chardev=rng"]
+
+
+def disk_arguments(directory: Path) -> list[str]:
+    """Return QEMU's arguments for a disk as the guide has them."""
+    chardev = f"socket,path={directory}/blk.sock,id=disk"
+    return ["-chardev", chardev, "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1"]
+
+
+async def printed_arguments(text: str, directory: Path) -> list[str]:
+    """Return QEMU's arguments for a device alone, as its command line prints them."""
+    argv = [*backend_command(text, directory), "--print-qemu-args"]
+    printed = shlex.split((await trio.run_process(argv, capture_stdout=True)).stdout.decode())
+    return printed[printed.index("-chardev") :]
 
 
 def assert_in_documents(arguments: list[str], directory: Path, name: str) -> None:
@@ -82,9 +91,10 @@ async def run_in_guest(guest: rig.Guest, command: Command) -> None:
 
 async def test_your_own_device(directory: Path) -> None:
     name = "your-own-device.md"
-    starts = [each.text for each in commands(name, on_host=True) if each.text.startswith(".venv/bin/python")]
-    arguments = device_arguments(directory, "rng.sock", "numbers.sock")
+    starts = [each.text for each in commands(name, on_host=True) if each.text.startswith(".venv/bin/python ")]
+    arguments = rng_arguments(directory)
     assert_in_documents(arguments, directory, name)
+    arguments += await printed_arguments(starts[1], directory)
     async with backends(starts, directory), rig.boot(*arguments, shared=True) as guest:
         for command in commands(name, on_host=False):
             await run_in_guest(guest, command)
@@ -97,7 +107,7 @@ async def test_vhost_user(directory: Path) -> None:
     faults = directory / "faults"
     faults.touch()
     starts = [each.text for each in commands(name, on_host=True) if each.text.startswith("vhost-user-")][:2]
-    arguments = device_arguments(directory, "rng.sock", "blk.sock")
+    arguments = [*rng_arguments(directory), *disk_arguments(directory)]
     assert_in_documents(arguments, directory, name)
     async with backends(starts, directory) as (disk, _), rig.boot(*arguments, shared=True) as guest:
         for command in session(read(name)):
