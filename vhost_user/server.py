@@ -72,7 +72,17 @@ def _listener(path: str | os.PathLike[str] | None, fd: int | None) -> Listener:
 
 async def _serve_listener(device: VirtioDevice, listener: Listener) -> None:
     while True:
-        await _serve_safely(device, await listener.accept())
+        stream = await listener.accept()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_tell_who_waits, listener)
+            await _serve_safely(device, stream)
+            nursery.cancel_scope.cancel()
+
+
+async def _tell_who_waits(listener: Listener) -> None:
+    """Say so, once, when another front-end has connected, which nothing else tells of."""
+    await listener.wait_readable()
+    _log.warning("another front-end waits until this one has left: one at a time is served")
 
 
 async def _serve_as_client(device: VirtioDevice, path: str) -> None:

@@ -144,6 +144,21 @@ def said(backend: RunningBackend, machine: Machine) -> str:
     return backend.program.output() + machine.program.output()
 
 
+async def test_another_qemu_waits(directory: Path) -> None:
+    (line,) = lines("QEMU waits and says nothing")
+    device = ["-device", "vhost-user-rng-pci,chardev=backend"]
+    async with (
+        start_backend(directory, "rng") as backend,
+        start_machine(directory, *backend.chardev(), *device),
+    ):
+        assert line not in backend.program.output()
+        second = ["qemu-system-x86_64", "-display", "none", "-S", *backend.chardev(), *device]
+        async with process.start(second):
+            with trio.fail_after(SECONDS):
+                while line not in backend.program.output():  # noqa: ASYNC110 -- another process tells
+                    await trio.sleep(0.01)
+
+
 async def test_migration_is_refused(directory: Path) -> None:
     (line,) = lines("Migration is refused")
     async with start_backend(directory, "rng") as backend:

@@ -64,13 +64,16 @@ async def test_front_ends_come_one_after_the_other(directory: Path) -> None:
             assert device.served == count
 
 
-async def test_second_front_end_waits_until_the_first_has_left(directory: Path) -> None:
+async def test_second_front_end_waits_until_the_first_has_left(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving(Echo(), directory / "s"), connected(directory / "s") as first:
         assert await is_served(first)
         async with connected(directory / "s") as second:
             with trio.move_on_after(0.05) as scope:
                 await second.request(GetFeatures())
             assert scope.cancelled_caught
+            assert caplog.text.count("another front-end waits until this one has left") == 1
             first.leave()
             await second.reply()
             assert await is_served(second)
