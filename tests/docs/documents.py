@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 PROJECT = Path(__file__).parents[2]
 DOCUMENTS = sorted([PROJECT / "README.md", PROJECT / "CHANGELOG.md", *(PROJECT / "docs").glob("*.md")])
@@ -21,14 +22,23 @@ def blocks(text: str, language: str) -> list[str]:
     return found
 
 
-def sessions(text: str, prompt: str) -> list[tuple[str, str]]:
-    """Return the commands that follow `prompt` ("#" in a guest, "$" on the host), each with its output."""
-    found: list[tuple[str, str]] = []
+class Command(NamedTuple):
+    """A command in a terminal session, and what the document says it prints."""
+
+    on_host: bool
+    text: str
+    output: str
+
+
+def session(text: str) -> list[Command]:
+    """Return the commands of a document's terminal sessions: after "$" on the host, after "#" in a guest."""
+    found = []
     for block in blocks(text, "console"):
-        parts = re.split(r"^([#$]) ", block, flags=re.MULTILINE)[1:]
-        for mark, part in zip(parts[::2], parts[1::2], strict=True):
-            command, _, output = re.sub(r"\\\n *", "", part).partition("\n")
-            if mark == prompt:
-                found.append((command, output.removesuffix("\n")))
-    assert found, f"there is no command after {prompt}"
+        parts = re.split(r"^([#$]) ", block.replace("\\\n   ", ""), flags=re.MULTILINE)[1:]
+        for prompt, part in zip(parts[::2], parts[1::2], strict=True):
+            command, _, output = part.partition("\n")
+            while command.count("'") % 2:
+                more, _, output = output.partition("\n")
+                command += more
+            found.append(Command(prompt == "$", command, output.removesuffix("\n")))
     return found

@@ -157,7 +157,10 @@ def test_print_qemu_args_for_a_client() -> None:
     ("device", "expected"),
     [
         ("examples.scripted_rng:ScriptedRng", "-device vhost-user-rng-pci,chardev=scripted-rng0\n"),
-        ("examples.numbered_disk:NumberedDisk", "-device vhost-user-blk-pci,chardev=numbered-disk0\n"),
+        (
+            "examples.numbered_disk:NumberedDisk",
+            "-device vhost-user-blk-pci,num-queues=1,chardev=numbered-disk0\n",
+        ),
         (
             "tests.vhost_user.echo:Echo",
             "-device vhost-user-test-device-pci,virtio-id=3,num_vqs=2,config_size=16,chardev=echo0\n",

@@ -1,0 +1,122 @@
+"""The tables of docs/protocol.md: `python -m tests.docs.tables` writes them anew from the code.
+
+The last column is written by hand and stays; a new row's is empty until somebody fills it in.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, TypeAlias
+
+from protocol.vhost_user import (
+    BACKEND_REQUESTS,
+    FRONTEND_REQUESTS,
+    Ack,
+    BackendMessage,
+    FrontendMessage,
+    GpuSetSocket,
+    ProtocolFeature,
+)
+from protocol.virtio.features import Feature
+from tests.docs.documents import PROJECT
+from vhost_user.device import VirtioDevice
+from vhost_user.handlers import HANDLERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+DOCUMENT = PROJECT / "docs/protocol.md"
+ON_REQUEST = Feature.IN_ORDER | Feature.ORDER_PLATFORM | Feature.NOTIFICATION_DATA
+"""What the queues can do and a device offers only if it wants to."""
+
+Row: TypeAlias = tuple[str, ...]
+
+
+class Plain(VirtioDevice):
+    """Has nothing but what every device has."""
+
+
+class Complete(VirtioDevice):
+    """Overrides every method by which a device offers something."""
+
+    config = b"\0"
+    shared_memory = {0: 4096}  # noqa: RUF012 -- a constant
+    send_rarp = set_mtu = create_crypto_session = shared_object = save_state = lambda *_: None  # type: ignore[assignment]
+
+
+EVERY = Plain().offered_protocol_features
+SOME = Complete().offered_protocol_features
+
+
+def verdict(needed: ProtocolFeature) -> str:
+    """Return who offers these protocol features: yes, every device; device, some; no, none."""
+    if not needed.without(EVERY):
+        return "yes"
+    return "no" if needed.without(SOME) else "device"
+
+
+def frontend_messages() -> Iterable[Row]:
+    """Return number, name, needs, answer and verdict of each."""
+    for number, kind in sorted(FRONTEND_REQUESTS.items()):
+        assert kind in HANDLERS
+        here = "device" if kind is GpuSetSocket else verdict(kind.gate.protocol)
+        yield str(number), f"`{kind.number.name}`", needs(kind), answer(kind), here
+
+
+def backend_messages() -> Iterable[Row]:
+    """Return number, name, needs and answer of each."""
+    for number, kind in sorted(BACKEND_REQUESTS.items()):
+        yield str(number), f"`{kind.number.name}`", needs(kind), answer(kind)
+
+
+def needs(kind: type[FrontendMessage | BackendMessage]) -> str:
+    """Return what has to be negotiated before it is sent."""
+    bits = [name for bits in (kind.gate.feature, kind.gate.protocol) if bits for name in str(bits).split("|")]
+    return ", ".join(bits) + (" offered" if kind.gate.offered else "")
+
+
+def answer(kind: type[FrontendMessage | BackendMessage]) -> str:
+    """Return how it is answered: "ack" only if it asks for that."""
+    if kind.reply is not Ack:
+        return kind.reply.__name__
+    return "result" if kind.always_replied else "ack"
+
+
+def features() -> Iterable[Row]:
+    """Return bit, name and verdict of each feature that is no device type's own."""
+    offered = Plain().offered_features
+    for name, bit in Feature.__members__.items():
+        if bit:
+            here = "yes" if bit in offered else "device" if bit in ON_REQUEST else "no"
+            yield str(bit.bit_length() - 1), f"`{name}`", here
+
+
+def protocol_features() -> Iterable[Row]:
+    """Return bit, name and verdict of each protocol feature."""
+    for name, bit in ProtocolFeature.__members__.items():
+        if bit:
+            yield str(bit.bit_length() - 1), f"`{name}`", verdict(bit)
+
+
+TABLES = {
+    "| # | message | needs | answer | here | what is done |": frontend_messages,
+    "| # | message | needs | answer | when it is sent |": backend_messages,
+    "| bit | feature | here | what for |": features,
+    "| bit | protocol feature | here | what for |": protocol_features,
+}
+
+
+def rewritten(text: str) -> str:
+    """Return the document with its tables as the code has them."""
+    for heading, rows in TABLES.items():
+        old = re.search(rf"^{re.escape(heading)}\n(?:\|.*\n)*", text, re.MULTILINE)
+        assert old, f"the document has no table {heading}"
+        told = {row.split("|")[2].strip(): row.split("|")[-2].strip() for row in old[0].splitlines()[2:]}
+        lines = [heading, "|---" * (heading.count("|") - 1) + "|"]
+        lines += [f"| {' | '.join(row)} | {told.get(row[1], '')} |" for row in rows()]
+        text = text.replace(old[0], "".join(f"{line}\n" for line in lines))
+    return text
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(rewritten(DOCUMENT.read_text()))

@@ -1,0 +1,138 @@
+"""docs/vhost-user.md is true: its options, commands and files are those of the programs."""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import json
+import re
+import shlex
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+import vhost_user.cli
+from tests.docs.documents import DOCUMENTS, PROJECT, blocks, read, session
+from vhost_user.devices import DEVICES, find_device
+from vhost_user.devices.blk_faults import SYNTAX, parse_fault
+from vhost_user.options import build_parser
+from vhost_user.trace_cli import add_trace_parser
+
+GUIDE = read("vhost-user.md")
+SECONDS = 20
+
+
+def rows(heading: str) -> list[list[str]]:
+    """Return the rows of the table below the line `heading`."""
+    table = GUIDE.split(f"\n{heading}\n\n")[1].partition("\n\n")[0]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[2:]]
+
+
+def documented(heading: str) -> list[tuple[str, str]]:
+    """Return the options in a table, with their defaults."""
+    return [(cells[0], cells[1]) for cells in rows(heading)]
+
+
+def described(action: argparse.Action) -> tuple[str, str]:
+    """Return the option as a table has it, with its default."""
+    *short, long = action.option_strings
+    if action.choices:
+        long += f" {{{','.join(map(str, action.choices))}}}"
+    elif action.metavar:
+        long += f" {action.metavar}"
+    hidden = action.default in (None, False, argparse.SUPPRESS, []) or action.default == ""
+    return ", ".join(f"`{name}`" for name in (*short, long)), "" if hidden else str(action.default)
+
+
+def of_program(parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
+    return [described(action) for action in parser._actions]
+
+
+def trace_parser() -> argparse.ArgumentParser:
+    commands = argparse.ArgumentParser().add_subparsers()
+    add_trace_parser(commands)
+    return commands.choices["trace"]
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_options_of_a_device(name: str) -> None:
+    parser = build_parser(find_device(name), f"vhost-user-{name}")
+    assert documented("All devices have these:") + documented(f"{name}:") == of_program(parser)
+
+
+def test_options_of_the_trace() -> None:
+    assert documented("`vhost-user trace`:") == of_program(trace_parser())
+
+
+def test_list() -> None:
+    argv = [sys.executable, "-m", "vhost_user.cli", "list"]
+    result = subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=True)
+    (shown,) = (command.output for command in session(GUIDE) if command.text == "vhost-user list")
+    assert result.stdout == f"{shown}\n"
+
+
+def device_commands() -> list[str]:
+    """Return all command lines in the documents that run a device of ours."""
+    code = re.findall(
+        r"^ *(?:\$ )?(vhost-user(?:-blk|-rng| run (?:blk|rng)) .*)$", everything(), re.MULTILINE
+    )
+    return [command for command in code if "--" in command and "..." not in command]
+
+
+def everything() -> str:
+    return "\n".join(document.read_text() for document in DOCUMENTS)
+
+
+def test_command_lines_are_right() -> None:
+    commands = device_commands()
+    assert len(commands) >= 3
+    for command in commands:
+        program, *arguments = shlex.split(command.removeprefix("vhost-user run ").removeprefix("vhost-user-"))
+        build_parser(find_device(program), program).parse_args(arguments)
+
+
+def test_rules_of_faults() -> None:
+    assert f"\n    {SYNTAX}\n" in GUIDE
+    values = {cells[0].strip("`"): re.findall(r"`([^`]+)`", cells[1]) for cells in rows("    " + SYNTAX)}
+    for operation in values["OPERATION"]:
+        for action in ("error", "unsupported", "stuck", *(f"latency={time}" for time in values["latency="])):
+            parse_fault(f"{operation}:lba=1-2:times=3:{action}")
+    with pytest.raises(ValueError, match=", ".join(values["OPERATION"][:-1])):
+        parse_fault("nothing:error")
+
+
+def test_unit_starts_the_program_as_it_wants_to_be_started() -> None:
+    unit = configparser.ConfigParser()
+    unit.read_string(blocks(GUIDE, "ini")[0])
+    program, *arguments = shlex.split(unit["Service"]["ExecStart"])
+    assert program == "/usr/bin/vhost-user-blk"
+    build_parser(find_device("blk"), program).parse_args(arguments)
+    assert unit["Service"]["Type"] == "notify"
+
+
+def test_domains_are_well_formed_and_share_their_memory() -> None:
+    domains = [ElementTree.fromstring(block) for block in blocks(GUIDE, "xml")]
+    assert len(domains) == 2
+    for domain in domains:
+        (memory,) = domain.iter("memoryBacking")
+        assert {each.tag: each.attrib for each in memory} == {
+            "source": {"type": "memfd"},
+            "access": {"mode": "shared"},
+        }
+
+
+def test_description_is_the_one_that_is_installed() -> None:
+    installed = PROJECT / "vhost_user/share/50-qemu-companion-blk.json"
+    assert json.loads(blocks(GUIDE, "json")[0]) == json.loads(installed.read_text())
+
+
+def test_help_of_the_program_has_no_other_commands() -> None:
+    (commands,) = (
+        action
+        for action in vhost_user.cli._build_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    for name in commands.choices:
+        assert f"`vhost-user {name}" in GUIDE or f"$ vhost-user {name}" in GUIDE
