@@ -38,9 +38,9 @@ lint: setup
 	$(RUN)/mypy $(SOURCES)
 	$(RUN)/lint-imports
 
-# What needs neither QEMU nor a guest, as for another Python: make unit PYTHON=python3.13 VENV=.venv-3.13
+# All that needs neither QEMU nor a guest, as for another Python: make unit PYTHON=python3.13 VENV=.venv-3.13
 unit: $(VENV)/.done
-	$(RUN)/python -m pytest tests/protocol tests/ivshmem_server $(PYTEST_OPTIONS)
+	$(RUN)/python -m pytest -m 'not qemu and not guest' $(PYTEST_OPTIONS)
 
 bench: setup
 	$(RUN)/python -m tests.bench.ivshmem

@@ -44,7 +44,7 @@ async def unplug(machine: Machine, *, name: str = "iv") -> None:
     await machine.qmp.execute("device_del", id=name)
     # QEMU asks the guest through ACPI; it ejects the slot when it is done with the device.
     await machine.qtest.port_out(_EJECT, 1 << _SLOT)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while (await machine.qmp.wait_event("DEVICE_DELETED")).get("device") != name:
             pass
     await machine.qmp.execute("chardev-remove", id=f"{name}-server")
