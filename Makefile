@@ -45,9 +45,9 @@ lint: setup
 	$(RUN)/mypy $(SOURCES)
 	$(RUN)/lint-imports
 
-# What needs neither QEMU nor a guest, as for another Python: make unit PYTHON=python3.13 VENV=.venv-3.13
+# All that needs neither QEMU nor a guest, as for another Python: make unit PYTHON=python3.13 VENV=.venv-3.13
 unit: $(VENV)/.done
-	$(RUN)/python -m pytest tests/protocol tests/ivshmem_server $(PYTEST_OPTIONS)
+	$(RUN)/python -m pytest -m 'not qemu and not guest' $(PYTEST_OPTIONS)
 
 # Inputs that reach something new are kept in .fuzz, and tried first the next time.
 FUZZ_SECONDS ?= 600

@@ -27,6 +27,9 @@ ALL = None
 
 PING_SECONDS = 1.0
 
+NEWCOMER_SECONDS = 5.0
+"""How long after a ring 'pong' learns of the peer that it may have come from."""
+
 
 @dataclass(frozen=True)
 class PeerCommand:
@@ -272,13 +275,34 @@ def _pong_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _pong(peer: Peer, options: argparse.Namespace) -> None:
+    answered: set[int] = set()
+    last_ring = float("-inf")
+
+    def answer(others: Iterable[int]) -> None:
+        for other in others:
+            if options.peer in {ALL, other}:
+                answered.add(other)
+                with contextlib.suppress(NoSuchPeerError):
+                    peer.ring(other, options.vector)
+
+    async def answer_newcomers() -> None:
+        # The server tells of a peer, and the peer rings: what comes first here is chance.
+        async for change in changes:
+            late = trio.current_time() - last_ring > NEWCOMER_SECONDS
+            if not isinstance(change, PeerJoined):
+                answered.discard(change.id)
+            elif change.id not in answered and not late:
+                answer([change.id])
+
+    changes = peer.changes()
     say(f"peer {peer.id} answers on vector {options.vector}")
-    while True:
-        await peer.wait(options.vector)
-        whom: Iterable[int] = list(peer.peers) if options.peer is ALL else [options.peer]
-        for other in whom:  # nobody tells us who rang
-            with contextlib.suppress(NoSuchPeerError):
-                peer.ring(other, options.vector)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer_newcomers)
+        while True:
+            await peer.wait(options.vector)
+            last_ring = trio.current_time()
+            answered.clear()
+            answer(list(peer.peers))  # nobody tells who rang
 
 
 PEER_COMMANDS = (

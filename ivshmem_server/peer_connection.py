@@ -18,7 +18,7 @@ from protocol.ivshmem import MAX_VECTORS, ClientSession
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-QUIET_SECONDS = 0.05
+QUIET_SECONDS = 0.1
 """How long a server is quiet once it has sent all our vectors. Nothing in the protocol tells."""
 
 MISSING_SECONDS = 1.0
@@ -43,7 +43,8 @@ async def connect(
 
     `vectors` is how many vectors we use, as for a QEMU device: the descriptors of more are closed,
     fewer are an error, and the set-up ends as soon as they have come. Without it we use as many as
-    the server gives, and the set-up ends `quiet` seconds after the last of them. A set-up that
+    the server gives, and the set-up ends when we have as many as another peer, or else `quiet` seconds
+    after the last of them; what comes later is taken too. A set-up that
     takes longer than `setup_timeout` seconds is an error. `wait_for_server` is for how many seconds
     a server that is not up yet is waited for; None for not at all.
 
@@ -106,12 +107,16 @@ class _Connection(Closing):
             )
 
     async def _receive_all(self, quiet: float) -> None:
-        while self.peer.vectors != self._vectors:
+        while self.peer.vectors != self._due():
             with trio.move_on_after(self._patience(quiet)) as pause:
                 if not await self.receive():
                     return
             if pause.cancelled_caught:
                 return
+
+    def _due(self) -> int | None:
+        """Return how many vectors end the set-up: as a rule, a server gives everybody as many."""
+        return self._vectors or max(self.peer.peers.values(), default=None)
 
     def _patience(self, quiet: float) -> float:
         """Return how many seconds without a message end the set-up."""

@@ -40,7 +40,9 @@ class EventFd(OwnedFd):
     def signal(self) -> None:
         """Add 1. Does nothing where the counter is full: the reader has an event to take already.
 
-        Raises ValueError once closed.
+        Whoever holds the descriptor too could stall us: by filling the counter between our look and
+        our write, having made the file blocking. Linux has no write to an eventfd that rules it out
+        (RWF_NOWAIT is for reads only). Raises ValueError once closed.
         """
         fd = self.fileno()
         if self._poll is None:

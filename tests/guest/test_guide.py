@@ -23,7 +23,7 @@ pytestmark = pytest.mark.guest
 
 PROJECT = Path(__file__).parents[2]
 GUIDE = (PROJECT / "docs/guest.md").read_text()
-SECONDS = 20
+SECONDS = 60
 #: The guest sees this machine's files, and so its Python, without being able to change them.
 HOST_FILES = [
     *("-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"),

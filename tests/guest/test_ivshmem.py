@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.guest
 
-SECONDS = 20
+SECONDS = 60
 
 
 async def test_memory_is_the_same_for_guest_and_host(host: Peer, member: Member) -> None:

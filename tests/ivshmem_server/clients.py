@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-SECONDS = 20
+SECONDS = 60
 """How long anything may take before a test fails."""
 
 

@@ -32,6 +32,9 @@ PEERS: Step = (PEER, "eventfd")
 SETUP = (VERSION, ID, MEMORY, PEERS, PEERS, OWN, OWN)
 """What a correct server sends to peer 5 where peer 2 is there already, with two vectors."""
 
+ALONE = (VERSION, ID, MEMORY, OWN, OWN)
+"""What it sends where nobody else is there."""
+
 
 def _memory(size: int) -> Callable[[], int]:
     def make() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -13,10 +14,12 @@ import trio
 
 import ivshmem_server
 from protocol import __version__
+from protocol.io import EventFd
+from protocol.ivshmem import encode
 from tests.ivshmem_server.client_program import error, output, run, running
 from tests.ivshmem_server.clients import SECONDS, serving
 from tests.ivshmem_server.peers import next_joined, rung
-from tests.ivshmem_server.scripted import ID, VERSION, scripted
+from tests.ivshmem_server.scripted import ID, MEMORY, PEER, US, VERSION, scripted
 from tests.rig.process import CLOSED
 from tests.rig.server import start_server
 
@@ -156,13 +159,13 @@ async def test_watch_as_json_goes_on_when_the_server_has_died(tmp_path: Path) ->
 
 # ping, pong
 
+PING = ["ping", 0, "--interval", 0, "--timeout", SECONDS]
+
 
 async def test_ping_times_the_answers_of_pong(path: Path) -> None:
     async with serving(path, vectors=2), running("pong", "--vector", "1", "-S", path) as pong:
         assert await pong.line() == "peer 0 answers on vector 1"
-        lines = (
-            await output("ping", 0, "--vector", 1, "--count", 3, "--interval", 0, "-S", path)
-        ).splitlines()
+        lines = (await output(*PING, "--vector", 1, "--count", 3, "-S", path)).splitlines()
     assert len(lines) == 4
     times = [float(re.fullmatch(r"answer from peer 0: time=([\d.]+) us", line)[1]) for line in lines[:3]]  # type: ignore[index]
     summary = re.fullmatch(
@@ -177,9 +180,23 @@ async def test_ping_times_the_answers_of_pong(path: Path) -> None:
 async def test_quiet_ping_prints_the_summary_only(path: Path) -> None:
     async with serving(path), running("pong", "-S", path) as pong:
         await pong.line()
-        assert (await output("ping", 0, "-q", "--count", 5, "--interval", 0, "-S", path)).startswith(
-            "5 rings, "
-        )
+        assert (await output(*PING, "-q", "--count", 5, "-S", path)).startswith("5 rings, ")
+
+
+async def test_pong_answers_a_peer_of_which_it_learns_after_the_ring(path: Path) -> None:
+    async with scripted(path, VERSION, ID, MEMORY) as server, running("pong", "-S", path) as pong:
+        with EventFd.create() as ours, EventFd.create() as newcomers, trio.fail_after(SECONDS):
+            await server.sent.wait()
+            assert server.stream is not None
+            await server.stream.send(encode(US), [ours.fileno()])
+            await pong.line()
+            ours.signal()
+            while select.select([ours], [], [], 0)[0]:
+                await trio.lowlevel.checkpoint()
+            await server.stream.send(encode(PEER), [newcomers.fileno()])
+            assert await newcomers.wait() == 1
+            ours.signal()
+            assert await newcomers.wait() == 1
 
 
 async def test_ping_names_a_peer_that_does_not_answer(path: Path) -> None:

@@ -19,6 +19,7 @@ from protocol.io import AncillaryLostError
 from protocol.ivshmem import encode
 from tests.ivshmem_server.clients import SECONDS
 from tests.ivshmem_server.scripted import (
+    ALONE,
     ID,
     KINDS,
     MEMORY,
@@ -75,7 +76,7 @@ async def test_setup_may_come_byte_by_byte(path: Path, vectors: int | None) -> N
         ([VERSION, ID, (-1, "memory", *["eventfd"] * 200)], "came with 201 file descriptors"),
         ([VERSION, ID, MEMORY, (US,)], "we, peer 5, have left"),
         ([VERSION, ID, MEMORY, (PEER,)], "peer 2 left, which was not there"),
-        ([*SETUP, (-7, "eventfd")], "a peer id was due"),
+        ([*ALONE, (-7, "eventfd")], "a peer id was due"),
         ([VERSION, ID, (-1, "small")], "memory is unusable: 4095 bytes long; 4096 are the least"),
         ([VERSION, ID, (-1, "empty")], "memory is unusable: 0 bytes"),
         ([VERSION, ID, (-1, "huge")], "memory is unusable: .* cannot be mapped"),
@@ -127,15 +128,27 @@ async def test_server_that_does_not_accept_is_named(path: Path, autojump_clock: 
 async def test_setup_without_a_number_of_vectors_ends_when_the_server_is_quiet(
     path: Path, autojump_clock: MockClock
 ) -> None:
-    async with scripted(path, *SETUP), ivshmem_server.connect(path, quiet=3):
+    async with scripted(path, *ALONE), ivshmem_server.connect(path, quiet=3) as peer:
         assert autojump_clock.current_time() == pytest.approx(3, abs=0.1)
+        assert peer.vectors == 2
 
 
-async def test_setup_with_a_number_of_vectors_ends_with_the_last_of_them(
+@pytest.mark.parametrize(("setup", "vectors"), [(ALONE, 2), (SETUP, 2), (SETUP, None)])
+async def test_setup_ends_with_the_last_vector_where_it_is_known(
+    path: Path, setup: tuple[Step, ...], vectors: int | None, autojump_clock: MockClock
+) -> None:
+    """From the caller, or from how many another peer has."""
+    async with scripted(path, *setup), ivshmem_server.connect(path, vectors=vectors, quiet=3) as peer:
+        assert autojump_clock.current_time() < 0.1
+        assert peer.vectors == 2
+
+
+async def test_setup_ends_when_the_server_gives_us_less_than_others(
     path: Path, autojump_clock: MockClock
 ) -> None:
-    async with scripted(path, *SETUP), ivshmem_server.connect(path, vectors=2, quiet=3):
-        assert autojump_clock.current_time() < 0.1
+    async with scripted(path, *SETUP[:-1]), ivshmem_server.connect(path, quiet=3) as peer:
+        assert autojump_clock.current_time() == pytest.approx(3, abs=0.1)
+        assert (peer.vectors, dict(peer.peers)) == (1, {PEER: 2})
 
 
 async def test_own_vectors_that_come_late_are_taken_while_we_expect_them(

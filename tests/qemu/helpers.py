@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tests.rig.ivshmem import IvshmemDevice
 
 #: For what takes milliseconds, unless the machine is under load.
-SECONDS = 20
+SECONDS = 60
 
 
 async def until_joined(host: Peer, peer: int, *, vectors: int = 2) -> None:

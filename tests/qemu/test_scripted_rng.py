@@ -28,7 +28,7 @@ async def by_itself(directory: Path) -> AsyncIterator[RunningBackend]:
     path = directory / "rng.sock"
     argv = [sys.executable, str(EXAMPLE), str(path), "00", "01", "02", "ff"]
     async with process.start(argv) as program:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not path.exists():  # noqa: ASYNC110 -- another process makes it
                 await trio.sleep(0.01)
         yield RunningBackend(program, path)

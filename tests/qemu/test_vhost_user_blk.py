@@ -232,6 +232,6 @@ async def test_driver_resets_a_device_that_is_stuck(directory: Path) -> None:
                 await queue.add([header(IN, sector)], [512, 1])
             await queue.kick()
             assert await write(queue, 0, b"x" * 512) == OK
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 await guest.reset()
             assert await queue.take() == []

@@ -341,7 +341,7 @@ class VirtioPci:
     async def reset(self) -> None:
         """Reset the device (section 4.1.4.3.2)."""
         await self.set_status(0)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while await self.status():
                 pass
 

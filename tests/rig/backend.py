@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from tests.rig.qemu import Machine
 
-_START_SECONDS = 20
-_STOP_SECONDS = 5
+_START_SECONDS = 60
+_STOP_SECONDS = 60
 
 _SHARED_MEMORY = ("-object", "memory-backend-memfd,id=mem,size=128M,share=on")
 

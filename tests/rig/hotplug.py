@@ -79,6 +79,6 @@ async def unplug_memory(machine: Machine, name: str, *, slot: int = 0) -> None:
 
 
 async def _until_deleted(machine: Machine, name: str) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while (await machine.qmp.wait_event("DEVICE_DELETED")).get("device") != name:
             pass

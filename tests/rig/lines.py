@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
 #: QEMU answers in microseconds; a machine under load may need seconds. Beyond that it hangs.
-ANSWER_SECONDS = 20
+ANSWER_SECONDS = 60
 
 
 class QemuGoneError(Exception):

@@ -85,7 +85,7 @@ class MsiX:
         """Tell whether the vector's message has landed since `wait()` last took one."""
         return await self._qtest.read(self._messages + 4 * vector) != 0
 
-    async def wait(self, vector: int, *, seconds: float = 10) -> int:
+    async def wait(self, vector: int, *, seconds: float = 60) -> int:
         """Wait for the vector's message, take it away and return it. Raises trio.TooSlowError."""
         address = self._messages + 4 * vector
         data = await self._qtest.wait_for(address, bool, seconds=seconds)

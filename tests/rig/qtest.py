@@ -69,7 +69,7 @@ class QTest:
         """Write an I/O port of `size` bytes (1, 2 or 4)."""
         await self.command(f"out{_SUFFIX[size]} {port:#x} {value:#x}")
 
-    async def wait_for(self, address: int, reached: Callable[[int], bool], *, seconds: float = 10) -> int:
+    async def wait_for(self, address: int, reached: Callable[[int], bool], *, seconds: float = 60) -> int:
         """Read the 32-bit word at `address` again and again; return it once `reached` says so.
 
         This is how a CPU would wait: QEMU reports no writes to guest memory. Raises

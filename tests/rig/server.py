@@ -17,9 +17,9 @@ from tests.rig import process
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-_START_SECONDS = 20
-_STOP_SECONDS = 5
-_STATUS_SECONDS = 10
+_START_SECONDS = 60
+_STOP_SECONDS = 60
+_STATUS_SECONDS = 60
 
 
 class ServerStartError(Exception):

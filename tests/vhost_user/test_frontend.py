@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from protocol.vhost_user import ConfigFlag
 
-SECONDS = 20
+SECONDS = 60
 
 
 @pytest.fixture

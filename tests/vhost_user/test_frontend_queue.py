@@ -17,7 +17,7 @@ from vhost_user.testing import driving
 if TYPE_CHECKING:
     from vhost_user import Chain
 
-SECONDS = 20
+SECONDS = 60
 RINGS = [
     Feature.NONE,
     Feature.INDIRECT_DESC,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vhost_user import Chain, VirtioDevice, Virtqueue
     from vhost_user.frontend import DriverQueue, Request
 
-SECONDS = 20
+SECONDS = 60
 RINGS = [Feature.NONE, Feature.RING_PACKED]
 
 

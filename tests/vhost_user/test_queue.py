@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vhost_user import Chain
     from vhost_user.memory import IotlbMissError
 
-SECONDS = 10
+SECONDS = 60
 SIZE = 64
 
 

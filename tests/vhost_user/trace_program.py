@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SECONDS = 20
+SECONDS = 60
 COMMAND = [sys.executable, "-m", "vhost_user.cli", "trace"]
 
 

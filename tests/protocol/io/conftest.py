@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SECONDS = 10
+SECONDS = 60
 """After how long something that must not block is taken to have blocked."""
 
 

@@ -18,7 +18,7 @@ def is_socket(path: Path) -> bool:
 
 async def assert_serves(listener: Listener, path: Path) -> None:
     """Assert that who connects to the path reaches the listener."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_greet, listener)
             with await connect(str(path)) as client:

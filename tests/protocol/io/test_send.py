@@ -116,7 +116,7 @@ async def test_wait_writable_ends_when_the_other_side_reads(pair: Pair, nursery:
     assert not writable.is_set()
     first.send_eof()
     await receive_all(second)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await writable.wait()
 
 

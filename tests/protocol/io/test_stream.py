@@ -185,7 +185,7 @@ async def test_close_wakes_the_receiving_task(pair: Pair, nursery: trio.Nursery,
     nursery.start_soon(receive)
     await wait_all_tasks_blocked()
     second.close()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await ended.wait()
 
 
@@ -201,7 +201,7 @@ async def test_close_wakes_the_sending_task(pair: Pair, nursery: trio.Nursery) -
     nursery.start_soon(send)
     await wait_all_tasks_blocked()
     first.close()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await ended.wait()
 
 
