@@ -20,7 +20,8 @@ class Machine:
         self.programs = directory / "bin"
         self.programs.mkdir()
         self.cache = directory / "cache"
-        (self.cache / "stable").mkdir(parents=True)  # the kernel was fetched before
+        for fetched in ("stable", "fio"):  # before
+            (self.cache / fetched).mkdir(parents=True)
         self.log = directory / "log"
 
     def install(self, name: str, script: str = "") -> None:
@@ -91,7 +92,7 @@ def test_a_system_without_apt_is_told_what_is_wanted(machine: Machine) -> None:
 
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    for package in ("qemu-system-x86", "gcc", "libc6-dev", "linux-image-amd64", "busybox-static"):
+    for package in ("qemu-system-x86", "gcc", "libc6-dev", "linux-image-amd64", "busybox-static", "fio"):
         assert package in line
 
 

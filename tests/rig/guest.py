@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tests.rig import image, packages, process
+from tests.rig import fio, image, packages, process
 from tests.rig.lines import LineChannel, connection
 from tests.rig.qmp import Qmp
 
@@ -150,13 +150,14 @@ def accelerator() -> str:
     return os.environ.get(ACCELERATOR_VARIABLE) or ("kvm" if usable else "tcg,thread=multi")
 
 
-def machine_arguments(*, kernel_options: str = "", shared: bool = False) -> list[str]:
+def machine_arguments(*, kernel_options: str = "", shared: bool = False, with_fio: bool = False) -> list[str]:
     """Return the QEMU command line of a guest, up to its devices. Raises packages.SetupError.
 
     The machine has an interrupt-remapping IOMMU: through it, vfio-pci hands MSI-X to user space.
-    `shared` memory is what a vhost-user back-end needs.
+    `shared` memory is what a vhost-user back-end needs. `with_fio`, there is fio in the guest.
     """
     guest = image.load()
+    initramfs = image.with_archive(guest, fio.archive()) if with_fio else guest.initramfs
     accel = accelerator()
     memory = f"memory-backend-memfd,id=mem,size={_MEMORY},share={'on' if shared else 'off'}"
     return [
@@ -164,7 +165,7 @@ def machine_arguments(*, kernel_options: str = "", shared: bool = False) -> list
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-machine", "q35,kernel-irqchip=split,memory-backend=mem", "-device", "intel-iommu,intremap=on"),
         *("-accel", accel, "-cpu", "host" if accel == "kvm" else "max", "-m", _MEMORY, "-object", memory),
-        *("-kernel", str(guest.kernel), "-initrd", str(guest.initramfs)),
+        *("-kernel", str(guest.kernel), "-initrd", str(initramfs)),
         *("-append", f"console=ttyS0 quiet panic=-1 intel_iommu=on {kernel_options}".rstrip()),
         *("-serial", "stdio"),
     ]
@@ -172,11 +173,15 @@ def machine_arguments(*, kernel_options: str = "", shared: bool = False) -> list
 
 @asynccontextmanager
 async def boot(
-    *devices: str, name: str = "guest", kernel_options: str = "", shared: bool = False
+    *devices: str,
+    name: str = "guest",
+    kernel_options: str = "",
+    shared: bool = False,
+    with_fio: bool = False,
 ) -> AsyncIterator[Guest]:
     """Boot a guest with the QEMU arguments `devices`; kill it when the block ends.
 
-    `shared` makes its memory one that a vhost-user back-end can map.
+    `shared` makes its memory one that a vhost-user back-end can map; `with_fio` puts fio into it.
     Raises packages.SetupError, BrokenKvmError, and lines.QemuGoneError if QEMU refuses to start. If the block
     fails, the guest's console goes to standard error.
     """
@@ -184,7 +189,7 @@ async def boot(
         shell, shell_fd = connection(sockets)
         qmp, qmp_fd = connection(sockets)
         argv = [
-            *machine_arguments(kernel_options=f"{kernel_options} {_SHELL}", shared=shared),
+            *machine_arguments(kernel_options=f"{kernel_options} {_SHELL}", shared=shared, with_fio=with_fio),
             *("-chardev", f"socket,id=shell,fd={shell_fd.fileno()}", "-device", "virtio-serial-pci"),
             *("-device", f"virtserialport,chardev=shell,name={_SHELL}"),
             *("-chardev", f"socket,id=qmp,fd={qmp_fd.fileno()}", "-mon", "chardev=qmp,mode=control"),

@@ -52,6 +52,20 @@ def load() -> Image:
     return image
 
 
+def with_archive(image: Image, archive: Path) -> Path:
+    """Return an initramfs with what is in the cpio file `archive` too; Linux unpacks one after the other.
+
+    It is a file beside the image's own, so that guests without all that boot as quickly as ever.
+    """
+    combined = image.initramfs.with_name(f"initramfs-{archive.stem}.cpio")
+    if not combined.exists():
+        with tempfile.TemporaryDirectory(dir=packages.cache(), prefix="image-") as scratch:
+            whole = Path(scratch, combined.name)
+            whole.write_bytes(image.initramfs.read_bytes() + archive.read_bytes())
+            whole.rename(combined)
+    return combined
+
+
 def _fingerprint() -> str:
     """Return what changes with everything of ours that an image is made from."""
     files = (Path(__file__), Path(__file__).with_name("cpio.py"), *sorted(_SOURCES.iterdir()))

@@ -1,6 +1,6 @@
 """Gets what the tests and the demo need from Debian: `python3 -m tests.rig.packages`. Standard library only.
 
-Programs that are missing are installed with apt-get. The guest's kernel and busybox are never
+Programs that are missing are installed with apt-get. The guest's kernel, busybox and fio are never
 installed: they are downloaded and unpacked below the cache directory, .cache beside this project's
 pyproject.toml or what QEMU_COMPANION_CACHE names. With QEMU_COMPANION_QEMU=10, so are QEMU 10 and
 Linux 6.12, from Debian 12's backports.
@@ -32,6 +32,8 @@ _KERNEL = r"linux-image-\d\S*"
 #: QEMU 10 without its display and disk tools, which would bring the desktop's libraries along.
 _QEMU = ("qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios")
 _NOT_QEMU = ("qemu-system-gui-", "qemu-utils-", "qemu-block-extra-")
+#: fio, and those of its libraries that a guest's disk needs: tests/rig/fio.py.
+_FIO = ("fio", "libc6", "libnuma1", "zlib1g")
 _QEMU_PROGRAM = "qemu-system-x86_64"
 _QEMU_MODULES = Path("/usr/lib/x86_64-linux-gnu/qemu")
 
@@ -77,6 +79,14 @@ def guest_root() -> Path:
     Raises SetupError.
     """
     return _fetched("backports", _fetch_backports) if variant() else _fetched("stable", _fetch_stable)
+
+
+def fio_root() -> Path:
+    """Return the directory that holds the unpacked fio and libraries; fetch them first if need be.
+
+    Raises SetupError.
+    """
+    return _fetched("fio", _fetch_fio)
 
 
 def qemu() -> list[str]:
@@ -146,6 +156,15 @@ def _fetch_stable(root: Path) -> None:
     apt.unpack([kernel, "busybox-static"], root)
 
 
+def _fetch_fio(root: Path) -> None:
+    apt = Apt(root.parent / "apt")
+    say("fetching Debian's package lists")
+    apt.update()
+    libaio = apt.dependency("fio", r"libaio\w+")  # its name has changed once
+    say("downloading fio and libraries for the guest (nothing of it is installed)")
+    apt.unpack([*_FIO, libaio], root)
+
+
 def _fetch_backports(root: Path) -> None:
     say(f"fetching the package lists of {_BACKPORTS} (apt's own sources stay as they are)")
     apt = Apt(root.parent / "apt-backports", sources=_backports_sources(root.parent), release=_BACKPORTS)
@@ -176,7 +195,7 @@ def _require_debian() -> None:
     if shutil.which("apt-get") is None:
         raise SetupError(
             f"this system has no apt-get; wanted are the Debian packages {wanted} to be installed, "
-            "and linux-image-amd64 and busybox-static for the guest"
+            "and linux-image-amd64, busybox-static and fio for the guest"
         )
     if platform.machine() != "x86_64":
         raise SetupError(f"the guest is an x86-64 Linux and this machine is {platform.machine()}")
@@ -209,11 +228,11 @@ def main() -> int:
         variant()
         _require_debian()
         install_missing()
-        root = guest_root()
+        root, fio = guest_root(), fio_root()
     except SetupError as error:
         print(f"set-up: {error}", file=sys.stderr)
         return 1
-    say(f"the guest's kernel and busybox are in {root}")
+    say(f"the guest's kernel and busybox are in {root}, its fio in {fio}")
     return 0
 
 
