@@ -51,6 +51,8 @@ def run_device(device: type[VirtioDevice], argv: Sequence[str], program: str) ->
         logs.configure(program, style=options.log_format, verbose=options.verbose)
         raise_open_files_limit()
         with device.from_options(options) as made:
+            for feature in options.without:
+                made.withhold(feature)
             return trio.run(_main, made, options)
     except UserError as error:
         return fail(program, error)
