@@ -1,6 +1,7 @@
 # Everything there is to run here. Each target installs what it needs first and says so:
 #   make demo    two real QEMU guests and a host process share memory and ring each other
 #   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest
+#   make uml     builds User Mode Linux for the tests that are left out without it (two minutes, once)
 #   make bench   speed, beside QEMU's own C server where IVSHMEM_SERVER= names one
 # PYTHON= chooses the Python for the virtual environment, PYTEST_OPTIONS= what pytest is told;
 # QEMU_COMPANION_QEMU=10 runs tests and demo with QEMU 10 and Linux 6.12 of Debian's backports.
@@ -10,10 +11,13 @@ VENV ?= .venv
 RUN = $(VENV)/bin
 SOURCES = protocol ivshmem_server vhost_user tests examples
 
-.PHONY: help setup demo test lint unit bench clean
+# What CI never leaves out.
+UML = $(if $(CI),uml)
+
+.PHONY: help setup demo test lint uml unit bench clean
 
 help:
-	@sed -n '2,6s/^# //p' Makefile
+	@sed -n '2,7s/^# //p' Makefile
 
 # Debian packages that are missing; the guest's kernel, unpacked into .cache and not installed.
 setup: $(VENV)/.done
@@ -29,7 +33,7 @@ $(VENV)/.done: pyproject.toml
 demo: setup
 	@$(RUN)/python -m examples.ivshmem_demo
 
-test: setup lint
+test: setup lint $(UML)
 	$(RUN)/python -m pytest $(PYTEST_OPTIONS)
 
 lint: setup
@@ -37,6 +41,9 @@ lint: setup
 	$(RUN)/ruff format --check $(SOURCES)
 	$(RUN)/mypy $(SOURCES)
 	$(RUN)/lint-imports
+
+uml: setup
+	@$(RUN)/python -m tests.rig.uml
 
 # What needs neither QEMU nor a guest, as for another Python: make unit PYTHON=python3.13 VENV=.venv-3.13
 unit: $(VENV)/.done
