@@ -3,6 +3,7 @@
 #   make guest   a shell in a real Linux guest, with the devices that DEVICES= tells QEMU of
 #   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest
 #   make fuzz    any bytes to everything that takes bytes, FUZZ_SECONDS= to each target, 600 by default
+#   make uml     builds User Mode Linux for the tests that are left out without it (two minutes, once)
 #   make bench   speed: disks beside QEMU's storage daemon, the ivshmem server beside QEMU's own C
 #                server where IVSHMEM_SERVER= names one
 # PYTHON= chooses the Python for the virtual environment, PYTEST_OPTIONS= what pytest is told;
@@ -13,7 +14,10 @@ VENV ?= .venv
 RUN = $(VENV)/bin
 SOURCES = protocol ivshmem_server vhost_user tests examples
 
-.PHONY: help setup demo guest test lint unit fuzz bench clean
+# What CI never leaves out.
+UML = $(if $(CI),uml)
+
+.PHONY: help setup demo guest test lint uml unit fuzz bench clean
 
 help:
 	@sed -n '2,/^$$/s/^# //p' Makefile
@@ -36,7 +40,7 @@ demo: setup
 guest: setup
 	@$(RUN)/python -m tests.rig.shell $(DEVICES)
 
-test: setup lint
+test: setup lint $(UML)
 	$(RUN)/python -m pytest $(PYTEST_OPTIONS)
 
 lint: setup
@@ -45,9 +49,12 @@ lint: setup
 	$(RUN)/mypy $(SOURCES)
 	$(RUN)/lint-imports
 
+uml: setup
+	@$(RUN)/python -m tests.rig.uml
+
 # All that needs neither QEMU nor a guest, as for another Python: make unit PYTHON=python3.13 VENV=.venv-3.13
 unit: $(VENV)/.done
-	$(RUN)/python -m pytest -m 'not qemu and not guest' $(PYTEST_OPTIONS)
+	$(RUN)/python -m pytest -m 'not qemu and not guest and not uml' $(PYTEST_OPTIONS)
 
 # Inputs that reach something new are kept in .fuzz, and tried first the next time.
 FUZZ_SECONDS ?= 600

@@ -129,6 +129,8 @@ class VirtioDevice:
     drain_seconds: float = 1.0
     """How long it may take to complete what it has when a queue is stopped."""
 
+    _withheld: Feature = Feature.NONE
+    _withheld_protocol: ProtocolFeature = ProtocolFeature.NONE
     _channel: Channel | None = None
 
     async def run_queue(self, queue: Virtqueue) -> None:
@@ -147,6 +149,17 @@ class VirtioDevice:
 
     def negotiated(self, features: Feature) -> None:
         """Take notice of the features that the driver turned on; may come again, also while queues run."""
+
+    def withhold(self, feature: Feature | ProtocolFeature) -> None:
+        """Do not offer `feature` from the next connection on: for a front-end that it does not suit.
+
+        User Mode Linux, for one, turns on whatever is offered, RING_PACKED and ACCESS_PLATFORM too,
+        and has neither.
+        """
+        if isinstance(feature, Feature):
+            self._withheld |= feature
+        else:
+            self._withheld_protocol |= feature
 
     # The configuration space
 
@@ -259,7 +272,8 @@ class VirtioDevice:
     @property
     def offered_features(self) -> Feature:
         """All feature bits that a front-end is offered."""
-        return Feature(self.features) | self.ring_features | Feature.LOG_ALL | Feature.PROTOCOL_FEATURES
+        offered = Feature(self.features) | self.ring_features | Feature.LOG_ALL | Feature.PROTOCOL_FEATURES
+        return offered.without(self._withheld)
 
     @property
     def offered_protocol_features(self) -> ProtocolFeature:
@@ -272,7 +286,7 @@ class VirtioDevice:
             offered |= ProtocolFeature.CONFIG
         if self.shared_memory:
             offered |= ProtocolFeature.SHMEM
-        return offered
+        return offered.without(self._withheld_protocol)
 
     def attach(self, channel: Channel | None) -> None:
         """Ask and notify over `channel` from now on; None: nobody is there."""

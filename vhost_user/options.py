@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from protocol import __version__
 from protocol.io.command_line import OneLineParser
 from protocol.io.logs import FORMATS
+from protocol.vhost_user.features import ProtocolFeature
+from protocol.virtio.features import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,6 +57,14 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
     return number
 
 
+def _feature(name: str) -> Feature | ProtocolFeature:
+    """Return the feature, of either kind, that has this name in the specifications."""
+    found = Feature.__members__.get(name) or ProtocolFeature.__members__.get(name)
+    if not found:
+        raise argparse.ArgumentTypeError(f"'{name}' is no feature that every device may have")
+    return found
+
+
 def _add_socket_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("socket", "One of these says where the front-end (QEMU) is.")
     group.add_argument(
@@ -68,6 +78,14 @@ def _add_socket_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--connect", metavar="PATH", help="connect to PATH, where the front-end listens (server=on)"
+    )
+    group.add_argument(
+        "--without",
+        metavar="FEATURE",
+        type=_feature,
+        action="append",
+        default=[],
+        help="do not offer FEATURE, such as RING_PACKED or INBAND_NOTIFICATIONS; may be given several times",
     )
 
 

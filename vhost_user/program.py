@@ -52,6 +52,8 @@ def run_device(device: type[VirtioDevice], argv: Sequence[str], program: str) ->
         with _make(device, options) as made:
             if options.iommu:
                 made.use_iommu()
+            for feature in options.without:
+                made.withhold(feature)
             return trio.run(_main, made, options)
     except UserError as error:
         return fail(program, error)

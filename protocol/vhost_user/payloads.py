@@ -203,7 +203,7 @@ MEMORY_TABLE = Payload(
         "count" / Rebuild(Int32un, len_(this.regions)),
         Padding(4),
         "regions" / _typed(Array(this.count, _REGION), tuple, list),
-        Terminated,
+        # User Mode Linux always sends room for two, whatever the count: what is behind them is ignored.
     ),
     range(8, 8 + 32 * MAX_TABLE_REGIONS + 1, 32),
     range(8, 8 + 40 * MAX_TABLE_REGIONS + 1, 40),

@@ -30,10 +30,12 @@ class Machine:
         program.write_text(f'#!/bin/sh\necho {name} "$@" >> {self.log}\n{script}\n')
         program.chmod(0o755)
 
-    def set_up(self, **environment: str) -> subprocess.CompletedProcess[str]:
+    def set_up(
+        self, module: str = "tests.rig.packages", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run the set-up there."""
         return subprocess.run(
-            [sys.executable, "-m", "tests.rig.packages"],
+            [sys.executable, "-m", module],
             cwd=PROJECT,
             env={"PATH": str(self.programs), "QEMU_COMPANION_CACHE": str(self.cache), **environment},
             capture_output=True,
@@ -101,3 +103,18 @@ def test_an_unknown_variant_is_refused(machine: Machine) -> None:
 
     assert done.returncode == 1
     assert done.stderr == "set-up: QEMU_COMPANION_QEMU=9: known are 10, or nothing for Debian's own QEMU\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs without sudo")
+def test_user_mode_linux_wants_tools_and_debian_12(machine: Machine) -> None:
+    for name in ("make", "bison", "bc", "xz"):
+        machine.install(name)
+    machine.install("env", 'shift; exec "$@"')
+    done = machine.set_up("tests.rig.uml")
+
+    assert done.returncode == 1
+    assert any(call.endswith("install --no-install-recommends -y flex") for call in machine.calls())
+    assert done.stderr == (
+        "set-up: backports are those of Debian 12 (bookworm), which apt's sources do not name\n"
+    )
+    assert sorted(path.name for path in machine.cache.iterdir()) == ["fio", "stable", "uml.lock"]

@@ -92,18 +92,16 @@ class Command:
         return "", int(status)
 
 
-class Guest:
-    """A running guest. `boot()` makes one.
+class Shell:
+    """The shell of a running guest, at the other end of `channel`: guest-src/init.sh.
 
-    Every method that talks to it raises lines.QemuGoneError when QEMU has ended, and
+    Every method raises lines.QemuGoneError when the guest's machine has ended, and
     trio.TooSlowError when the guest does not answer in time.
     """
 
-    def __init__(self, name: str, program: process.Program, qmp: Qmp, shell: LineChannel) -> None:
+    def __init__(self, name: str, channel: LineChannel) -> None:
         self.name = name
-        self.program = program
-        self.qmp = qmp
-        self._shell = shell
+        self._shell = channel
         self._command: Command | None = None
 
     async def start(self, command: str) -> Command:
@@ -118,6 +116,21 @@ class Guest:
         """Run a shell command; return what it printed, without the last line break. Raises CommandError."""
         with trio.fail_after(seconds):
             return await (await self.start(command)).finish()
+
+    async def announced(self) -> None:
+        """Wait until the shell says, after a boot, that it takes commands."""
+        self._command = None
+        while not (await self._shell.receive()).startswith(b"READY"):
+            pass
+
+
+class Guest(Shell):
+    """A running guest in a QEMU. `boot()` makes one."""
+
+    def __init__(self, name: str, program: process.Program, qmp: Qmp, shell: LineChannel) -> None:
+        super().__init__(name, shell)
+        self.program = program
+        self.qmp = qmp
 
     def arrived(self, source: Guest) -> None:
         """Take over the command that runs, once the guest has migrated from `source` to here."""
@@ -137,7 +150,6 @@ class Guest:
 
     async def ready(self) -> None:
         """Wait until the guest has booted and takes commands. Raises BrokenKvmError."""
-        self._command = None
         with trio.fail_after(_BOOT_SECONDS):
             while not await self._is_ready():
                 if (await self.qmp.execute("query-status"))["status"] == "internal-error":
@@ -146,8 +158,7 @@ class Guest:
     async def _is_ready(self) -> bool:
         """Wait a second; return whether the guest's shell has announced itself."""
         with trio.move_on_after(1):
-            while not (await self._shell.receive()).startswith(b"READY"):
-                pass
+            await self.announced()
             return True
         return False
 

@@ -3,7 +3,8 @@
 Programs that are missing are installed with apt-get. The guest's kernel, busybox and fio are never
 installed: they are downloaded and unpacked below the cache directory, .cache beside this project's
 pyproject.toml or what QEMU_COMPANION_CACHE names. With QEMU_COMPANION_QEMU=10, so are QEMU 10 and
-Linux 6.12, from Debian 12's backports.
+Linux 6.12, from Debian 12's backports. What User Mode Linux is built with and from is had when it is
+built only: tests/rig/uml_kernel.py.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 from tests.rig.apt import KEYRING, Apt, SetupError, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 #: Selects QEMU and the guest's kernel: unset or empty for Debian's own, "10" for those of backports.
 VARIANT_VARIABLE = "QEMU_COMPANION_QEMU"
@@ -57,6 +58,15 @@ _INSTALLED: dict[str, Callable[[], bool]] = {
     "libc6-dev": _has_libc_development_files,
     "python3-venv": _has_venv,
 }
+#: Those that a kernel is built with besides.
+_KERNEL_TOOLS: dict[str, Callable[[], bool]] = {
+    "make": _has_program("make"),
+    "flex": _has_program("flex"),
+    "bison": _has_program("bison"),
+    "bc": _has_program("bc"),
+    "xz-utils": _has_program("xz"),
+}
+_KERNEL_SOURCE = "linux-source-6.12"
 
 
 def cache() -> Path:
@@ -176,6 +186,22 @@ def _fetch_backports(root: Path) -> None:
     apt.unpack([kernel, "busybox-static", "zstd", *qemu], root)
 
 
+def fetch_kernel_source(root: Path) -> Path:
+    """Unpack Debian's package of Linux's source below `root`, an empty directory; return its tar.xz file.
+
+    It is that of backports. The tools to build it are installed first if need be. Raises SetupError.
+    """
+    _require_debian()
+    install_missing(_KERNEL_TOOLS)
+    with tempfile.TemporaryDirectory(dir=cache(), prefix="source-") as scratch:
+        say(f"downloading {_KERNEL_SOURCE} from {_BACKPORTS} (apt's own sources stay as they are)")
+        sources = _backports_sources(Path(scratch))
+        apt = Apt(Path(scratch, "apt-backports"), sources=sources, release=_BACKPORTS)
+        apt.update()
+        apt.unpack([_KERNEL_SOURCE], root)
+    return root / "usr/src" / f"{_KERNEL_SOURCE}.tar.xz"
+
+
 def _backports_sources(scratch: Path) -> list[str]:
     """Return sources for Debian 12 and its backports, from the mirror that this machine already uses."""
     machine = Apt(scratch / "apt-machine")
@@ -183,7 +209,7 @@ def _backports_sources(scratch: Path) -> list[str]:
     targets = [t for t in machine.targets() if t.origin == "Debian" and t.component == "main"]
     mirrors = [t.uri for t in targets if t.release == _BACKPORTS.removesuffix("-backports")]
     if not mirrors:
-        raise SetupError(f"{VARIANT_VARIABLE}=10 needs Debian 12 (bookworm), which apt's sources do not name")
+        raise SetupError("backports are those of Debian 12 (bookworm), which apt's sources do not name")
     options = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
     releases = [(t.uri, t.release) for t in targets] + [(mirrors[0], _BACKPORTS)]
     return [f"deb {options}{uri} {release} main" for uri, release in dict.fromkeys(releases)]
@@ -201,9 +227,9 @@ def _require_debian() -> None:
         raise SetupError(f"the guest is an x86-64 Linux and this machine is {platform.machine()}")
 
 
-def install_missing() -> None:
+def install_missing(wanted: Mapping[str, Callable[[], bool]] = _INSTALLED) -> None:
     """Install the Debian packages that are missing; none if all is there. Raises SetupError."""
-    missing = [package for package, present in _INSTALLED.items() if not present()]
+    missing = [package for package, present in wanted.items() if not present()]
     if not missing:
         say("every program that is needed is installed")
         return

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -23,9 +23,12 @@ CLOSED = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
 class Program:
     """A running child process. `start()` makes one and owns it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], output: IO[bytes], *, own_group: bool = False
+    ) -> None:
         self._process = process
         self._output = output
+        self._own_group = own_group
         self.killed = False
         """True once `kill()` was called."""
 
@@ -45,9 +48,15 @@ class Program:
         return os.pread(self._output.fileno(), size, 0).decode(errors="replace")
 
     def kill(self) -> None:
-        """Kill it at once, as `kill -9` does; to no effect if it has ended."""
+        """Kill it at once, as `kill -9` does, and with it the group of its own that it may have.
+
+        To no effect if it has ended.
+        """
         self.killed = True
         self._process.kill()
+        if self._own_group:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def terminate(self) -> None:
         """Ask it to end (SIGTERM); to no effect if it has ended."""
@@ -84,16 +93,21 @@ class Program:
 
 @asynccontextmanager
 async def start(
-    argv: Sequence[str], *, pass_fds: Sequence[int] = (), env: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    *,
+    pass_fds: Sequence[int] = (),
+    env: Mapping[str, str] | None = None,
+    own_group: bool = False,
 ) -> AsyncIterator[Program]:
     """Run `argv` for the length of the block; kill it at the end if it still runs.
 
-    `env` is added to the environment. If the block fails, what the program printed goes to
-    standard error, where pytest shows it. The kernel kills the program too when the test
-    process dies without leaving the block.
+    `env` is added to the environment. With `own_group`, its children are killed with it.
+
+    If the block fails, what the program printed goes to standard error, where pytest shows it. The
+    kernel kills the program too when the test process dies without leaving the block.
     """
     with tempfile.TemporaryFile() as output:
-        program = Program(_popen(argv, output, pass_fds, env), output)
+        program = Program(_popen(argv, output, pass_fds, env, own_group), output, own_group=own_group)
         try:
             yield program
         except trio.Cancelled:
@@ -108,7 +122,11 @@ async def start(
 
 
 def _popen(
-    argv: Sequence[str], output: IO[bytes], pass_fds: Sequence[int], env: Mapping[str, str] | None
+    argv: Sequence[str],
+    output: IO[bytes],
+    pass_fds: Sequence[int],
+    env: Mapping[str, str] | None,
+    own_group: bool,
 ) -> subprocess.Popen[bytes]:
     """Start `argv` from the calling thread: the parent-death signal follows the thread, not the process."""
     return subprocess.Popen(
@@ -118,4 +136,5 @@ def _popen(
         stderr=subprocess.STDOUT,
         pass_fds=pass_fds,
         env={**os.environ, **(env or {})},
+        start_new_session=own_group,
     )

@@ -17,6 +17,14 @@ import trio
 
 import vhost_user
 from protocol.io import FdStream, connect
+from protocol.vhost_user import (
+    Features,
+    GetFeatures,
+    GetProtocolFeatures,
+    ProtocolFeature,
+    ProtocolFeatures,
+)
+from protocol.virtio.features import Feature
 from tests.rig.backend import BackendStartError, command, start_backend, start_program, until_printed
 from tests.vhost_user.frontend import Frontend
 from vhost_user.devices import DEVICES, find_device
@@ -220,6 +228,19 @@ async def test_verbose_logs_each_message(directory: Path) -> None:
         assert "SET_VRING_NUM index=0 num=16 need_reply" in backend.requests()
 
 
+async def test_features_are_withheld(directory: Path) -> None:
+    options = ("--without", "RING_PACKED", "--without", "EVENT_IDX", "--without", "CONFIGURE_MEM_SLOTS")
+    async with start_backend(directory, "rng", *options) as backend:
+        frontend = Frontend(await connect(str(backend.socket)))
+        offered = (await frontend.ask(Features, GetFeatures())).features
+        assert not offered & (Feature.RING_PACKED | Feature.EVENT_IDX)
+        assert Feature.INDIRECT_DESC in offered
+        protocol = (await frontend.ask(ProtocolFeatures, GetProtocolFeatures())).features
+        assert ProtocolFeature.CONFIGURE_MEM_SLOTS not in protocol
+        assert ProtocolFeature.INBAND_NOTIFICATIONS in protocol
+        frontend.close()
+
+
 async def test_json_log(directory: Path) -> None:
     async with start_backend(directory, "rng", "--log-format", "json") as backend:
         lines = [json.loads(line) for line in backend.program.output().splitlines()]
@@ -268,6 +289,8 @@ def test_one_socket_is_to_be_given(argv: list[str]) -> None:
         (["-p", "soon"], "argument -p/--period: 'soon' is no number from 1"),
         (["--fd", "-1"], "argument --fd: '-1' is no number from 0"),
         (["--log-format", "xml"], "argument --log-format: invalid choice: 'xml'"),
+        (["--without", "SPEED"], "argument --without: 'SPEED' is no feature that every device may have"),
+        (["--without", "NONE"], "argument --without: 'NONE' is no feature"),
         (["--colour"], "unrecognized arguments: --colour"),
     ],
 )

@@ -121,6 +121,18 @@ async def test_features_of_device_and_queues_are_offered() -> None:
         assert not offered & Feature.IN_ORDER
 
 
+async def test_what_is_withheld_is_not_offered() -> None:
+    device = Everything()
+    before = device.offered_features, device.offered_protocol_features
+    device.withhold(Feature.RING_PACKED)
+    device.withhold(Feature.ACCESS_PLATFORM)
+    device.withhold(ProtocolFeature.INBAND_NOTIFICATIONS)
+    async with attached(device) as frontend:
+        offered = (await frontend.ask(Features, GetFeatures())).features
+        assert offered == before[0].without(Feature.RING_PACKED | Feature.ACCESS_PLATFORM)
+        assert device.offered_protocol_features == before[1].without(ProtocolFeature.INBAND_NOTIFICATIONS)
+
+
 async def test_device_is_told_what_was_negotiated() -> None:
     device = Everything()
     async with attached(device) as frontend:

@@ -385,3 +385,14 @@ async def test_queue_that_the_device_does_not_have(message: SetVringNum) -> None
         queue = frontend.queue()
         await queue.start()
         assert await works(queue)
+
+
+@pytest.mark.parametrize("features", [DEFAULT_FEATURES, PACKED], ids=["split", "packed"])
+async def test_front_end_without_packed_rings_that_turned_them_on_is_named(
+    features: Feature, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with attached(Echo()) as frontend:
+        await frontend.negotiate(features)
+        await frontend.share_memory()
+        await frontend.request(SetVringBase(0, 0))
+    assert ("--without RING_PACKED" in caplog.text) == (features is PACKED)

@@ -5,6 +5,7 @@ One that gets another size, base or byte order is being set up anew: it starts w
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from protocol.io import EventFd
@@ -23,11 +24,15 @@ from protocol.vhost_user import (
     VringBase,
     VringKick,
 )
+from protocol.virtio.features import Feature
 from vhost_user.handlers.table import handles
 
 if TYPE_CHECKING:
     from vhost_user.backend import Backend
     from vhost_user.vring import Vring
+
+
+_log = logging.getLogger("vhost_user")
 
 
 async def _to_set_up(backend: Backend, index: int) -> Vring:
@@ -50,6 +55,12 @@ async def set_vring_num(backend: Backend, request: SetVringNum) -> None:
 async def set_vring_base(backend: Backend, request: SetVringBase) -> None:
     """Note where the ring goes on."""
     vring = await _to_set_up(backend, request.index)
+    if vring.setup.base is None and request.base == 0 and Feature.RING_PACKED in backend.features:
+        _log.warning(
+            "queue %d: the front-end has its packed ring begin at 0, as if it were a split one; if"
+            " nothing happens now, it knows no packed rings: withhold the feature (--without RING_PACKED)",
+            request.index,
+        )
     vring.setup.base = request.base
     vring.start()
 

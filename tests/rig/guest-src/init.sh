@@ -1,17 +1,22 @@
 #!/bin/sh
 # The guest's first process: mounts what programs expect, loads drivers, then runs a shell on the
 # console. With "companion.shell" on the kernel's command line it runs the commands that come
-# through the virtio port of that name instead; tests/rig/guest.py has the other end.
+# through the virtio port of that name instead, with "companion.shell=/dev/..." those that come
+# through that terminal; tests/rig/guest.py and tests/rig/uml.py have the other end.
 export PATH=/bin HOME=/
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t tmpfs tmp /tmp
-for module in $(cat /etc/modules); do
+# User Mode Linux has its drivers built in, and boots with other kernels' modules here.
+[ -e "/lib/modules/$(uname -r)" ] && for module in $(cat /etc/modules); do
     modprobe "$module"
 done
 
 case $(cat /proc/cmdline) in
+*companion.shell=*)
+    port=$(sed 's/.*companion.shell=//; s/ .*//' /proc/cmdline)
+    stty raw -echo <"$port" ;;
 *companion.shell*) ;;
 *) exec setsid cttyhack sh ;; # somebody sits at the console
 esac
@@ -25,8 +30,9 @@ find_port() {
         fi
     done
 }
-while find_port && [ -z "$port" ]; do
-    usleep 10000
+until [ -n "$port" ]; do
+    find_port
+    [ -n "$port" ] || usleep 10000
 done
 
 exec 3<>"$port"
