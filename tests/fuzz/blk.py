@@ -77,7 +77,7 @@ def one_input(data: bytes) -> None:
 
 
 def _serve(executor: Executor, chains: list[_Chain], *, thorough: bool) -> None:
-    for chain in chains if thorough else executor.serve_now(chains):
+    for chain in chains if thorough else executor.serve_now(chains, lambda: None):
         executor.describe(chain.element)
         executor.serve(chain.element)
         chain.complete(chain.element.writable_length)
