@@ -191,7 +191,7 @@ def machine_arguments(*, kernel_options: str = "", shared: bool = False, with_fi
         *("-machine", "q35,kernel-irqchip=split,memory-backend=mem", "-device", "intel-iommu,intremap=on"),
         *("-accel", accel, "-cpu", "host" if accel == "kvm" else "max", "-m", _MEMORY, "-object", memory),
         *("-kernel", str(guest.kernel), "-initrd", str(initramfs)),
-        *("-append", f"console=ttyS0 quiet panic=-1 intel_iommu=on {kernel_options}".rstrip()),
+        *("-append", f"console=ttyS0 quiet panic=-1 no_timer_check intel_iommu=on {kernel_options}".rstrip()),
         *("-serial", "stdio"),
     ]
 
