@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SECTORS = 64
 EMPTY = bytes(SECTORS * 512)
 DEPTH = 24
-SECONDS = 60
+SECONDS = 120
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.qemu
 
-LIVES = 6
+LIVES = 5
 LATE = ("--fault", f"any:lba=0-{SECTORS // 2}:latency=12ms", "--fault", "any:latency=2ms")
 """So some are in flight for sure, and they come back in another order."""
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,6 +101,15 @@ def test_description_for_management_software(name: str) -> None:
         "type": capabilities(device)["type"],
         "binary": f"/usr/bin/vhost-user-{name}",
     }
+
+
+def test_every_device_has_its_program_and_its_description_installed() -> None:
+    root = Path(vhost_user.__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["data-files"]["share/qemu/vhost-user"]
+    described = {path.name for pattern in patterns for path in root.glob(pattern)}
+    assert described == {f"50-qemu-companion-{name}.json" for name in DEVICES}
+    assert {f"vhost-user-{name}" for name in DEVICES} <= set(project["project"]["scripts"])
 
 
 def test_describe_names_the_programs_where_they_are(directory: Path) -> None:
