@@ -62,6 +62,8 @@ class Blk(VirtioDevice):
     device_id = DeviceId.BLOCK
     name = "blk"
     capabilities = ("blk-file", "read-only")
+    drain_seconds = 60.0
+    """As long as a slow disk may need: what is left undone is lost if the guest migrates."""
 
     def __init__(
         self,
