@@ -207,7 +207,7 @@ async def life(image: Path, number: int) -> AsyncIterator[Program]:
 async def kill_amid_writes(image: Path, program: Program) -> None:
     """Kill the back-end when the slow job has written some of its blocks, and is to write many more."""
     before = content(image)[SLOW]
-    while changed_blocks(before, content(image)[SLOW]) < 24:  # noqa: ASYNC110 -- a file tells nobody
+    while changed_blocks(before, content(image)[SLOW]) < 24:  # noqa: ASYNC110 - a file raises no event
         await trio.sleep(0.002)
     program.kill()
     await program.wait()

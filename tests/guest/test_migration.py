@@ -62,16 +62,20 @@ async def test_guest_migrates_there_and_back(image: Path, packed: str, moves: in
         assert not re.search("error|timeout", await here.guest.sh("dmesg | grep vda || true"))
 
 
-async def test_migration_that_is_cancelled_leaves_the_guest_where_it_is(image: Path) -> None:
-    async with start_host(image, 0) as here, start_host(image, 1) as never, start_host(image, 2) as there:
+async def test_migration_that_fails_leaves_the_guest_where_it_is(image: Path) -> None:
+    async with start_host(image, 0) as here, start_host(image, 3) as there:
         await here.guest.sh("modprobe virtio_blk")
         load = await here.guest.start(LOAD)
-        async with begin(here, never, load):
-            assert logged(here.backend)[-1]
-            await here.guest.qmp.execute("migrate_cancel")
-            await here.until_migration_is("cancelled")
-        assert not logged(here.backend)[-1]
-        await passes(load)
+        for number, end in enumerate(("cancelled", "failed"), 1):
+            async with start_host(image, number) as never, begin(here, never, load):
+                assert logged(here.backend)[-1]
+                if end == "cancelled":
+                    await here.guest.qmp.execute("migrate_cancel")
+                else:
+                    await never.guest.kill()
+            await here.until_migration_is(end)
+            assert not logged(here.backend)[-1]
+            await passes(load)
 
         await migrate(here, there, load)
         await passes(load)

@@ -64,6 +64,8 @@ class Blk(VirtioDevice):
     capabilities = ("blk-file", "read-only")
     ring_features = RING_FEATURES | Feature.ACCESS_PLATFORM
     """QEMU shows the driver of a disk the latter with iommu_platform=on only."""
+    drain_seconds = 60.0
+    """As long as a slow disk may need: what is left undone is lost if the guest migrates."""
 
     def __init__(
         self,

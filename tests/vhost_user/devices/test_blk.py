@@ -8,24 +8,33 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, cast
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol.vhost_user import ProtocolFeature
-from protocol.virtio.blk import CONFIG_SIZE, WRITEBACK_OFFSET, BlkConfig, BlkFeature, RequestStatus
+from protocol.virtio.blk import (
+    CONFIG_SIZE,
+    REQUEST_HEADER,
+    WRITEBACK_OFFSET,
+    BlkConfig,
+    BlkFeature,
+    RequestStatus,
+)
 from protocol.virtio.features import Feature
 from tests.vhost_user.devices import blk_chains as driver
+from tests.vhost_user.frontend import attached
 from vhost_user import ConfigFlag, RefusedError
 from vhost_user.devices.blk import Blk
-from vhost_user.devices.blk_disk import open_disk
+from vhost_user.devices.blk_disk import FileDisk, open_disk
 from vhost_user.devices.blk_faults import FaultFile, parse_fault
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from tests.vhost_user.devices.blk_chains import FakeChain
@@ -34,6 +43,8 @@ if TYPE_CHECKING:
 SECTORS = 64
 OK, IOERR, UNSUPP = RequestStatus
 SECONDS = 60
+REQUESTS = 40
+"""Several batches: more than there are threads for."""
 
 
 @pytest.fixture
@@ -277,6 +288,36 @@ async def test_stuck_request_goes_on_when_its_rule_is_gone(blk: Blk) -> None:
         with trio.fail_after(SECONDS):
             await stuck.is_completed.wait()
         assert stuck.status is OK
+
+
+async def test_queue_that_stops_waits_for_a_slow_disk(
+    mock_clock: MockClock, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is not done when a queue stops for a migration is lost: nobody knows of it where the guest goes.
+    may_read, read = threading.Event(), FileDisk.read
+
+    def read_now(*_: object) -> int:
+        raise BlockingIOError
+
+    def read_late(self: FileDisk, buffers: Sequence[memoryview], offset: int) -> None:
+        assert may_read.wait(SECONDS)
+        read(self, buffers, offset)
+
+    monkeypatch.setattr(FileDisk, "read_now", read_now)
+    monkeypatch.setattr(FileDisk, "read", read_late)
+    with closing(Blk(open_disk(str(image)))) as blk:
+        async with attached(blk) as frontend:
+            queue = await frontend.start(size=128)
+            for sector in range(REQUESTS):
+                queue.submit([REQUEST_HEADER.pack(0, 0, sector)], [512, 1])
+            await wait_all_tasks_blocked()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(queue.stop)
+                await wait_all_tasks_blocked()
+                mock_clock.jump(SECONDS / 2)
+                await wait_all_tasks_blocked()
+                may_read.set()
+            assert len(queue.collect()) == REQUESTS
 
 
 async def test_queue_that_stops_takes_stuck_requests_back_and_waits_for_no_late_one(blk: Blk) -> None:
