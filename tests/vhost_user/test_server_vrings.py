@@ -364,6 +364,26 @@ async def test_device_that_returns_early_is_told_of_in_the_log(caplog: pytest.Lo
     assert "served no more" not in caplog.text
 
 
+@pytest.mark.parametrize("ring", [Feature.NONE, Feature.RING_PACKED], ids=["split", "packed"])
+async def test_one_queue_is_reset_and_begins_anew_while_the_other_runs(ring: Feature) -> None:
+    """RING_RESET: the front-end stops the queue, and later sets up another ring, of another size, from 0."""
+    async with attached(Echo()) as frontend:
+        first = await frontend.start(DEFAULT_FEATURES | Feature.RING_RESET | ring)
+        second = frontend.queue(1)
+        await second.start()
+        for _ in range(3):
+            assert await works(first)
+        assert await works(second)
+        await first.enable(False)
+        await first.stop()
+        assert await works(second)
+        anew = frontend.queue(0, 8)
+        await anew.start()
+        for _ in range(20):
+            assert await works(anew)
+        assert await works(second)
+
+
 @pytest.mark.parametrize(
     "message",
     [

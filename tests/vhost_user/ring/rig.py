@@ -123,6 +123,13 @@ class Rig:
         driver = PackedDriver(size, features, view[:end], view[end : end + 4], view[end + 4 : end + 8])
         return driver, RingConfig(size, USER, USER + end, USER + end + 4, features)
 
+    def wind(self, index: int) -> None:
+        """Have a split ring be as one through which so many chains have gone, before its first use."""
+        driver = self.driver
+        assert isinstance(driver, SplitDriver)
+        driver._next_avail = driver._published = driver._next_used = index
+        driver._avail[split.AVAIL_INDEX] = driver._used[split.USED_INDEX] = index
+
     def start(self, base: int | None = None) -> Ring:
         """Start a device at `base`; by default where a ring starts that never ran."""
         if self.kind == "split":

@@ -38,9 +38,17 @@ class RingMachine(RuleBasedStateMachine):
         legacy=st.booleans(),
         big_endian=st.booleans(),
         tracked=st.booleans(),
+        before=st.sampled_from([0, 0xFFF8, 0xFFFF]),
     )
     def start(
-        self, data: st.DataObject, options: set[Feature], legacy: bool, big_endian: bool, tracked: bool
+        self,
+        *,
+        data: st.DataObject,
+        options: set[Feature],
+        legacy: bool,
+        big_endian: bool,
+        tracked: bool,
+        before: int,
     ) -> None:
         self.features = sum(map(int, options))
         if self.kind == "packed" or not legacy:
@@ -49,7 +57,9 @@ class RingMachine(RuleBasedStateMachine):
         size = data.draw(st.sampled_from(self.sizes))
         self.rig = Rig(self.kind, size, self.features, big_endian=big_endian, tracked=tracked)
         self.driver = self.rig.driver
-        self.device = self.rig.start()
+        if self.kind == "split":
+            self.rig.wind(before)  # indices are soon to wrap
+        self.device = self.rig.start(before if self.kind == "split" else None)
         self.hidden: list[int] = []
         self.available: list[int] = []
         self.taken: list[int] = []
