@@ -31,6 +31,7 @@ _TYPES = {DeviceId.NINEP: "9p", DeviceId.RPROC_SERIAL: "rproc-serial"}
 
 _REMEDIES = {
     errno.EACCES: "choose a directory that you may write to",
+    errno.EEXIST: "remove it or choose another path",
     errno.ENAMETOOLONG: "choose a shorter one",
     errno.ENOENT: "create the directory first",
     errno.EROFS: "choose a directory that you may write to",
