@@ -72,8 +72,8 @@ async def test_rng_is_reset_1500_times(directory: Path) -> None:
         assert backend.program.output().count("a front-end is connected") == 1
 
 
-async def test_disk_is_reset_1000_times(directory: Path) -> None:
-    rounds = 1000
+async def test_disk_is_reset_700_times(directory: Path) -> None:
+    rounds = 700
     image = directory / "image"
     image.write_bytes(bytes(1 << 20))
     async with uml.boot_with(directory, DeviceId.BLOCK, "blk", "--blk-file", str(image), "-v") as (
@@ -86,8 +86,8 @@ async def test_disk_is_reset_1000_times(directory: Path) -> None:
         assert image.read_bytes().startswith(f"round {rounds - 1}\n".encode())
 
 
-async def test_front_end_connects_500_times(directory: Path) -> None:
-    rounds = 500
+async def test_front_end_connects_300_times(directory: Path) -> None:
+    rounds = 300
     image = directory / "image"
     image.write_bytes(bytes(1 << 20))
     async with uml.boot_with(directory, DeviceId.BLOCK, "blk", "--blk-file", str(image)) as (guest, backend):
