@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 SHARED_MEMORY = "/dev/shm"
 DISK_PAGES = 65536
 """Of 4 KiB each."""
-SECONDS = 0.5
+SECONDS = 0.3
 SOURCE = "/dev/urandom"
 
 DAEMON = "qsd"

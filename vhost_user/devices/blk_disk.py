@@ -21,7 +21,7 @@ from protocol.fds import OwnedFd
 from protocol.io.command_line import EMPTY, UserError
 from protocol.virtio.blk import SECTOR_SIZE
 from vhost_user.chain import Readable, Writable
-from vhost_user.devices.blk_sharing import SharedReader, processors_to_spare
+from vhost_user.devices.blk_sharing import SharedReader, processors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -180,7 +180,7 @@ class FileDisk:
         if self._is_quick and not self.is_direct and not _can_read_nowait(self._fd):
             self._read_flags = 0
         self._shared_reader: SharedReader | None = None
-        self.shares_reads = not self.is_direct and processors_to_spare() > 0
+        self.shares_reads = not self.is_direct and processors() > 1
         if self._is_block_device:
             self.block_sizes = _device_block_sizes(self._fd)
         else:
@@ -199,12 +199,12 @@ class FileDisk:
         return os.preadv(self._fd, buffers, offset, self._read_flags)
 
     def read_each_now(self, reads: Sequence[Read]) -> Iterator[tuple[int, int]]:
-        """Do what `read_now()` does for one or more reads, with the help of another thread.
+        """Do what `read_now()` does for one or more reads, with the help of threads.
 
         Yields the place in `reads` of each as it is done, and how much it read: -1 for an error.
         """
         if self._shared_reader is None:
-            self._shared_reader = SharedReader(max(processors_to_spare(), 1))
+            self._shared_reader = SharedReader(processors())
         return self._shared_reader.preadv(self._fd, reads, self._read_flags)
 
     def write_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -17,20 +17,20 @@ WORTH_SHARING = 1 << 17
 """Bytes below which waking a thread costs more than it saves."""
 
 
-_MOST_HELPERS = 3
+_MOST_HELPERS = 4
 """With more, memory is what keeps them waiting."""
 
 
-def processors_to_spare() -> int:
-    """Return how many threads can run at the same time here, besides the one that asks."""
-    return len(os.sched_getaffinity(0)) - 1
+def processors() -> int:
+    """Return how many threads can run at the same time here."""
+    return len(os.sched_getaffinity(0))
 
 
 class SharedReader:
-    """Threads that help with a row of reads. Used by one thread at a time.
+    """Threads that share a row of reads among them. Used by one thread at a time.
 
-    All take the next read from the same queue. So a helper that gets no processor, because others
-    are busy there, costs next to nothing: it is waited for only with a read in its hands.
+    That one sleeps meanwhile, and does no reads itself: while it is awake on a busy machine, the
+    scheduler keeps the helpers that it wakes waiting behind it.
     """
 
     def __init__(self, helpers: int) -> None:
@@ -51,11 +51,13 @@ class SharedReader:
         os.preadv() would have raised. Ask until it ends, or the buffers are still written to.
         """
         jobs = [(place, fd, buffers, offset, flags) for place, (buffers, offset) in enumerate(reads)]
-        for job in jobs[1:]:
+        if len(jobs) == 1:
+            yield _do(jobs[0])
+            return
+        for job in jobs:
             self._jobs.put(job)
-        yield _do(jobs[0])
-        for _ in jobs[1:]:
-            yield self._next()
+        for _ in jobs:
+            yield self._results.get()
 
     def close(self) -> None:
         """End the threads."""
@@ -63,18 +65,6 @@ class SharedReader:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join()
-
-    def _next(self) -> tuple[int, int]:
-        try:
-            return self._results.get_nowait()
-        except Empty:
-            pass
-        try:
-            job = self._jobs.get_nowait()
-        except Empty:
-            return self._results.get()
-        assert job is not None
-        return _do(job)
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:

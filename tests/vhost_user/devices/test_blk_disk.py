@@ -163,7 +163,7 @@ def test_unknown_filesystem_that_cannot_tell_does_not_hold_up_the_loop(
 def test_reads_are_the_same_together(
     memory_disk: FileDisk, disk: FileDisk, helpers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blk_disk, "processors_to_spare", lambda: helpers)
+    monkeypatch.setattr(blk_disk, "processors", lambda: helpers)
     for one in (memory_disk, disk):
         read(one, 0, SIZE)  # into the page cache
         for count in (1, 2, 16):
