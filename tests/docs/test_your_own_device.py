@@ -77,6 +77,7 @@ async def test_bell_puts_back_what_it_waits_with(guide: dict[str, Any]) -> None:
 async def test_lamp(guide: dict[str, Any]) -> None:
     lamp, other = guide["Lamp"](), guide["Lamp"]()
     async with driving(lamp) as front:
+        queue = await front.start_queue()  # a suspended device tells nothing
         assert lamp.fades
         await front.set_config(0, b"\x0a")
         assert (lamp.brightness, await front.get_config(2)) == (10, b"\x0a\0")
@@ -85,6 +86,7 @@ async def test_lamp(guide: dict[str, Any]) -> None:
         lamp.turn(20)
         with trio.fail_after(SECONDS):
             await front.config_changed()
+        await front.stop_queue(queue)
         state = await front.save_state()
         await front.reset()
         assert lamp.brightness == 50

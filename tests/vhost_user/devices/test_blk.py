@@ -314,7 +314,7 @@ async def test_queue_that_stops_waits_for_a_slow_disk(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(queue.stop)
                 await wait_all_tasks_blocked()
-                mock_clock.jump(SECONDS / 2)
+                mock_clock.jump(5)
                 await wait_all_tasks_blocked()
                 may_read.set()
             assert len(queue.collect()) == REQUESTS
