@@ -41,6 +41,7 @@ guest: setup
 	@$(RUN)/python -m tests.rig.shell $(DEVICES)
 
 test: setup lint $(UML)
+	@$(PYTHON) -m tests.rig.packages --tests
 	$(RUN)/python -m pytest $(PYTEST_OPTIONS)
 
 lint: setup

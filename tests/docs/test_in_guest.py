@@ -67,7 +67,7 @@ def rng_arguments(directory: Path) -> list[str]:
 def disk_arguments(directory: Path) -> list[str]:
     """Return QEMU's arguments for a disk as the guide has them."""
     chardev = f"socket,path={directory}/blk.sock,id=disk"
-    return ["-chardev", chardev, "-device", "vhost-user-blk-pci,chardev=disk,num-queues=1"]
+    return ["-chardev", chardev, "-device", "vhost-user-blk-pci,chardev=disk"]
 
 
 async def printed_arguments(text: str, directory: Path) -> list[str]:

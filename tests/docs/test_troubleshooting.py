@@ -113,7 +113,7 @@ async def running(directory: Path, backend: str) -> AsyncIterator[None]:
     """Run an rng or a disk, or nothing, where the page has its socket."""
     disk = directory / "disk.img"
     await trio.Path(disk).write_bytes(bytes(4096))
-    options = {"rng": ["rng"], "disk": ["blk", "--blk-file", str(disk)]}.get(backend)
+    options = {"rng": ["rng"], "disk": ["blk", "--blk-file", str(disk), "--num-queues", "1"]}.get(backend)
     if options is None:
         yield
         return

@@ -136,6 +136,11 @@ async def test_each_queue_has_its_requests_and_its_interrupt(directory: Path) ->
             assert await queue.written(request, length) == [CONTENT[start_ : start_ + 512], OK]
 
 
+async def test_guest_has_a_queue_for_each_processor_without_being_told(directory: Path) -> None:
+    async with start(directory, machine=["-smp", "6"]) as setup:
+        assert await config(setup.guest, NUM_QUEUES, 2) == 6
+
+
 async def test_qemu_that_wants_more_queues_than_there_are_says_so(directory: Path) -> None:
     with pytest.raises(QemuStartError, match="maximum number of queues supported by the backend is 2"):
         async with start(directory, "--num-queues", "2", properties=",num-queues=3"):

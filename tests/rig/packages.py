@@ -1,4 +1,4 @@
-"""Gets what the tests and the demo need from Debian: `python3 -m tests.rig.packages`. Standard library only.
+"""Gets what tests and demo need from Debian: `python3 -m tests.rig.packages [--tests]`. No other packages.
 
 Programs that are missing are installed with apt-get. The guest's kernel, busybox and fio are never
 installed: they are downloaded and unpacked below the cache directory, .cache beside this project's
@@ -58,6 +58,8 @@ _INSTALLED: dict[str, Callable[[], bool]] = {
     "libc6-dev": _has_libc_development_files,
     "python3-venv": _has_venv,
 }
+#: Those that tests try our reading of debug information on besides.
+_TEST_TOOLS: dict[str, Callable[[], bool]] = {"dwz": _has_program("dwz"), "g++": _has_program("g++")}
 #: Those that a kernel is built with besides.
 _KERNEL_TOOLS: dict[str, Callable[[], bool]] = {
     "make": _has_program("make"),
@@ -253,7 +255,7 @@ def main() -> int:
     try:
         variant()
         _require_debian()
-        install_missing()
+        install_missing({**_INSTALLED, **(_TEST_TOOLS if "--tests" in sys.argv[1:] else {})})
         root, fio = guest_root(), fio_root()
     except SetupError as error:
         print(f"set-up: {error}", file=sys.stderr)

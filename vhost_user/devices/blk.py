@@ -17,6 +17,7 @@ from vhost_user.devices.blk_executor import Executor
 from vhost_user.devices.blk_faults import Action, Faults
 from vhost_user.devices.blk_options import (
     DEFAULT_QUEUE_SIZE,
+    DEFAULT_QUEUES,
     DEFAULT_SERIAL,
     add_options,
     disk_from,
@@ -71,7 +72,7 @@ class Blk(VirtioDevice):
         self,
         disk: Disk,
         *,
-        num_queues: int = 1,
+        num_queues: int | None = None,
         queue_size: int = DEFAULT_QUEUE_SIZE,
         serial: str = DEFAULT_SERIAL,
         faults: Iterable[Fault] = (),
@@ -79,11 +80,13 @@ class Blk(VirtioDevice):
     ) -> None:
         """Own `disk` from now on. `queue_size` is that of the driver's queues.
 
+        `num_queues` is how many of them there can be, by default enough for most guests.
+
         `serial` has at most 20 characters of ASCII. `fault_file` replaces `faults` whenever it
         changes. Raises ValueError.
         """
-        self.num_queues = num_queues
-        self.features = _offered(disk, num_queues)
+        self.num_queues = num_queues or DEFAULT_QUEUES
+        self.features = _offered(disk, self.num_queues)
         self.faults = Faults(faults)
         """What is to go wrong; `faults.set()` changes it."""
         self._fault_file = fault_file
@@ -119,9 +122,8 @@ class Blk(VirtioDevice):
     @classmethod
     def qemu_device(cls, options: argparse.Namespace) -> str:
         """Return the QEMU device with its properties."""
-        return (
-            f"{super().qemu_device(options)},num-queues={options.num_queues},queue-size={options.queue_size}"
-        )
+        queues = f",num-queues={options.num_queues}" if options.num_queues else ""
+        return f"{super().qemu_device(options)}{queues},queue-size={options.queue_size}"
 
     async def run_queue(self, queue: Virtqueue) -> None:
         """Serve one queue."""

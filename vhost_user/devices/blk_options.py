@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 DEFAULT_SERIAL = "qemu-companion"
 DEFAULT_QUEUE_SIZE = 128
 """QEMU's own default."""
+DEFAULT_QUEUES = 64
+"""QEMU asks for one for each of the guest's processors, and refuses a back-end that has fewer."""
 MAX_QUEUES = 256
 
 
@@ -29,9 +31,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-queues",
         type=whole_number(1, MAX_QUEUES),
-        default=1,
         metavar="N",
-        help="queues that a guest may use (default: %(default)s)",
+        help=f"queues that a guest may use (default: one for each processor, at most {DEFAULT_QUEUES})",
     )
     parser.add_argument(
         "--queue-size",

@@ -384,3 +384,5 @@ def test_qemu_arguments_match_the_options(tmp_path: Path) -> None:
     options = ("--num-queues", "2", "--queue-size", "256", "--print-qemu-args")
     done = run("--socket-path", f"{tmp_path}/socket", "-b", "disk", *options)
     assert "-device vhost-user-blk-pci,num-queues=2,queue-size=256,chardev=" in done.stdout
+    done = run("--socket-path", f"{tmp_path}/socket", "-b", "disk", "--print-qemu-args")
+    assert "-device vhost-user-blk-pci,queue-size=128,chardev=" in done.stdout
