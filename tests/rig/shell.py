@@ -22,8 +22,8 @@ def command(devices: Sequence[str]) -> list[str]:
     argv = machine_arguments(shared=True)
     argv[argv.index("stdio")] = "mon:stdio"  # Ctrl-C is for the guest's shell
     if any(",id=mem," in text for text in devices):
-        first = argv.index("-m")
-        del argv[first : first + 4]  # the size, and the object
+        last = argv.index("-object") + 1
+        del argv[last - 3 : last + 1]  # the size, and the object
     return [*argv, *devices]
 
 
