@@ -117,6 +117,11 @@ class Backend:
         """Return where queue `index` notes what is in flight, if it does."""
         return None if self.inflight is None else self.inflight.part(index)
 
+    def forget_inflight(self, index: int) -> None:
+        """Note that queue `index` has nothing in flight."""
+        if self.inflight is not None:
+            self.inflight.forget(index)
+
     def looks_unshared(self, index: int) -> None:
         """Say, once, that the guest's memory is not what we see."""
         if not self._told_unshared:

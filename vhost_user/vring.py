@@ -81,6 +81,9 @@ class VringOwner(Protocol):
     def inflight_part(self, index: int) -> memoryview | None:
         """Return where queue `index` notes what is in flight, if it does."""
 
+    def forget_inflight(self, index: int) -> None:
+        """Note that queue `index` has nothing in flight."""
+
     def looks_unshared(self, index: int) -> None:
         """Report that the ring of queue `index` holds nothing, although the driver kicks."""
 
@@ -111,6 +114,7 @@ class Vring:
         self._has_called = False
         self._run: _Run | None = None
         self._ring: Ring | None = None
+        self._left_at: int | None = None
 
     @property
     def is_running(self) -> bool:
@@ -159,6 +163,17 @@ class Vring:
         self.setup.address = address
         if self._ring is not None:
             self._ring.log_address = _log_address(address)
+
+    def set_base(self, base: int) -> None:
+        """Note where the ring goes on. Elsewhere than it stopped, it is another one: nothing is in flight.
+
+        The first base of a connection says nothing of that: the front-end of a back-end that died
+        cannot know how far it had come.
+        """
+        if self._left_at not in {None, base}:
+            self._owner.forget_inflight(self.index)
+        self._left_at = None
+        self.setup.base = base
 
     def call(self) -> None:
         """Interrupt the driver."""
@@ -227,6 +242,8 @@ class Vring:
                 await run.stopping.wait()
         finally:
             self.setup.base = self.base
+            if self._ring is not None:
+                self._left_at = self._ring.base
             self._ring = self._run = None
             run.ended.set()
 

@@ -31,6 +31,7 @@ from vhost_user import RefusedError
 
 if TYPE_CHECKING:
     from tests.vhost_user.frontend import Queue
+    from vhost_user import Chain
 
 PACKED = DEFAULT_FEATURES | Feature.RING_PACKED
 KINDS = pytest.mark.parametrize("features", [DEFAULT_FEATURES, PACKED], ids=["split", "packed"])
@@ -136,6 +137,32 @@ async def test_vring_base_suspends_where_the_front_end_has_no_other_request_for_
         await wait_all_tasks_blocked()
         await queue.stop()
         assert device.ended
+
+
+class Picky(Echo):
+    """Never completes what is old."""
+
+    def serve(self, chain: Chain) -> None:
+        if chain.readable.length != len(b"old"):
+            super().serve(chain)
+
+
+@KINDS
+async def test_ring_that_begins_elsewhere_than_it_stopped_has_nothing_in_flight(features: Feature) -> None:
+    """Its driver was reset, and the front-end kept the buffer: the requests of before are nobody's."""
+    device = Picky()
+    async with attached(device) as frontend:
+        old = await tracked(frontend, features)
+        for data in (b"old", b"old", b"done"):
+            old.submit([data], [8])
+        assert await old.wait() == [[b"done"]]
+        await frontend.request(GetVringBaseSkipDrain(0))
+        new = frontend.queue()
+        for data in (b"first", b"second"):
+            new.submit([data[:1], data[1:]], [8])
+        await new.start()
+        assert await new.wait(2) == [[b"first"], [b"second"]]
+        assert await new.exchange([b"third"], [8]) == [b"third"]
 
 
 @pytest.mark.parametrize(("queues", "size"), [(0, 16), (3, 16), (1, 0), (1, 65535)])

@@ -61,7 +61,7 @@ async def set_vring_base(backend: Backend, request: SetVringBase) -> None:
             " nothing happens now, it knows no packed rings: withhold the feature (--without RING_PACKED)",
             request.index,
         )
-    vring.setup.base = request.base
+    vring.set_base(request.base)
     vring.start()
 
 
