@@ -273,7 +273,9 @@ class Virtqueue:
                 else:
                     await self._until_kicked()
             except IotlbMissError as miss:
-                await self._resolve(miss)
+                # A front-end that stops the queue waits for us, and answers nothing meanwhile.
+                with self.until_stop():
+                    await self._resolve(miss)
             except BrokenRingError as error:
                 self._break(error)
         return []

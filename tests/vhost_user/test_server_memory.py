@@ -179,6 +179,8 @@ class Iommu:
     def __init__(self, frontend: Frontend, *, answers: bool = True) -> None:
         self.misses: list[int] = []
         self.failures: list[BackendIotlbMsg] = []
+        self.is_silent = False
+        """Whether it leaves misses unanswered."""
         self._frontend = frontend
         self._answers = answers
         frontend.answer = self.answer  # type: ignore[method-assign]
@@ -190,6 +192,8 @@ class Iommu:
             return session.acknowledge(request)
         assert request.type is IotlbType.MISS
         self.misses.append(request.iova)
+        if self.is_silent:
+            return None
         if self._answers:
             await self.map(request.iova)
         return session.acknowledge(request, ok=self._answers)
@@ -255,6 +259,24 @@ async def test_address_that_nobody_can_be_asked_for_breaks_the_queue(
         with trio.fail_after(60):
             await queue.err.wait()
         assert "SET_BACKEND_REQ_FD" in caplog.text
+
+
+async def test_queue_stops_while_the_front_end_is_asked_for_an_address() -> None:
+    """It waits for our reply, so it answers nothing before it has that."""
+    device = Echo()
+    device.drain_seconds = 3600
+    async with attached(device) as frontend, trio.open_nursery() as nursery:
+        queue = await translated(frontend)
+        await frontend.open_channel(nursery)
+        iommu = Iommu(frontend)
+        await queue.start()
+        frontend.memory.allocate(2 * PAGE)
+        await until(lambda: iommu.misses)
+        iommu.is_silent = True
+        queue.submit([b"ping"], [8])
+        await until(lambda: len(iommu.misses) == 2)
+        assert await queue.stop() == 0
+        nursery.cancel_scope.cancel()
 
 
 # The dirty log
