@@ -491,6 +491,19 @@ async def test_front_end_that_leaves_while_it_is_asked() -> None:
     assert asked == ["and was told"]
 
 
+async def test_channel_may_be_replaced() -> None:
+    device = Echo()
+    async with attached(device) as frontend, trio.open_nursery() as nursery:
+        await frontend.start()
+        await frontend.open_channel(nursery)
+        await wait_all_tasks_blocked()
+        await frontend.open_channel(nursery)
+        await wait_all_tasks_blocked()
+        device.notify_config_changed()
+        await frontend.until_asked()
+        nursery.cancel_scope.cancel()
+
+
 async def test_channel_that_is_no_socket_is_refused() -> None:
     async with attached(Echo()) as frontend:
         await frontend.negotiate()
