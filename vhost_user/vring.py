@@ -68,7 +68,6 @@ class VringOwner(Protocol):
     device: VirtioDevice
     memory: GuestMemory
     nursery: trio.Nursery
-    log_event: EventFd | None
 
     @property
     def features(self) -> Feature:
@@ -80,6 +79,9 @@ class VringOwner(Protocol):
 
     def inflight_part(self, index: int) -> memoryview | None:
         """Return where queue `index` notes what is in flight, if it does."""
+
+    def signal_log(self) -> None:
+        """Tell that the dirty log has changed, if the front-end wants to know."""
 
     def forget_inflight(self, index: int) -> None:
         """Note that queue `index` has nothing in flight."""
@@ -202,8 +204,8 @@ class Vring:
         """Call the driver if it wants that, and tell of a dirty log that has changed."""
         if wants_call:
             self.call()
-        if self._owner.log_event is not None and self._owner.memory.log is not None:
-            self._owner.log_event.signal()
+        if self._owner.memory.log is not None:
+            self._owner.signal_log()
 
     def broke(self, reason: str) -> None:
         """Tell log and front-end that the driver broke the ring; the other rings go on."""

@@ -30,7 +30,7 @@ from protocol.vhost_user import (
     VringAddressFlag,
 )
 from protocol.virtio.features import Feature
-from tests.vhost_user.echo import Echo
+from tests.vhost_user.echo import Echo, Gate
 from tests.vhost_user.frontend import (
     DEFAULT_FEATURES,
     GUEST,
@@ -352,6 +352,26 @@ async def test_rule_19_used_ring_is_logged_with_its_flag_at_its_log_address(log:
         assert 300 not in log.take()
 
 
+@pytest.mark.parametrize(
+    "features",
+    [Feature.VERSION_1, Feature.VERSION_1 | Feature.RING_PACKED],
+    ids=["split", "packed"],
+)
+async def test_word_that_tells_the_driver_not_to_kick_is_logged(log: Log, features: Feature) -> None:
+    device = Gate()
+    async with attached(device) as frontend:
+        queue = await frontend.start(features)
+        await frontend.request(SetLogBase(log.size, 0, fds=(log.fd.dup(),)))
+        await frontend.set_features(frontend.features | Feature.LOG_ALL)
+        await frontend.request(queue.address(VringAddressFlag.LOG, GUEST + 300 * PAGE))
+        assert log.take() == set()
+        queue.submit([b"ping"], [8])
+        await until(lambda: device.held)
+        assert 300 in log.take()
+        device.open.set()
+        await queue.wait()
+
+
 async def test_eventfd_tells_that_the_log_has_changed(log: Log) -> None:
     async with attached(Echo()) as frontend:
         queue = await frontend.start()
@@ -363,6 +383,19 @@ async def test_eventfd_tells_that_the_log_has_changed(log: Log) -> None:
             await frontend.set_features(frontend.features | Feature.LOG_ALL)
             assert await works(queue)
             assert changed.take() == 1
+
+
+async def test_descriptor_for_the_log_that_is_no_eventfd_is_told_and_done_without(
+    log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with attached(Echo()) as frontend:
+        queue = await frontend.start()
+        await frontend.request(SetLogFd(fds=(OwnedFd(os.open("/dev/zero", os.O_RDONLY)),)))
+        await frontend.request(SetLogBase(log.size, 0, fds=(log.fd.dup(),)))
+        await frontend.set_features(frontend.features | Feature.LOG_ALL)
+        for _ in range(2):
+            assert await works(queue)
+    assert caplog.text.count("the descriptor of SET_LOG_FD is no eventfd: Bad file descriptor") == 1
 
 
 async def test_log_that_is_too_small_breaks_the_queue(log: Log, caplog: pytest.LogCaptureFixture) -> None:
