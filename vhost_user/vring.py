@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 PACKED_START = 0x8000_8000
 """The base of a packed ring that never ran: both wrap counters are 1."""
 
+PATIENCE_TOLD_SECONDS = 1.0
+"""How long a queue may take to stop before the log says that it is waited for."""
+
 _log = logging.getLogger("vhost_user")
 
 
@@ -147,9 +150,24 @@ class Vring:
             run.queue.stop()
         patience = self._owner.device.drain_seconds if drain_seconds is None else drain_seconds
         with trio.move_on_after(patience):
+            if patience > PATIENCE_TOLD_SECONDS:
+                await self._until_ended(run, f"until they are done, for at most {patience:g} s")
             await run.ended.wait()
         run.scope.cancel()
-        await run.ended.wait()
+        await self._until_ended(run, "which cannot be cancelled, until they are done")
+
+    async def _until_ended(self, run: _Run, how_long: str) -> None:
+        """Wait, and say so after a while: the front-end, and with it perhaps the guest, stands still."""
+        with trio.move_on_after(PATIENCE_TOLD_SECONDS):
+            await run.ended.wait()
+        if not run.ended.is_set():
+            requests = 0 if run.queue is None else run.queue.unfinished
+            _log.warning(
+                "queue %d is to stop, and waits for %d requests that are under way, %s",
+                *(self.index, requests, how_long),
+            )
+            await run.ended.wait()
+            _log.info("queue %d has stopped", self.index)
 
     def is_at(self, address: SetVringAddr) -> bool:
         """Tell whether the ring's parts are there already."""

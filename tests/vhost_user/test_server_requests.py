@@ -49,10 +49,12 @@ from protocol.vhost_user import (
 from protocol.virtio.features import Feature
 from protocol.virtio.status import DeviceStatus
 from tests.vhost_user.echo import Echo, Gate
-from tests.vhost_user.frontend import ALL_PROTOCOL_FEATURES, DEFAULT_FEATURES, Frontend, attached
+from tests.vhost_user.frontend import ALL_PROTOCOL_FEATURES, DEFAULT_FEATURES, Frontend, attached, until
 from vhost_user import FrontendError, RefusedError
 
 if TYPE_CHECKING:
+    from trio.testing import MockClock
+
     from protocol.vhost_user import FrontendChannel, Packet, Refused
 
 NAME = UUID("00112233-4455-6677-8899-aabbccddeeff")
@@ -541,6 +543,34 @@ async def test_deadline_takes_the_queue_from_a_device_that_does_not_finish(
         device.open.set()
         assert await queue.wait() == [[b"one"]]
     assert "has not completed" not in caplog.text
+
+
+async def test_request_that_cannot_be_cancelled_is_waited_for_and_told_of(
+    mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stubborn(Gate):
+        """Does not let go of a chain, as one that a thread is at."""
+
+        async def run_queue(self, queue: object) -> None:
+            with trio.CancelScope(shield=True):
+                await super().run_queue(queue)  # type: ignore[arg-type]
+
+    device = Stubborn()
+    async with attached(device) as frontend, trio.open_nursery() as nursery:
+        queue = await frontend.start()
+        queue.submit([b"one"], [8])
+        await until(lambda: device.held)
+        nursery.start_soon(queue.stop)
+        for _ in range(3):
+            await wait_all_tasks_blocked()
+            mock_clock.jump(1)
+        await wait_all_tasks_blocked()
+        device.open.set()
+    assert (
+        "queue 0 is to stop, and waits for 1 requests that are under way, which cannot be cancelled"
+        in caplog.text
+    )
+    assert queue.base == 1
 
 
 async def test_chains_that_are_lost_are_named(caplog: pytest.LogCaptureFixture) -> None:
