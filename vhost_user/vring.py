@@ -187,13 +187,17 @@ class Vring:
     def set_base(self, base: int) -> None:
         """Note where the ring goes on. Elsewhere than it stopped, it is another one: nothing is in flight.
 
-        The first base of a connection says nothing of that: the front-end of a back-end that died
-        cannot know how far it had come.
+        The first base with a buffer says nothing of that: the front-end of a back-end that died
+        cannot know how far it had come, and a machine's old state may come back with its buffer.
         """
         if self._left_at not in {None, base}:
             self._owner.forget_inflight(self.index)
         self._left_at = None
         self.setup.base = base
+
+    def trust_inflight(self) -> None:
+        """Believe the buffer, which the front-end has just given, whatever base comes next."""
+        self._left_at = None
 
     def call(self) -> None:
         """Interrupt the driver."""

@@ -140,10 +140,14 @@ async def test_vring_base_suspends_where_the_front_end_has_no_other_request_for_
 
 
 class Picky(Echo):
-    """Never completes what is old."""
+    """Does not complete what is old, for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_picky = True
 
     def serve(self, chain: Chain) -> None:
-        if chain.readable.length != len(b"old"):
+        if not self.is_picky or chain.readable.length != len(b"old"):
             super().serve(chain)
 
 
@@ -163,6 +167,31 @@ async def test_ring_that_begins_elsewhere_than_it_stopped_has_nothing_in_flight(
         await new.start()
         assert await new.wait(2) == [[b"first"], [b"second"]]
         assert await new.exchange([b"third"], [8]) == [b"third"]
+
+
+@KINDS
+async def test_buffer_that_the_front_end_gives_again_counts_more_than_the_base(features: Feature) -> None:
+    """As after QEMU's loadvm: the buffer of back then, and any base."""
+    device = Picky()
+    async with attached(device) as frontend:
+        await frontend.negotiate(features)
+        await frontend.share_memory()
+        reply = await frontend.ask(Inflight, GetInflightFd(0, 0, 1, 16))
+        (fd,) = reply.take_fds()
+        with fd:
+            await give_back(frontend, fd, reply.mmap_size)
+            queue = frontend.queue()
+            await queue.start()
+            for data in (b"old", b"old", b"done"):
+                queue.submit([data], [8])
+            assert await queue.wait() == [[b"done"]]
+            await frontend.request(GetVringBaseSkipDrain(0))
+            device.is_picky = False
+            await give_back(frontend, fd, reply.mmap_size)
+        await queue.start()
+        assert await queue.wait(2) == [[b"old"], [b"old"]]
+        assert await queue.exchange([b"new"], [8]) == [b"new"]
+        assert device.served == 4
 
 
 @pytest.mark.parametrize(("queues", "size"), [(0, 16), (3, 16), (1, 0), (1, 65535)])
