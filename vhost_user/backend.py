@@ -117,6 +117,22 @@ class Backend:
         """Return where queue `index` notes what is in flight, if it does."""
         return None if self.inflight is None else self.inflight.part(index)
 
+    def signal_log(self) -> None:
+        """Tell that the dirty log has changed, if the front-end wants to know."""
+        if self.log_event is None:
+            return
+        try:
+            self.log_event.signal()
+        except OSError as error:
+            _log.error("the descriptor of SET_LOG_FD is no eventfd: %s", error.strerror)
+            self.log_event.close()
+            self.log_event = None
+
+    def forget_inflight(self, index: int) -> None:
+        """Note that queue `index` has nothing in flight."""
+        if self.inflight is not None:
+            self.inflight.forget(index)
+
     def looks_unshared(self, index: int) -> None:
         """Say, once, that the guest's memory is not what we see."""
         if not self._told_unshared:

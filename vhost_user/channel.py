@@ -142,6 +142,8 @@ class Channel:
         except OSError as error:
             _log.warning("the back-end channel is lost: %s", error.strerror)
             whole.cancel()
+        except trio.ClosedResourceError:
+            whole.cancel()
 
     async def _send_next(self) -> None:
         message, finish = self._outgoing.popleft()
@@ -173,6 +175,8 @@ class Channel:
                     return
         except (OSError, ProtocolError) as error:
             _log.warning("the back-end channel is lost: %s", str(error))
+        except trio.ClosedResourceError:
+            pass  # by close(): the front-end gave another channel
 
 
 class _Answer:

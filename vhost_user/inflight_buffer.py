@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from protocol.fds import OwnedFd
-from protocol.virtio.inflight import queue_bytes
+from protocol.virtio.inflight import VERSION_16, queue_bytes
 from vhost_user.mapping import MappingError, map_shared
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ class InflightBuffer:
         if index >= self._count:
             return None
         return self._view[index * self._step : (index + 1) * self._step]
+
+    def forget(self, index: int) -> None:
+        """Have what belongs to the queue `index`, which must not run, as if it had never been used."""
+        if (part := self.part(index)) is not None:
+            part.cast("H")[VERSION_16] = 0
 
 
 def create_file(num_queues: int, queue_size: int, *, packed: bool) -> tuple[OwnedFd, int]:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from vhost_user.device import VirtioDevice
 
+_STOP_SECONDS = 1.0
+"""How long the end may take before the log says why it does."""
+
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _TYPES = {DeviceId.NINEP: "9p", DeviceId.RPROC_SERIAL: "rproc-serial"}
@@ -99,23 +102,37 @@ def qemu_args(device: type[VirtioDevice], options: argparse.Namespace) -> str:
 
 
 async def _main(device: VirtioDevice, options: argparse.Namespace) -> int:
+    error: Exception | None = None
     with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
-            error = await _serve(device, options)
+            serving = trio.CancelScope()
+            nursery.start_soon(_stop_on_signal, signals, serving)
+            with serving:
+                error = await _serve(device, options)
             nursery.cancel_scope.cancel()
-            if isinstance(error, UserError):
-                return fail(options.program, error)
-            if error is not None:
-                _log.error("the device failed", exc_info=error)
-                return 1
-    notify("STOPPING=1")
+    if isinstance(error, UserError):
+        return fail(options.program, error)
+    if error is not None:
+        _log.error("the device failed", exc_info=error)
+        return 1
     return 0
 
 
-async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    async for _ in signals:
-        scope.cancel()
+async def _stop_on_signal(signals: AsyncIterator[int], serving: trio.CancelScope) -> None:
+    """End `serving` at the first signal, and the program, however busy it is, at the second."""
+    async with trio.open_nursery() as nursery:
+        async for number in signals:
+            if serving.cancel_called:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            notify("STOPPING=1")
+            serving.cancel()
+            nursery.start_soon(_tell_what_is_waited_for)
+
+
+async def _tell_what_is_waited_for() -> None:
+    await trio.sleep(_STOP_SECONDS)
+    _log.warning("requests that cannot be cancelled are waited for; a second signal ends the program at once")
 
 
 async def _serve(device: VirtioDevice, options: argparse.Namespace) -> Exception | None:

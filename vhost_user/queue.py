@@ -181,6 +181,11 @@ class Virtqueue:
 
     # For the owner
 
+    @property
+    def unfinished(self) -> int:
+        """How many chains the device has yet to complete before the queue can stop."""
+        return sum(not chain.is_put_back for chain in self._open_chains())
+
     def stop(self) -> None:
         """End the iteration after the chains in hand."""
         if self._stopping:
@@ -273,7 +278,9 @@ class Virtqueue:
                 else:
                     await self._until_kicked()
             except IotlbMissError as miss:
-                await self._resolve(miss)
+                # A front-end that stops the queue waits for us, and answers nothing meanwhile.
+                with self.until_stop():
+                    await self._resolve(miss)
             except BrokenRingError as error:
                 self._break(error)
         return []

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 PACKED_START = 0x8000_8000
 """The base of a packed ring that never ran: both wrap counters are 1."""
 
+PATIENCE_TOLD_SECONDS = 1.0
+"""How long a queue may take to stop before the log says that it is waited for."""
+
 _log = logging.getLogger("vhost_user")
 
 
@@ -68,7 +71,6 @@ class VringOwner(Protocol):
     device: VirtioDevice
     memory: GuestMemory
     nursery: trio.Nursery
-    log_event: EventFd | None
 
     @property
     def features(self) -> Feature:
@@ -80,6 +82,12 @@ class VringOwner(Protocol):
 
     def inflight_part(self, index: int) -> memoryview | None:
         """Return where queue `index` notes what is in flight, if it does."""
+
+    def signal_log(self) -> None:
+        """Tell that the dirty log has changed, if the front-end wants to know."""
+
+    def forget_inflight(self, index: int) -> None:
+        """Note that queue `index` has nothing in flight."""
 
     def looks_unshared(self, index: int) -> None:
         """Report that the ring of queue `index` holds nothing, although the driver kicks."""
@@ -111,6 +119,7 @@ class Vring:
         self._has_called = False
         self._run: _Run | None = None
         self._ring: Ring | None = None
+        self._left_at: int | None = None
 
     @property
     def is_running(self) -> bool:
@@ -141,9 +150,24 @@ class Vring:
             run.queue.stop()
         patience = self._owner.device.drain_seconds if drain_seconds is None else drain_seconds
         with trio.move_on_after(patience):
+            if patience > PATIENCE_TOLD_SECONDS:
+                await self._until_ended(run, f"until they are done, for at most {patience:g} s")
             await run.ended.wait()
         run.scope.cancel()
-        await run.ended.wait()
+        await self._until_ended(run, "which cannot be cancelled, until they are done")
+
+    async def _until_ended(self, run: _Run, how_long: str) -> None:
+        """Wait, and say so after a while: the front-end, and with it perhaps the guest, stands still."""
+        with trio.move_on_after(PATIENCE_TOLD_SECONDS):
+            await run.ended.wait()
+        if not run.ended.is_set():
+            requests = 0 if run.queue is None else run.queue.unfinished
+            _log.warning(
+                "queue %d is to stop, and waits for %d requests that are under way, %s",
+                *(self.index, requests, how_long),
+            )
+            await run.ended.wait()
+            _log.info("queue %d has stopped", self.index)
 
     def is_at(self, address: SetVringAddr) -> bool:
         """Tell whether the ring's parts are there already."""
@@ -159,6 +183,21 @@ class Vring:
         self.setup.address = address
         if self._ring is not None:
             self._ring.log_address = _log_address(address)
+
+    def set_base(self, base: int) -> None:
+        """Note where the ring goes on. Elsewhere than it stopped, it is another one: nothing is in flight.
+
+        The first base with a buffer says nothing of that: the front-end of a back-end that died
+        cannot know how far it had come, and a machine's old state may come back with its buffer.
+        """
+        if self._left_at not in {None, base}:
+            self._owner.forget_inflight(self.index)
+        self._left_at = None
+        self.setup.base = base
+
+    def trust_inflight(self) -> None:
+        """Believe the buffer, which the front-end has just given, whatever base comes next."""
+        self._left_at = None
 
     def call(self) -> None:
         """Interrupt the driver."""
@@ -187,8 +226,8 @@ class Vring:
         """Call the driver if it wants that, and tell of a dirty log that has changed."""
         if wants_call:
             self.call()
-        if self._owner.log_event is not None and self._owner.memory.log is not None:
-            self._owner.log_event.signal()
+        if self._owner.memory.log is not None:
+            self._owner.signal_log()
 
     def broke(self, reason: str) -> None:
         """Tell log and front-end that the driver broke the ring; the other rings go on."""
@@ -227,6 +266,8 @@ class Vring:
                 await run.stopping.wait()
         finally:
             self.setup.base = self.base
+            if self._ring is not None:
+                self._left_at = self._ring.base
             self._ring = self._run = None
             run.ended.set()
 

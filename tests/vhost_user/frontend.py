@@ -308,14 +308,15 @@ class Frontend:
     async def _serve_channel(self, stream: FdStream) -> None:
         session = FrontendChannel(self.session)
         data = b"-"
-        while data:
-            data, fds = await stream.receive(session.bytes_wanted)
-            for request in session.receive(data, fds):
-                self.backend_requests.append(request)
-                self.arrived.unpark_all()
-                packet = await self.answer(session, request)
-                if packet is not None:
-                    await stream.send(*packet)
+        with stream:
+            while data:
+                data, fds = await stream.receive(session.bytes_wanted)
+                for request in session.receive(data, fds):
+                    self.backend_requests.append(request)
+                    self.arrived.unpark_all()
+                    packet = await self.answer(session, request)
+                    if packet is not None:
+                        await stream.send(*packet)
 
     async def answer(self, session: FrontendChannel, request: Request | Refused) -> Any:
         """Answer a request of the back-end's; a test may put another function in place of this."""

@@ -53,6 +53,27 @@ class Hello(VirtioDevice):
             chain.complete()
 '''
 
+BUSY_DEVICE = '''
+import logging
+import os
+
+import trio
+
+from vhost_user import DeviceId, VirtioDevice
+
+
+class Busy(VirtioDevice):
+    """Waits in a thread for what never comes."""
+
+    device_id = DeviceId.CONSOLE
+    name = "busy"
+
+    async def run_queue(self, queue):
+        async for chain in queue:
+            logging.getLogger("vhost_user").info("under way")
+            await trio.to_thread.run_sync(os.read, os.pipe()[0], 1)
+'''
+
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
@@ -401,6 +422,22 @@ async def test_ones_own_device(directory: Path) -> None:
         frontend = Frontend(await connect(str(directory / "s")))
         queue = await frontend.start()
         assert await queue.exchange([], [8]) == [b"hello"]
+        frontend.close()
+
+
+async def test_second_signal_ends_a_program_whose_requests_never_end(directory: Path) -> None:
+    (directory / "mine.py").write_text(BUSY_DEVICE)
+    argv = ["env", "-C", str(directory), *command("mine:Busy", "-s", str(directory / "s"))]
+    async with start_program(directory, argv, "mine") as program:
+        frontend = Frontend(await connect(str(directory / "s")))
+        queue = await frontend.start()
+        queue.submit([], [8])
+        await until_printed(program, "under way")
+        os.kill(program.pid, signal.SIGTERM)
+        await until_printed(program, "a second signal ends the program at once")
+        os.kill(program.pid, signal.SIGTERM)
+        with trio.fail_after(SECONDS):
+            assert await program.wait() == -signal.SIGTERM
         frontend.close()
 
 

@@ -30,7 +30,7 @@ from protocol.vhost_user import (
     VringAddressFlag,
 )
 from protocol.virtio.features import Feature
-from tests.vhost_user.echo import Echo
+from tests.vhost_user.echo import Echo, Gate
 from tests.vhost_user.frontend import (
     DEFAULT_FEATURES,
     GUEST,
@@ -179,6 +179,8 @@ class Iommu:
     def __init__(self, frontend: Frontend, *, answers: bool = True) -> None:
         self.misses: list[int] = []
         self.failures: list[BackendIotlbMsg] = []
+        self.is_silent = False
+        """Whether it leaves misses unanswered."""
         self._frontend = frontend
         self._answers = answers
         frontend.answer = self.answer  # type: ignore[method-assign]
@@ -190,6 +192,8 @@ class Iommu:
             return session.acknowledge(request)
         assert request.type is IotlbType.MISS
         self.misses.append(request.iova)
+        if self.is_silent:
+            return None
         if self._answers:
             await self.map(request.iova)
         return session.acknowledge(request, ok=self._answers)
@@ -255,6 +259,24 @@ async def test_address_that_nobody_can_be_asked_for_breaks_the_queue(
         with trio.fail_after(60):
             await queue.err.wait()
         assert "SET_BACKEND_REQ_FD" in caplog.text
+
+
+async def test_queue_stops_while_the_front_end_is_asked_for_an_address() -> None:
+    """It waits for our reply, so it answers nothing before it has that."""
+    device = Echo()
+    device.drain_seconds = 3600
+    async with attached(device) as frontend, trio.open_nursery() as nursery:
+        queue = await translated(frontend)
+        await frontend.open_channel(nursery)
+        iommu = Iommu(frontend)
+        await queue.start()
+        frontend.memory.allocate(2 * PAGE)
+        await until(lambda: iommu.misses)
+        iommu.is_silent = True
+        queue.submit([b"ping"], [8])
+        await until(lambda: len(iommu.misses) == 2)
+        assert await queue.stop() == 0
+        nursery.cancel_scope.cancel()
 
 
 # The dirty log
@@ -330,6 +352,26 @@ async def test_rule_19_used_ring_is_logged_with_its_flag_at_its_log_address(log:
         assert 300 not in log.take()
 
 
+@pytest.mark.parametrize(
+    "features",
+    [Feature.VERSION_1, Feature.VERSION_1 | Feature.RING_PACKED],
+    ids=["split", "packed"],
+)
+async def test_word_that_tells_the_driver_not_to_kick_is_logged(log: Log, features: Feature) -> None:
+    device = Gate()
+    async with attached(device) as frontend:
+        queue = await frontend.start(features)
+        await frontend.request(SetLogBase(log.size, 0, fds=(log.fd.dup(),)))
+        await frontend.set_features(frontend.features | Feature.LOG_ALL)
+        await frontend.request(queue.address(VringAddressFlag.LOG, GUEST + 300 * PAGE))
+        assert log.take() == set()
+        queue.submit([b"ping"], [8])
+        await until(lambda: device.held)
+        assert 300 in log.take()
+        device.open.set()
+        await queue.wait()
+
+
 async def test_eventfd_tells_that_the_log_has_changed(log: Log) -> None:
     async with attached(Echo()) as frontend:
         queue = await frontend.start()
@@ -341,6 +383,19 @@ async def test_eventfd_tells_that_the_log_has_changed(log: Log) -> None:
             await frontend.set_features(frontend.features | Feature.LOG_ALL)
             assert await works(queue)
             assert changed.take() == 1
+
+
+async def test_descriptor_for_the_log_that_is_no_eventfd_is_told_and_done_without(
+    log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with attached(Echo()) as frontend:
+        queue = await frontend.start()
+        await frontend.request(SetLogFd(fds=(OwnedFd(os.open("/dev/zero", os.O_RDONLY)),)))
+        await frontend.request(SetLogBase(log.size, 0, fds=(log.fd.dup(),)))
+        await frontend.set_features(frontend.features | Feature.LOG_ALL)
+        for _ in range(2):
+            assert await works(queue)
+    assert caplog.text.count("the descriptor of SET_LOG_FD is no eventfd: Bad file descriptor") == 1
 
 
 async def test_log_that_is_too_small_breaks_the_queue(log: Log, caplog: pytest.LogCaptureFixture) -> None:

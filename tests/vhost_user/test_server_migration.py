@@ -31,6 +31,7 @@ from vhost_user import RefusedError
 
 if TYPE_CHECKING:
     from tests.vhost_user.frontend import Queue
+    from vhost_user import Chain
 
 PACKED = DEFAULT_FEATURES | Feature.RING_PACKED
 KINDS = pytest.mark.parametrize("features", [DEFAULT_FEATURES, PACKED], ids=["split", "packed"])
@@ -136,6 +137,61 @@ async def test_vring_base_suspends_where_the_front_end_has_no_other_request_for_
         await wait_all_tasks_blocked()
         await queue.stop()
         assert device.ended
+
+
+class Picky(Echo):
+    """Does not complete what is old, for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_picky = True
+
+    def serve(self, chain: Chain) -> None:
+        if not self.is_picky or chain.readable.length != len(b"old"):
+            super().serve(chain)
+
+
+@KINDS
+async def test_ring_that_begins_elsewhere_than_it_stopped_has_nothing_in_flight(features: Feature) -> None:
+    """Its driver was reset, and the front-end kept the buffer: the requests of before are nobody's."""
+    device = Picky()
+    async with attached(device) as frontend:
+        old = await tracked(frontend, features)
+        for data in (b"old", b"old", b"done"):
+            old.submit([data], [8])
+        assert await old.wait() == [[b"done"]]
+        await frontend.request(GetVringBaseSkipDrain(0))
+        new = frontend.queue()
+        for data in (b"first", b"second"):
+            new.submit([data[:1], data[1:]], [8])
+        await new.start()
+        assert await new.wait(2) == [[b"first"], [b"second"]]
+        assert await new.exchange([b"third"], [8]) == [b"third"]
+
+
+@KINDS
+async def test_buffer_that_the_front_end_gives_again_counts_more_than_the_base(features: Feature) -> None:
+    """As after QEMU's loadvm: the buffer of back then, and any base."""
+    device = Picky()
+    async with attached(device) as frontend:
+        await frontend.negotiate(features)
+        await frontend.share_memory()
+        reply = await frontend.ask(Inflight, GetInflightFd(0, 0, 1, 16))
+        (fd,) = reply.take_fds()
+        with fd:
+            await give_back(frontend, fd, reply.mmap_size)
+            queue = frontend.queue()
+            await queue.start()
+            for data in (b"old", b"old", b"done"):
+                queue.submit([data], [8])
+            assert await queue.wait() == [[b"done"]]
+            await frontend.request(GetVringBaseSkipDrain(0))
+            device.is_picky = False
+            await give_back(frontend, fd, reply.mmap_size)
+        await queue.start()
+        assert await queue.wait(2) == [[b"old"], [b"old"]]
+        assert await queue.exchange([b"new"], [8]) == [b"new"]
+        assert device.served == 4
 
 
 @pytest.mark.parametrize(("queues", "size"), [(0, 16), (3, 16), (1, 0), (1, 65535)])

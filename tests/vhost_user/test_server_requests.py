@@ -49,10 +49,12 @@ from protocol.vhost_user import (
 from protocol.virtio.features import Feature
 from protocol.virtio.status import DeviceStatus
 from tests.vhost_user.echo import Echo, Gate
-from tests.vhost_user.frontend import ALL_PROTOCOL_FEATURES, DEFAULT_FEATURES, Frontend, attached
+from tests.vhost_user.frontend import ALL_PROTOCOL_FEATURES, DEFAULT_FEATURES, Frontend, attached, until
 from vhost_user import FrontendError, RefusedError
 
 if TYPE_CHECKING:
+    from trio.testing import MockClock
+
     from protocol.vhost_user import FrontendChannel, Packet, Refused
 
 NAME = UUID("00112233-4455-6677-8899-aabbccddeeff")
@@ -491,6 +493,19 @@ async def test_front_end_that_leaves_while_it_is_asked() -> None:
     assert asked == ["and was told"]
 
 
+async def test_channel_may_be_replaced() -> None:
+    device = Echo()
+    async with attached(device) as frontend, trio.open_nursery() as nursery:
+        await frontend.start()
+        await frontend.open_channel(nursery)
+        await wait_all_tasks_blocked()
+        await frontend.open_channel(nursery)
+        await wait_all_tasks_blocked()
+        device.notify_config_changed()
+        await frontend.until_asked()
+        nursery.cancel_scope.cancel()
+
+
 async def test_channel_that_is_no_socket_is_refused() -> None:
     async with attached(Echo()) as frontend:
         await frontend.negotiate()
@@ -528,6 +543,34 @@ async def test_deadline_takes_the_queue_from_a_device_that_does_not_finish(
         device.open.set()
         assert await queue.wait() == [[b"one"]]
     assert "has not completed" not in caplog.text
+
+
+async def test_request_that_cannot_be_cancelled_is_waited_for_and_told_of(
+    mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stubborn(Gate):
+        """Does not let go of a chain, as one that a thread is at."""
+
+        async def run_queue(self, queue: object) -> None:
+            with trio.CancelScope(shield=True):
+                await super().run_queue(queue)  # type: ignore[arg-type]
+
+    device = Stubborn()
+    async with attached(device) as frontend, trio.open_nursery() as nursery:
+        queue = await frontend.start()
+        queue.submit([b"one"], [8])
+        await until(lambda: device.held)
+        nursery.start_soon(queue.stop)
+        for _ in range(3):
+            await wait_all_tasks_blocked()
+            mock_clock.jump(1)
+        await wait_all_tasks_blocked()
+        device.open.set()
+    assert (
+        "queue 0 is to stop, and waits for 1 requests that are under way, which cannot be cancelled"
+        in caplog.text
+    )
+    assert queue.base == 1
 
 
 async def test_chains_that_are_lost_are_named(caplog: pytest.LogCaptureFixture) -> None:

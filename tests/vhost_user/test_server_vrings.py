@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from protocol.fds import OwnedFd
 from protocol.io import EventFd
 from protocol.vhost_user import (
     AddMemReg,
@@ -285,6 +287,19 @@ async def test_in_band_kick_starts_a_ring() -> None:
         queue.submit([b"ping"], [8])
         await frontend.request(VringKick(0))
         assert await queue.wait() == [[b"ping"]]
+
+
+async def test_in_band_kick_of_a_ring_whose_kick_descriptor_is_no_eventfd_is_refused() -> None:
+    protocol = ALL_PROTOCOL_FEATURES | ProtocolFeature.INBAND_NOTIFICATIONS
+    async with attached(Echo()) as frontend:
+        await frontend.negotiate(protocol=protocol)
+        await frontend.share_memory()
+        queue = frontend.queue()
+        await queue.set_up()
+        await frontend.request(SetVringKick(0, fds=(OwnedFd(os.open("/dev/zero", os.O_RDONLY)),)))
+        reply = await frontend.try_request(VringKick(0))
+        assert reply is not None
+        assert reply.failed
 
 
 async def test_disabled_ring_keeps_its_place() -> None:

@@ -24,7 +24,7 @@ from vhost_user.chain import Readable, Writable
 from vhost_user.devices.blk_sharing import SharedReader, processors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from vhost_user.devices.blk_sharing import Read
 
@@ -98,10 +98,11 @@ class Disk(Protocol):
     def shares_reads(self) -> bool:
         """Whether several large reads are done sooner by `read_each_now()` than one after the other."""
 
-    def read_each_now(self, reads: Sequence[Read]) -> Iterator[tuple[int, int]]:
+    def read_each_now(self, reads: Sequence[Read]) -> Generator[tuple[int, int], None, None]:
         """Do what `read_now()` does for one or more large reads, buffers with an offset.
 
         Yields the place in `reads` of each as it is done, and how much it read: -1 for an error.
+        To be asked until it ends, or closed.
         """
 
     def write_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
@@ -198,7 +199,7 @@ class FileDisk:
         """Read what is in memory of `length` bytes; return how much. Raises OSError for nothing."""
         return os.preadv(self._fd, buffers, offset, self._read_flags)
 
-    def read_each_now(self, reads: Sequence[Read]) -> Iterator[tuple[int, int]]:
+    def read_each_now(self, reads: Sequence[Read]) -> Generator[tuple[int, int], None, None]:
         """Do what `read_now()` does for one or more reads, with the help of threads.
 
         Yields the place in `reads` of each as it is done, and how much it read: -1 for an error.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from protocol.virtio.blk import (
@@ -110,14 +111,15 @@ class Executor:
     ) -> list[AnyChain]:
         """Complete large reads that need no waiting; return the others."""
         left = []
-        for place, count in self._disk.read_each_now([read for _, read, _ in large]):
-            chain, _, length = large[place]
-            if count == length:
-                chain.element.writable[-1][0] = 0
-                chain.complete(chain.element.writable_length)
-                publish()
-            else:
-                left.append(chain)
+        with closing(self._disk.read_each_now([read for _, read, _ in large])) as results:
+            for place, count in results:
+                chain, _, length = large[place]
+                if count == length:
+                    chain.element.writable[-1][0] = 0
+                    chain.complete(chain.element.writable_length)
+                    publish()
+                else:
+                    left.append(chain)
         return left
 
     def describe(self, element: Element) -> Request | None:

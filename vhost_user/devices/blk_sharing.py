@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     Read: TypeAlias = tuple[Sequence[memoryview], int]
     Job: TypeAlias = tuple[int, int, Sequence[memoryview], int, int]
@@ -44,11 +44,12 @@ class SharedReader:
         for thread in self._threads:
             thread.start()
 
-    def preadv(self, fd: int, reads: Sequence[Read], flags: int) -> Iterator[tuple[int, int]]:
+    def preadv(self, fd: int, reads: Sequence[Read], flags: int) -> Generator[tuple[int, int], None, None]:
         """Do what os.preadv() does for each of `reads`, which are buffers with an offset.
 
         Yields, as they are done, the place of each in `reads` and the bytes that it read: -1 where
-        os.preadv() would have raised. Ask until it ends, or the buffers are still written to.
+        os.preadv() would have raised. Ask until it ends, or close it, which waits for the others:
+        the buffers are written to until then.
         """
         jobs = [(place, fd, buffers, offset, flags) for place, (buffers, offset) in enumerate(reads)]
         if len(jobs) == 1:
@@ -56,8 +57,14 @@ class SharedReader:
             return
         for job in jobs:
             self._jobs.put(job)
-        for _ in jobs:
-            yield self._results.get()
+        left = len(jobs)
+        try:
+            while left:
+                left -= 1
+                yield self._results.get()
+        finally:
+            for _ in range(left):
+                self._results.get()
 
     def close(self) -> None:
         """End the threads."""

@@ -29,6 +29,7 @@ DEFAULT_PERIOD = 60.0
 MAX_READ = 65536
 """Most bytes that one request gets, so that none holds up the others."""
 
+_IOV_MAX = os.sysconf("SC_IOV_MAX")
 _RETRY_SECONDS = 0.05
 _ERROR_RETRY_SECONDS = 1.0
 
@@ -83,7 +84,7 @@ class Source:
     def read_now(self, buffers: Sequence[memoryview]) -> int:
         """Fill `buffers` with what is there without waiting; return how many bytes that was, perhaps 0."""
         try:
-            return os.readv(self._fd.fileno(), buffers)
+            return os.readv(self._fd.fileno(), buffers[:_IOV_MAX])
         except OSError:
             return 0  # read_into() comes to the same, and says why
 
@@ -91,7 +92,7 @@ class Source:
         """Fill `buffers` with what is there, at least one byte; return how many bytes that was."""
         while True:
             try:
-                if count := os.readv(self._fd.fileno(), buffers):
+                if count := os.readv(self._fd.fileno(), buffers[:_IOV_MAX]):
                     return count
                 await self._begin_again()
             except BlockingIOError:

@@ -41,6 +41,7 @@ async def set_inflight_fd(backend: Backend, request: SetInflightFd) -> None:
     await backend.stop_vrings()
     backend.inflight = InflightBuffer.adopt(request, packed=Feature.RING_PACKED in backend.features)
     for vring in backend.vrings:
+        vring.trust_inflight()
         vring.start()
 
 

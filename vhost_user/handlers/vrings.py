@@ -24,6 +24,7 @@ from protocol.vhost_user import (
     VringBase,
     VringKick,
 )
+from protocol.vhost_user.checks import RefusedError
 from protocol.virtio.features import Feature
 from vhost_user.handlers.table import handles
 
@@ -61,7 +62,7 @@ async def set_vring_base(backend: Backend, request: SetVringBase) -> None:
             " nothing happens now, it knows no packed rings: withhold the feature (--without RING_PACKED)",
             request.index,
         )
-    vring.setup.base = request.base
+    vring.set_base(request.base)
     vring.start()
 
 
@@ -106,7 +107,10 @@ async def vring_kick(backend: Backend, request: VringKick) -> None:
         vring.setup.started = True
         vring.start()
     elif vring.setup.kick is not None:
-        vring.setup.kick.signal()
+        try:
+            vring.setup.kick.signal()
+        except OSError as error:
+            raise RefusedError(f"the ring's kick descriptor is no eventfd: {error.strerror}") from None
 
 
 @handles(SetVringCall)

@@ -162,10 +162,10 @@ class PackedRing(Ring):
         if on:
             flags = EventFlags.DESCRIPTOR if self._event_index else EventFlags.ENABLE
         self._device_event[0] = packed.event_word(packed.place(avail.slot, avail.wrap), flags)
-        if not on:
-            return False
         if self._memory.log is not None:
             self._log_ring()
+        if not on:
+            return False
         fence()
         return bool(self._resubmit) or avail.flags[avail.slot << 3 | 7] & _OWNER == avail.owner
 

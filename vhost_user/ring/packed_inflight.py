@@ -23,6 +23,7 @@ _RING_DESCRIPTOR = struct.Struct(packed.DESCRIPTOR_FORMAT)
 _DESCRIPTOR = struct.Struct(inflight.PACKED_DESCRIPTOR_FORMAT)
 _POSITION = struct.Struct(inflight.POSITION_FORMAT)
 _LONG = struct.Struct("=Q")
+_OWNER = packed.AVAIL | packed.USED
 
 
 class UsedPlace(NamedTuple):
@@ -145,15 +146,30 @@ class PackedInflight:
         return InFlight(entries, total, used)
 
     def _is_of(self, ring_flags: Words, found: InFlight) -> bool:
-        """Tell whether the ring is the one that the buffer was used for, and not a newer one in its place."""
+        """Tell whether the ring can be the one that the buffer was used for, and not a newer one.
+
+        A ring is never taken for a newer one wrongly, whatever its driver has written into free
+        descriptors and not published. A newer one may be taken for the old one: the front-end is to
+        give a buffer of its own to a device that was reset, or else says with SET_VRING_BASE where
+        the ring begins.
+        """
         slot, wrap = found.used
-        owner = ring_flags[slot << 3 | packed.DESCRIPTOR_FLAGS] & (packed.AVAIL | packed.USED)
-        if owner == packed.available_flags(wrap):
-            return True
-        if found.entries or owner == packed.used_flags(wrap):
-            return False
-        before, wrap = (slot - 1, wrap) if slot else (self._size - 1, not wrap)
-        return bool(ring_flags[before << 3 | packed.DESCRIPTOR_FLAGS] & packed.AVAIL) == wrap
+        if found.entries:
+            owner = ring_flags[slot << 3 | packed.DESCRIPTOR_FLAGS] & _OWNER
+            if owner != packed.available_flags(wrap):
+                return False
+        for _ in range(found.descriptors):
+            slot += 1
+            if slot == self._size:
+                slot, wrap = 0, not wrap
+        # All other descriptors are free, or available and not taken: not yet used in this lap.
+        for _ in range(self._size - found.descriptors):
+            if ring_flags[slot << 3 | packed.DESCRIPTOR_FLAGS] & _OWNER == packed.used_flags(wrap):
+                return False
+            slot += 1
+            if slot == self._size:
+                slot, wrap = 0, not wrap
+        return True
 
     def _settle(self, ring_flags: Words) -> UsedPlace:
         """Complete the last batch if the driver can see it, or take it back. Returns the used place."""

@@ -129,10 +129,10 @@ class SplitRing(Ring):
             self._used[split.USED_FLAGS] = 0 if on else split.USED_NO_NOTIFY
         elif on:
             self._used[split.avail_event(self._size)] = self._next_avail
-        if not on:
-            return False
         if self._memory.log is not None:
             self._log_used(split.used_bytes(self._size, event_index=self._event_index))
+        if not on:
+            return False
         fence()
         return bool(self._resubmit) or self._avail[split.AVAIL_INDEX] != self._next_avail
 

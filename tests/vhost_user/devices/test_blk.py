@@ -290,8 +290,8 @@ async def test_stuck_request_goes_on_when_its_rule_is_gone(blk: Blk) -> None:
         assert stuck.status is OK
 
 
-async def test_queue_that_stops_waits_for_a_slow_disk(
-    mock_clock: MockClock, image: Path, monkeypatch: pytest.MonkeyPatch
+async def test_queue_that_stops_waits_for_a_slow_disk_and_says_so(
+    mock_clock: MockClock, image: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # What is not done when a queue stops for a migration is lost: nobody knows of it where the guest goes.
     may_read, read = threading.Event(), FileDisk.read
@@ -316,6 +316,10 @@ async def test_queue_that_stops_waits_for_a_slow_disk(
                 await wait_all_tasks_blocked()
                 mock_clock.jump(5)
                 await wait_all_tasks_blocked()
+                assert (
+                    f"queue 0 is to stop, and waits for {REQUESTS} requests that are under way, until they"
+                    " are done, for at most 60 s" in caplog.text
+                )
                 may_read.set()
             assert len(queue.collect()) == REQUESTS
 

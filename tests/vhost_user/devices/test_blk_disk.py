@@ -174,6 +174,15 @@ def test_reads_are_the_same_together(
             assert b"".join(b"".join(views) for views in buffers) == CONTENT
 
 
+def test_reads_that_nobody_asks_for_any_more_are_not_taken_for_those_of_the_next_row(
+    memory_disk: FileDisk,
+) -> None:
+    large, small = [([memory(SIZE, 0)], 0)] * 4, [([memory(SIZE // 4, 0)], 0)] * 4
+    with closing(memory_disk.read_each_now(large)) as results:
+        assert next(results)[1] == SIZE
+    assert sorted(memory_disk.read_each_now(small)) == [(place, SIZE // 4) for place in range(4)]
+
+
 def test_short_and_failed_reads_are_told_from_others(memory_disk: FileDisk) -> None:
     os.truncate(f"/proc/self/fd/{memory_disk.fileno()}", SIZE // 4)
     too_many = cut(memory(SIZE, 0), (256,) * (SIZE // 256))

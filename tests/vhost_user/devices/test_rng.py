@@ -57,6 +57,14 @@ async def test_chain_of_several_buffers_is_filled(numbers: str) -> None:
             ]
 
 
+async def test_chain_of_more_buffers_than_can_be_read_into_at_once_gets_a_part() -> None:
+    with Rng() as rng:
+        async with attached(rng) as frontend:
+            queue = await frontend.start(size=2048)
+            parts = await queue.exchange([], [4] * 2000)
+            assert sum(map(len, parts)) == 4 * os.sysconf("SC_IOV_MAX")
+
+
 async def test_file_begins_again_at_its_end(numbers: str) -> None:
     with Rng(numbers) as device:
         async with attached(device) as frontend:

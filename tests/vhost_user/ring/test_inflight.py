@@ -295,6 +295,25 @@ def test_rule_20_a_new_ring_of_a_driver_that_was_reset(
     fresh.close()
 
 
+@packed_only
+@pytest.mark.parametrize("completed", [1, 2, 5])
+def test_ring_is_its_own_while_the_driver_writes_a_chain_that_goes_once_around(
+    tracked: Scene, completed: int
+) -> None:
+    """Its descriptors are in the next lap already where the last chains were given back."""
+    for _ in range(completed):
+        tracked.rig.add([1], [])
+        tracked.rig.driver.publish()
+        tracked.device.push([(element, 0) for element in tracked.device.pop(1)])
+        tracked.rig.collect()
+    tracked.rig.add([2] * 4, [])
+    base = tracked.device.base
+    tracked.device = tracked.rig.start()
+    assert tracked.device.base == base
+    tracked.rig.driver.publish()
+    recover(tracked)
+
+
 @both
 def test_ring_of_another_size_does_not_get_what_was_in_flight(tracked: Scene) -> None:
     """A boot loader's ring may be smaller than the system's."""
