@@ -130,8 +130,11 @@ async def test_each_queue_has_its_requests_and_its_interrupt(directory: Path) ->
         for queue in queues:
             await queue.kick()
         for queue, request in zip(queues, requests, strict=True):
-            assert await guest.msix.wait(queue.vector) == message(queue.vector)
-            ((_, length),) = await queue.take()
+            used: list[tuple[int, int]] = []
+            while not used:  # a back-end that is given another eventfd may interrupt once more
+                assert await guest.msix.wait(queue.vector) == message(queue.vector)
+                used = await queue.take()
+            ((_, length),) = used
             start_ = 5120 * queue.index
             assert await queue.written(request, length) == [CONTENT[start_ : start_ + 512], OK]
 

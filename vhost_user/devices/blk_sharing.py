@@ -75,7 +75,9 @@ class SharedReader:
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
-            self._results.put(_do(job))
+            result = _do(job)
+            del job  # or the guest's memory stays mapped until the next one comes
+            self._results.put(result)
 
 
 def _do(job: Job) -> tuple[int, int]:

@@ -183,6 +183,17 @@ def test_reads_that_nobody_asks_for_any_more_are_not_taken_for_those_of_the_next
     assert sorted(memory_disk.read_each_now(small)) == [(place, SIZE // 4) for place in range(4)]
 
 
+def test_memory_that_was_read_into_is_let_go_of(memory_disk: FileDisk) -> None:
+    """A mapping that is still in use somewhere cannot be closed."""
+    half = SIZE // 2
+    with mmap.mmap(-1, SIZE) as guest:
+        view = memoryview(guest)
+        reads = [([view[:half]], 0), ([view[half:]], half)]
+        assert dict(memory_disk.read_each_now(reads)) == {0: half, 1: half}
+        del view, reads
+        assert guest[:] == CONTENT
+
+
 def test_short_and_failed_reads_are_told_from_others(memory_disk: FileDisk) -> None:
     os.truncate(f"/proc/self/fd/{memory_disk.fileno()}", SIZE // 4)
     too_many = cut(memory(SIZE, 0), (256,) * (SIZE // 256))
