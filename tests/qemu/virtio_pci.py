@@ -146,7 +146,7 @@ class Queue(ABC):
         """Notify the device, whether it wants that or not."""
         await self._qtest.write(self._notify, self.index, 2)
 
-    async def wait(self, *, seconds: float = 10) -> list[tuple[int, int]]:
+    async def wait(self, *, seconds: float = 60) -> list[tuple[int, int]]:
         """Wait until something is used, without interrupts; return it as `take()` does."""
         with trio.fail_after(seconds):
             while not (taken := await self.take()):
