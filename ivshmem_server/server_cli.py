@@ -98,6 +98,8 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 def _ignore_stop_signals() -> None:
     """Let nobody interrupt the clean-up."""
+    # First, for while a handler is changed, it is called for each signal that comes, one within another.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

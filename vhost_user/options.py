@@ -79,6 +79,10 @@ def _add_socket_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--connect", metavar="PATH", help="connect to PATH, where the front-end listens (server=on)"
     )
+
+
+def _add_program_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("program")
     group.add_argument(
         "--without",
         metavar="FEATURE",
@@ -87,10 +91,6 @@ def _add_socket_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="do not offer FEATURE, such as RING_PACKED or INBAND_NOTIFICATIONS; may be given several times",
     )
-
-
-def _add_program_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("program")
     group.add_argument(
         "--iommu",
         action="store_true",

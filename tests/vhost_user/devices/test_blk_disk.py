@@ -348,18 +348,19 @@ def test_socket_or_terminal_is_no_disk() -> None:
         open_disk("/dev/null")
 
 
-def test_file_that_may_only_be_read(monkeypatch: pytest.MonkeyPatch, image: Path) -> None:
+def test_file_that_may_only_be_read(image: Path) -> None:
     def refuse_writing(path: str, flags: int) -> int:
         if flags & os.O_RDWR:
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return opened(path, flags)
 
     opened = os.open
-    monkeypatch.setattr(os, "open", refuse_writing)
-    with pytest.raises(DiskUnavailableError, match=r"Permission denied; .* add --read-only"):
-        open_disk(str(image))
-    with closing(open_disk(str(image), read_only=True)) as disk:
-        assert disk.read_only
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", refuse_writing)
+        with pytest.raises(DiskUnavailableError, match=r"Permission denied; .* add --read-only"):
+            open_disk(str(image))
+        with closing(open_disk(str(image), read_only=True)) as disk:
+            assert disk.read_only
 
 
 def test_closed_disk_has_let_go_of_its_file(image: Path) -> None:
