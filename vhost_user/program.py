@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from protocol.io.command_line import EMPTY, UserError, fail, print_result, raise
 from protocol.virtio.ids import DeviceId
 from vhost_user.options import PRINT_CAPABILITIES, parse_options
 from vhost_user.server import serve
+from vhost_user.socket_errors import cause_and_remedy
 
 if TYPE_CHECKING:
     import argparse
@@ -31,14 +31,6 @@ _STOP_SECONDS = 1.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _TYPES = {DeviceId.NINEP: "9p", DeviceId.RPROC_SERIAL: "rproc-serial"}
-
-_REMEDIES = {
-    errno.EACCES: "choose a directory that you may write to",
-    errno.EEXIST: "remove it or choose another path",
-    errno.ENAMETOOLONG: "choose a shorter one",
-    errno.ENOENT: "create the directory first",
-    errno.EROFS: "choose a directory that you may write to",
-}
 
 _log = logging.getLogger("vhost_user")
 
@@ -169,12 +161,5 @@ def _user_error(options: argparse.Namespace, error: OSError | ValueError) -> Use
     if isinstance(error, SocketInUseError):
         return UserError(f"socket {path} is in use by another program; stop it or choose another path")
     if options.connect is not None:
-        return UserError(_with_remedy(f"cannot connect to {options.connect or EMPTY}", error))
-    return UserError(_with_remedy(f"cannot listen on {path or EMPTY}", error))
-
-
-def _with_remedy(what: str, error: OSError) -> str:
-    text = f"{what}: {error.strerror}"
-    if "; " in text:  # the error names one itself
-        return text
-    return f"{text}; {_REMEDIES.get(error.errno or 0, 'choose another path')}"
+        return UserError(f"cannot connect to {options.connect or EMPTY}: {cause_and_remedy(error)}")
+    return UserError(f"cannot listen on {path or EMPTY}: {cause_and_remedy(error)}")

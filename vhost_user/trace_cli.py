@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ import trio
 from protocol.io import listen, notify
 from protocol.io.command_line import BROKEN_PIPE, EMPTY, UserError, fail, raise_open_files_limit
 from protocol.io.stream import check_path
+from vhost_user.socket_errors import cause_and_remedy
 from vhost_user.trace import trace
 from vhost_user.trace_format import DEVICE_FEATURES, Json, Text
 
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
 PROGRAM = "vhost-user trace"
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-_REMEDIES = {
-    errno.EACCES: "choose a directory that you may write to",
-    errno.EINVAL: "choose one",
-    errno.ENAMETOOLONG: "choose a shorter one",
-    errno.ENOENT: "create the directory first",
-    errno.EROFS: "choose a directory that you may write to",
-}
 
 _DESCRIPTION = """\
 Sit between a front-end (QEMU) and a vhost-user back-end, pass everything on, and print each message.
@@ -123,7 +115,7 @@ def _check_target(options: argparse.Namespace) -> None:
     try:
         check_path(options.connect)
     except OSError as error:
-        raise UserError(f"cannot connect to {options.connect or EMPTY}: {_reason(error)}") from None
+        raise UserError(f"cannot connect to {options.connect or EMPTY}: {cause_and_remedy(error)}") from None
     if Path(options.connect).resolve() == Path(options.listen).resolve():
         raise UserError(
             f"--listen and --connect are both {options.listen}; give the trace a socket of its own"
@@ -134,11 +126,7 @@ def _listener(path: str) -> Listener:
     try:
         return listen(path)
     except OSError as error:
-        raise UserError(f"cannot listen on {path or EMPTY}: {_reason(error)}") from None
-
-
-def _reason(error: OSError) -> str:
-    return f"{error.strerror}; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else str(error.strerror)
+        raise UserError(f"cannot listen on {path or EMPTY}: {cause_and_remedy(error)}") from None
 
 
 def _output(path: str | None) -> FileIO:

@@ -33,9 +33,7 @@ class SocketInUseError(OSError):
     """Another process listens on the path already."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(
-            errno.EADDRINUSE, "another server listens there; stop it or choose another path", path
-        )
+        super().__init__(errno.EADDRINUSE, "another server listens there", path)
 
 
 class Listener(Closing):

@@ -1,0 +1,20 @@
+"""What the command lines say of a socket that cannot be had: the cause, and what to do about it."""
+
+from __future__ import annotations
+
+import errno
+
+_REMEDIES = {
+    errno.EACCES: "choose a directory that you may write to",
+    errno.EADDRINUSE: "stop it or choose another path",
+    errno.EEXIST: "remove it or choose another path",
+    errno.EINVAL: "choose one",
+    errno.ENAMETOOLONG: "choose a shorter one",
+    errno.ENOENT: "create the directory first",
+    errno.EROFS: "choose a directory that you may write to",
+}
+
+
+def cause_and_remedy(error: OSError) -> str:
+    """Return both, for the path of a socket to listen on or to connect to."""
+    return f"{error.strerror}; {_REMEDIES.get(error.errno or 0, 'choose another path')}"
