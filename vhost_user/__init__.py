@@ -8,11 +8,14 @@ from protocol.virtio.ids import DeviceId
 from vhost_user.chain import Chain, Readable, Writable
 from vhost_user.channel import FrontendError
 from vhost_user.device import RING_FEATURES, VirtioDevice
+from vhost_user.json_call import CallError
 from vhost_user.queue import Virtqueue
 from vhost_user.server import serve
+from vhost_user.simulation import Simulation, call
 
 __all__ = [
     "RING_FEATURES",
+    "CallError",
     "Chain",
     "ConfigFlag",
     "DeviceId",
@@ -21,8 +24,10 @@ __all__ = [
     "ProtocolFeature",
     "Readable",
     "RefusedError",
+    "Simulation",
     "VirtioDevice",
     "Virtqueue",
     "Writable",
+    "call",
     "serve",
 ]

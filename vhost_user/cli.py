@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from protocol import __version__
 from protocol.io.command_line import OneLineParser, UserError, fail, print_result
+from vhost_user.control_cli import add_control_parser
 from vhost_user.describe import add_describe_parser
 from vhost_user.devices import device_names, find_device
 from vhost_user.options import first_line
@@ -53,6 +54,7 @@ def _build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_list_parser(commands)
     _add_run_parser(commands)
+    add_control_parser(commands)
     add_describe_parser(commands)
     add_trace_parser(commands)
     return parser

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from protocol.vhost_user import BackendMessage, ConfigFlag, Reply
     from vhost_user.channel import Channel
     from vhost_user.queue import Virtqueue
+    from vhost_user.simulation import Simulation
 
 RING_FEATURES = (
     Feature.NOTIFY_ON_EMPTY
@@ -96,7 +97,10 @@ _QEMU_DEVICES = {
     DeviceId.SPI: "spi",
     DeviceId.VSOCK: "vsock",
 }
-"""What QEMU calls its front-ends, between "vhost-user-" and "-pci"; from 10.2, it has one for any type."""
+"""What QEMU calls its front-ends, between "vhost-user-" and "-pci"."""
+
+_GENERIC_MODEL = "vhost-user-test-device-pci"
+"""What QEMU has for any type from 10.2 on."""
 
 
 class VirtioDevice:
@@ -128,6 +132,10 @@ class VirtioDevice:
     """The sizes of its shared memory regions by their ids."""
     drain_seconds: float = 1.0
     """How long it may take to complete what it has when a queue is stopped."""
+    simulation: Simulation | None = None
+    """What is simulated behind it, for --control; None: nothing is."""
+    many_sockets: ClassVar[bool] = False
+    """Whether one program can serve many of it (--socket-count), each on a socket of its own."""
 
     _withheld: Feature = Feature.NONE
     _withheld_protocol: ProtocolFeature = ProtocolFeature.NONE
@@ -143,6 +151,12 @@ class VirtioDevice:
 
     async def run(self) -> None:
         """Do what is to be done while a front-end is connected; by default nothing. Cancelled at its end."""
+
+    async def run_host(self) -> None:
+        """Do what is to be done as long as the device is served, whether a front-end is there or not.
+
+        By default nothing. What may fail because of the user is rather opened by `from_options()`.
+        """
 
     def reset(self) -> None:
         """Forget all that a driver has changed: the driver begins anew. Called at every connection, too."""
@@ -310,13 +324,41 @@ class VirtioDevice:
         return cls()
 
     @classmethod
+    def socket_paths(cls, options: argparse.Namespace) -> list[str]:
+        """Return the paths that the command line says to listen on, one for each device."""
+        if options.socket_path is None:
+            return []
+        if not cls.many_sockets or options.socket_count is None:
+            return [options.socket_path]
+        return [f"{options.socket_path}{number}" for number in range(options.socket_count)]
+
+    @classmethod
+    def all_from_options(cls, options: argparse.Namespace) -> list[Self]:
+        """Return the devices that the command line describes, one for each of `socket_paths()`.
+
+        What is simulated behind all of them is one object. Raises UserError where one cannot be had.
+        """
+        return [cls.from_options(options)]
+
+    @classmethod
+    def qemu_model(cls) -> str:
+        """Return what QEMU calls the device that is the front-end for this type."""
+        device = _QEMU_DEVICES.get(cls.device_id)
+        return _GENERIC_MODEL if device is None else f"vhost-user-{device}-pci"
+
+    @classmethod
     def qemu_device(cls, options: argparse.Namespace) -> str:
         """Return what QEMU calls the device, with the properties that must match the command line."""
-        device = _QEMU_DEVICES.get(cls.device_id)
-        if device is not None:
-            return f"vhost-user-{device}-pci"
+        model = cls.qemu_model()
+        if model != _GENERIC_MODEL:
+            return model
         size = f",config_size={len(cls.config)}" if cls.config else ""
-        return f"vhost-user-test-device-pci,virtio-id={int(cls.device_id)},num_vqs={cls.num_queues}{size}"
+        return f"{model},virtio-id={int(cls.device_id)},num_vqs={cls.num_queues}{size}"
+
+    @classmethod
+    def qemu_attachment(cls, options: argparse.Namespace, chardev: str, properties: str) -> str:
+        """Return the QEMU options that attach the device to a chardev; `properties` begin with a comma."""
+        return f"-device {cls.qemu_device(options)}{properties},chardev={chardev}"
 
     def close(self) -> None:
         """Let go of what the device holds of the host; whoever made it calls this."""

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 PRINT_CAPABILITIES = "--print-capabilities"
 
+MAX_SOCKETS = 256
+"""Most sockets of one program."""
+
 
 def build_parser(device: type[VirtioDevice], program: str) -> argparse.ArgumentParser:
     """Return the parser for the command line of a device."""
     parser = OneLineParser(prog=program, description=first_line(device))
     parser.add_argument("--version", action="version", version=f"{program} (qemu-companion) {__version__}")
-    _add_socket_options(parser)
+    _add_socket_options(parser, many=device.many_sockets)
     _add_program_options(parser)
     device.add_options(parser.add_argument_group("device"))  # type: ignore[arg-type]  # it has add_argument()
     return parser
@@ -35,9 +38,11 @@ def parse_options(device: type[VirtioDevice], program: str, argv: Sequence[str])
     parser = build_parser(device, program)
     options = parser.parse_args(argv)
     options.program = program
-    given = [options.socket_path, options.fd, options.connect]
-    if given.count(None) != len(given) - 1:
+    paths = device.socket_paths(options)
+    if [bool(paths), options.fd is not None, options.connect is not None].count(True) != 1:
         parser.error("give one of --socket-path, --fd and --connect")
+    if device.many_sockets and options.socket_count is not None and not paths:
+        parser.error("--socket-count needs --socket-path")
     return options
 
 
@@ -65,7 +70,7 @@ def _feature(name: str) -> Feature | ProtocolFeature:
     return found
 
 
-def _add_socket_options(parser: argparse.ArgumentParser) -> None:
+def _add_socket_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
     group = parser.add_argument_group("socket", "One of these says where the front-end (QEMU) is.")
     group.add_argument(
         "-s", "--socket-path", metavar="PATH", help="listen on PATH, which the front-end connects to"
@@ -79,6 +84,13 @@ def _add_socket_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--connect", metavar="PATH", help="connect to PATH, where the front-end listens (server=on)"
     )
+    if many:
+        group.add_argument(
+            "--socket-count",
+            type=whole_number(1, MAX_SOCKETS),
+            metavar="N",
+            help="serve N front-ends: listen on PATH0, PATH1 and so on",
+        )
 
 
 def _add_program_options(parser: argparse.ArgumentParser) -> None:
@@ -95,6 +107,9 @@ def _add_program_options(parser: argparse.ArgumentParser) -> None:
         "--iommu",
         action="store_true",
         help="let the guest's IOMMU translate addresses (QEMU: iommu_platform=on,ats=on)",
+    )
+    group.add_argument(
+        "--control", metavar="PATH", help="let 'vhost-user control PATH' change what is simulated"
     )
     group.add_argument("-v", "--verbose", action="store_true", help="log each message of the front-end")
     group.add_argument(

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -14,12 +15,12 @@ from protocol.io import FdStream, inherited_listener, listen
 from protocol.io import connect as connect_socket
 from protocol.io.stream import check_path
 from vhost_user.connection import serve_connection
+from vhost_user.device import VirtioDevice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from protocol.io import Listener
-    from vhost_user.device import VirtioDevice
 
 FIRST_RETRY_SECONDS = 0.05
 LAST_RETRY_SECONDS = 2.0
@@ -55,18 +56,27 @@ async def serve(
     """
     if [socket_path, fd, connect].count(None) != 2:
         raise ValueError("give one of socket_path, fd and connect")
-    if connect is not None:
-        check_path(os.fspath(connect))
+    with contextlib.ExitStack() as stack:
+        if connect is not None:
+            check_path(os.fspath(connect))
+            serving = partial(_serve_as_client, device, os.fspath(connect))
+        elif fd is not None and not _is_listening(fd):
+            serving = partial(serve_connection, device, _connected(fd))
+        else:
+            listener = stack.enter_context(_listener(socket_path, fd))
+            serving = partial(_serve_listener, device, listener)
         task_status.started()
-        await _serve_as_client(device, os.fspath(connect))
-    elif fd is not None and not _is_listening(fd):
-        stream = _connected(fd)
-        task_status.started()
-        await serve_connection(device, stream)
-    else:
-        with _listener(socket_path, fd) as listener:
-            task_status.started()
-            await _serve_listener(device, listener)
+        await _serve_beside_host(device, serving)
+
+
+async def _serve_beside_host(device: VirtioDevice, serving: Callable[[], Awaitable[None]]) -> None:
+    if type(device).run_host is VirtioDevice.run_host:
+        await serving()
+        return
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(device.run_host, name="host")
+        await serving()
+        nursery.cancel_scope.cancel()
 
 
 def _listener(path: str | os.PathLike[str] | None, fd: int | None) -> Listener:
