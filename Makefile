@@ -24,10 +24,10 @@ help:
 
 # Debian packages that are missing; the guest's kernel, unpacked into .cache and not installed.
 setup: $(VENV)/.done
-	@$(PYTHON) -m tests.rig.packages
+	@$(PYTHON) -m tests.rig.setup
 
 $(VENV)/.done: pyproject.toml
-	@$(PYTHON) -m tests.rig.packages
+	@$(PYTHON) -m tests.rig.setup
 	@echo "set-up: installing Python packages into $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
@@ -41,7 +41,7 @@ guest: setup
 	@$(RUN)/python -m tests.rig.shell $(DEVICES)
 
 test: setup lint $(UML)
-	@$(PYTHON) -m tests.rig.packages --tests
+	@$(PYTHON) -m tests.rig.setup --tests
 	$(RUN)/python -m pytest $(PYTEST_OPTIONS)
 
 lint: setup

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.rig import drivers
+
 PROJECT = Path(__file__).parents[2]
-PROGRAMS = ("qemu-system-x86_64", "gcc")
+PROGRAMS = ("qemu-system-x86_64", "gcc", "make", "xz")
+RELEASE = "6.1.0-0-amd64"
+FETCHED = (f"stable/lib/modules/{RELEASE}", f"drivers-{RELEASE}-{drivers.fingerprint()}", "fio")
 
 
 class Machine:
@@ -20,7 +24,7 @@ class Machine:
         self.programs = directory / "bin"
         self.programs.mkdir()
         self.cache = directory / "cache"
-        for fetched in ("stable", "fio"):  # before
+        for fetched in FETCHED:  # before
             (self.cache / fetched).mkdir(parents=True)
         self.log = directory / "log"
 
@@ -30,9 +34,7 @@ class Machine:
         program.write_text(f'#!/bin/sh\necho {name} "$@" >> {self.log}\n{script}\n')
         program.chmod(0o755)
 
-    def set_up(
-        self, module: str = "tests.rig.packages", **environment: str
-    ) -> subprocess.CompletedProcess[str]:
+    def set_up(self, module: str = "tests.rig.setup", **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the set-up there."""
         return subprocess.run(
             [sys.executable, "-m", module],
@@ -98,6 +100,19 @@ def test_a_system_without_apt_is_told_what_is_wanted(machine: Machine) -> None:
         assert package in line
 
 
+def test_a_kernel_that_debian_has_no_more_headers_for_is_told(machine: Machine) -> None:
+    (machine.cache / FETCHED[1]).rmdir()
+    machine.install("apt-cache", "echo 'E: No packages found' >&2; exit 100")
+    done = machine.set_up()
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"set-up: looking for linux-headers-{RELEASE}: No packages found; if Debian has a newer kernel by now, "
+        f"remove {machine.cache} and fetch it\n"
+    )
+    assert {path.name for path in machine.cache.iterdir()} == {"stable", "fio"}
+
+
 def test_an_unknown_variant_is_refused(machine: Machine) -> None:
     done = machine.set_up(QEMU_COMPANION_QEMU="9")
 
@@ -107,7 +122,7 @@ def test_an_unknown_variant_is_refused(machine: Machine) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root installs without sudo")
 def test_user_mode_linux_wants_tools_and_debian_12(machine: Machine) -> None:
-    for name in ("make", "bison", "bc", "xz"):
+    for name in ("bison", "bc"):
         machine.install(name)
     machine.install("env", 'shift; exec "$@"')
     done = machine.set_up("tests.rig.uml")
@@ -117,4 +132,5 @@ def test_user_mode_linux_wants_tools_and_debian_12(machine: Machine) -> None:
     assert done.stderr == (
         "set-up: backports are those of Debian 12 (bookworm), which apt's sources do not name\n"
     )
-    assert sorted(path.name for path in machine.cache.iterdir()) == ["fio", "stable", "uml.lock"]
+    before = {path.partition("/")[0] for path in FETCHED}
+    assert {path.name for path in machine.cache.iterdir()} == {*before, "uml.lock"}

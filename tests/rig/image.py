@@ -15,7 +15,7 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
-from tests.rig import packages
+from tests.rig import drivers, packages
 from tests.rig.apt import SetupError, run
 from tests.rig.cpio import Archive
 
@@ -26,6 +26,8 @@ _BOOT_MODULES = ("virtio_pci", "virtio_console")
 _MODULES = (
     *("vfio_pci", "vfio_iommu_type1", "uio_pci_generic", "9p", "9pnet_virtio"),
     *("virtio_rng", "virtio_blk", "ext4", "crc32c_generic"),  # ext4 asks for crc32c by what it does
+    *("virtio_net", "vmw_vsock_virtio_transport", "virtio_input", "evdev"),
+    *("i2c_virtio", "i2c_dev", "lm75", "at24", "gpio_virtio"),
 )
 _XZ = b"\xfd7zXZ\x00"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -43,9 +45,9 @@ class Image:
 def load() -> Image:
     """Return the image for the selected variant; build it first if it is new. Raises SetupError."""
     root = packages.guest_root()
-    (modules,) = (root / "lib/modules").iterdir()
-    directory = packages.cache() / f"image-{modules.name}-{_fingerprint()}"
-    image = Image(directory / "vmlinux", directory / "initramfs.cpio", modules.name)
+    release = packages.release(root)
+    directory = packages.cache() / f"image-{release}-{_fingerprint()}"
+    image = Image(directory / "vmlinux", directory / "initramfs.cpio", release)
     if not directory.exists():
         packages.say(f"building the guest's image with Linux {image.release}")
         _build(root, image)
@@ -69,7 +71,8 @@ def with_archive(image: Image, archive: Path) -> Path:
 def _fingerprint() -> str:
     """Return what changes with everything of ours that an image is made from."""
     files = (Path(__file__), Path(__file__).with_name("cpio.py"), *sorted(_SOURCES.iterdir()))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+    parts = [drivers.fingerprint().encode(), *(file.read_bytes() for file in files)]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
 
 
 def _build(root: Path, image: Image) -> None:
@@ -130,7 +133,7 @@ def _initramfs(root: Path, release: str) -> bytes:
     archive.file("bin/ivshmem-bind", (_SOURCES / "ivshmem-bind.sh").read_bytes(), executable=True)
     for source in sorted(_SOURCES.glob("*.c")):
         archive.file(f"bin/{source.stem}", _compile(source), executable=True)
-    modules = Modules(root / "lib/modules" / release)
+    modules = Modules(root / "lib/modules" / release, drivers.built(release))
     loaded = [name for name in _BOOT_MODULES if name in modules]
     archive.file("etc/modules", "".join(f"{name}\n" for name in loaded).encode())
     modules.add_to(archive, f"lib/modules/{release}", [*loaded, *_MODULES])
@@ -157,8 +160,9 @@ def _compile(source: Path) -> bytes:
 class Modules:
     """A kernel's loadable modules. Names count `-` and `_` as the same, as modprobe does."""
 
-    def __init__(self, directory: Path) -> None:
-        found = (path for pattern in ("*.ko", "*.ko.xz") for path in directory.rglob(pattern))
+    def __init__(self, *directories: Path) -> None:
+        patterns = ("*.ko", "*.ko.xz")
+        found = (path for top in directories for pattern in patterns for path in top.rglob(pattern))
         self._paths = {_module_name(path.name.partition(".ko")[0]): path for path in found}
 
     def __contains__(self, name: str) -> bool:

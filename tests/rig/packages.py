@@ -1,4 +1,4 @@
-"""Gets what tests and demo need from Debian: `python3 -m tests.rig.packages [--tests]`. No other packages.
+"""Gets what tests and demo need from Debian. Standard library only.
 
 Programs that are missing are installed with apt-get. The guest's kernel, busybox and fio are never
 installed: they are downloaded and unpacked below the cache directory, .cache beside this project's
@@ -14,7 +14,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,21 +51,21 @@ def _has_venv() -> bool:
 
 
 #: Debian packages that must be installed, and how to tell that they are not needed.
-_INSTALLED: dict[str, Callable[[], bool]] = {
+INSTALLED: dict[str, Callable[[], bool]] = {
     "qemu-system-x86": _has_program(_QEMU_PROGRAM),
     "gcc": _has_program("gcc"),
     "libc6-dev": _has_libc_development_files,
     "python3-venv": _has_venv,
+    "make": _has_program("make"),
+    "xz-utils": _has_program("xz"),
 }
 #: Those that tests try our reading of debug information on besides.
-_TEST_TOOLS: dict[str, Callable[[], bool]] = {"dwz": _has_program("dwz"), "g++": _has_program("g++")}
+TEST_TOOLS: dict[str, Callable[[], bool]] = {"dwz": _has_program("dwz"), "g++": _has_program("g++")}
 #: Those that a kernel is built with besides.
 _KERNEL_TOOLS: dict[str, Callable[[], bool]] = {
-    "make": _has_program("make"),
     "flex": _has_program("flex"),
     "bison": _has_program("bison"),
     "bc": _has_program("bc"),
-    "xz-utils": _has_program("xz"),
 }
 _KERNEL_SOURCE = "linux-source-6.12"
 
@@ -90,7 +89,13 @@ def guest_root() -> Path:
 
     Raises SetupError.
     """
-    return _fetched("backports", _fetch_backports) if variant() else _fetched("stable", _fetch_stable)
+    return fetched("backports", _fetch_backports) if variant() else fetched("stable", _fetch_stable)
+
+
+def release(root: Path) -> str:
+    """Return the release of the kernel in `root`, that of `guest_root()`."""
+    (modules,) = (root / "lib/modules").iterdir()
+    return modules.name
 
 
 def fio_root() -> Path:
@@ -98,7 +103,7 @@ def fio_root() -> Path:
 
     Raises SetupError.
     """
-    return _fetched("fio", _fetch_fio)
+    return fetched("fio", _fetch_fio)
 
 
 def qemu() -> list[str]:
@@ -115,7 +120,7 @@ def backports_qemu() -> list[str]:
 
     Raises SetupError.
     """
-    root = _fetched("backports", _fetch_backports)
+    root = fetched("backports", _fetch_backports)
     libraries = root / "usr/lib/x86_64-linux-gnu"
     return [
         *_hide_installed_modules(libraries / "qemu"),
@@ -140,12 +145,15 @@ def _hide_installed_modules(modules: Path) -> list[str]:
     return [*namespace, "sh", "-c", enter, str(modules), str(_QEMU_MODULES)]
 
 
-def _fetched(name: str, fetch: Callable[[Path], None]) -> Path:
-    """Return the cache's directory `name`, made by `fetch`: whole, or not at all."""
+def fetched(name: str, fetch: Callable[[Path], None]) -> Path:
+    """Return the cache's directory `name`, made by `fetch`: whole, or not at all.
+
+    `fetch` is given a new directory, in one that it may put other things into too. Raises SetupError.
+    """
     root = cache() / name
     if root.exists():
         return root
-    _require_debian()
+    require_debian()
     cache().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache(), prefix=f"{name}-") as scratch:
         unpacked = Path(scratch, "root")
@@ -159,19 +167,37 @@ def _fetched(name: str, fetch: Callable[[Path], None]) -> Path:
     return root
 
 
-def _fetch_stable(root: Path) -> None:
-    apt = Apt(root.parent / "apt")
-    say("fetching Debian's package lists")
+def debian(scratch: Path) -> Apt:
+    """Return a view, below `scratch`, of the packages that the selected variant's are from.
+
+    Raises SetupError.
+    """
+    return _backports(scratch) if variant() else _stable(scratch)
+
+
+def _stable(scratch: Path) -> Apt:
+    apt = Apt(scratch / "apt")
     apt.update()
+    return apt
+
+
+def _backports(scratch: Path) -> Apt:
+    apt = Apt(scratch / "apt-backports", sources=_backports_sources(scratch), release=_BACKPORTS)
+    apt.update()
+    return apt
+
+
+def _fetch_stable(root: Path) -> None:
+    say("fetching Debian's package lists")
+    apt = _stable(root.parent)
     kernel = apt.dependency("linux-image-amd64", _KERNEL)
     say(f"downloading {kernel} and busybox-static for the guest (nothing of it is installed)")
     apt.unpack([kernel, "busybox-static"], root)
 
 
 def _fetch_fio(root: Path) -> None:
-    apt = Apt(root.parent / "apt")
     say("fetching Debian's package lists")
-    apt.update()
+    apt = _stable(root.parent)
     libaio = apt.dependency("fio", r"libaio\w+")  # its name has changed once
     say("downloading fio and libraries for the guest (nothing of it is installed)")
     apt.unpack([*_FIO, libaio], root)
@@ -179,8 +205,7 @@ def _fetch_fio(root: Path) -> None:
 
 def _fetch_backports(root: Path) -> None:
     say(f"fetching the package lists of {_BACKPORTS} (apt's own sources stay as they are)")
-    apt = Apt(root.parent / "apt-backports", sources=_backports_sources(root.parent), release=_BACKPORTS)
-    apt.update()
+    apt = _backports(root.parent)
     kernel = apt.dependency("linux-image-amd64", _KERNEL)
     qemu = apt.closure([*_QEMU, *_NOT_QEMU])
     say(f"downloading {kernel} and {qemu[0]} (nothing of it is installed)")
@@ -193,14 +218,11 @@ def fetch_kernel_source(root: Path) -> Path:
 
     It is that of backports. The tools to build it are installed first if need be. Raises SetupError.
     """
-    _require_debian()
+    require_debian()
     install_missing(_KERNEL_TOOLS)
     with tempfile.TemporaryDirectory(dir=cache(), prefix="source-") as scratch:
         say(f"downloading {_KERNEL_SOURCE} from {_BACKPORTS} (apt's own sources stay as they are)")
-        sources = _backports_sources(Path(scratch))
-        apt = Apt(Path(scratch, "apt-backports"), sources=sources, release=_BACKPORTS)
-        apt.update()
-        apt.unpack([_KERNEL_SOURCE], root)
+        _backports(Path(scratch)).unpack([_KERNEL_SOURCE], root)
     return root / "usr/src" / f"{_KERNEL_SOURCE}.tar.xz"
 
 
@@ -217,9 +239,9 @@ def _backports_sources(scratch: Path) -> list[str]:
     return [f"deb {options}{uri} {release} main" for uri, release in dict.fromkeys(releases)]
 
 
-def _require_debian() -> None:
+def require_debian() -> None:
     """Raise SetupError unless this is an x86-64 machine with apt-get."""
-    wanted = " ".join(_INSTALLED)
+    wanted = " ".join(INSTALLED)
     if shutil.which("apt-get") is None:
         raise SetupError(
             f"this system has no apt-get; wanted are the Debian packages {wanted} to be installed, "
@@ -229,7 +251,7 @@ def _require_debian() -> None:
         raise SetupError(f"the guest is an x86-64 Linux and this machine is {platform.machine()}")
 
 
-def install_missing(wanted: Mapping[str, Callable[[], bool]] = _INSTALLED) -> None:
+def install_missing(wanted: Mapping[str, Callable[[], bool]] = INSTALLED) -> None:
     """Install the Debian packages that are missing; none if all is there. Raises SetupError."""
     missing = [package for package, present in wanted.items() if not present()]
     if not missing:
@@ -248,21 +270,3 @@ def install_missing(wanted: Mapping[str, Callable[[], bool]] = _INSTALLED) -> No
 def say(text: str) -> None:
     """Print one line of progress at once."""
     print(f"set-up: {text}", flush=True)
-
-
-def main() -> int:
-    """Install and download what is missing; return the exit code."""
-    try:
-        variant()
-        _require_debian()
-        install_missing({**_INSTALLED, **(_TEST_TOOLS if "--tests" in sys.argv[1:] else {})})
-        root, fio = guest_root(), fio_root()
-    except SetupError as error:
-        print(f"set-up: {error}", file=sys.stderr)
-        return 1
-    say(f"the guest's kernel and busybox are in {root}, its fio in {fio}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,28 @@
+"""Installs and downloads what is missing: `python3 -m tests.rig.setup [--tests]`. Standard library only."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.rig import drivers, packages
+from tests.rig.apt import SetupError
+
+
+def main() -> int:
+    """Install and download what is missing; return the exit code."""
+    tools = packages.TEST_TOOLS if "--tests" in sys.argv[1:] else {}
+    try:
+        packages.variant()
+        packages.require_debian()
+        packages.install_missing({**packages.INSTALLED, **tools})
+        root, fio = packages.guest_root(), packages.fio_root()
+        drivers.built(packages.release(root))
+    except SetupError as error:
+        print(f"set-up: {error}", file=sys.stderr)
+        return 1
+    packages.say(f"the guest's kernel and busybox are in {root}, its fio in {fio}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
