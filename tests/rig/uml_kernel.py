@@ -30,7 +30,7 @@ _TOP = "linux-source-6.12"
 _NOT_UNPACKED = (
     *(f"{_TOP}/{part}" for part in ("Documentation", "rust", "tools/perf", "tools/testing")),
     *(f"{_TOP}/arch/[!ux]*.{kind}" for kind in ("[chS]", "dts", "dtsi")),
-    *(f"{_TOP}/drivers/{part}/*.[ch]" for part in ("gpu", "net", "media", "staging", "infiniband")),
+    *(f"{_TOP}/drivers/{part}/*.[ch]" for part in ("gpu", "net/*", "media", "staging", "infiniband")),
     f"{_TOP}/sound/*.[ch]",
 )
 _SHOWN_LINES = 20
