@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol import __version__
-from protocol.io.command_line import OneLineParser, UserError, fail, print_result
+from protocol.io.command_line import OneLineParser, UserError, fail
 from vhost_user.control_cli import add_control_parser
 from vhost_user.describe import add_describe_parser
-from vhost_user.devices import device_names, find_device
-from vhost_user.options import first_line
+from vhost_user.devices import find_device
+from vhost_user.listing import add_list_parser
 from vhost_user.program import run_device
 from vhost_user.trace_cli import add_trace_parser
 
@@ -52,17 +52,12 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} (qemu-companion) {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_list_parser(commands)
+    add_list_parser(commands)
     _add_run_parser(commands)
     add_control_parser(commands)
     add_describe_parser(commands)
     add_trace_parser(commands)
     return parser
-
-
-def _add_list_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("list", help="print the devices that there are")
-    parser.set_defaults(run=_list)
 
 
 def _add_run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -77,19 +72,6 @@ def _add_run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     rest.required = False  # or the error about a missing DEVICE names it, too
     parser.set_defaults(run=_run)
-
-
-def _list(options: argparse.Namespace) -> int:
-    names = device_names()
-    width = max(len(name) for name in names)
-    return print_result(PROGRAM, "\n".join(f"{name:{width}}  {_summary(name)}" for name in names))
-
-
-def _summary(name: str) -> str:
-    try:
-        return first_line(find_device(name))
-    except UserError as error:
-        return f"({error})"
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -28,7 +28,6 @@ import trio
 
 from protocol.io import listen
 from vhost_user.json_call import CallError
-from vhost_user.simulation import EventsLostError
 
 if TYPE_CHECKING:
     import os
@@ -113,11 +112,13 @@ class _Client:
 
     async def _answer(self, line: bytes) -> None:
         """Make a call and send its result, but not for a client that goes away meanwhile."""
+        answer = None
         async with trio.open_nursery() as meanwhile:
             meanwhile.start_soon(self._cancel_when_gone, meanwhile.cancel_scope)
             answer = await self._result(line)
             meanwhile.cancel_scope.cancel()
-        await self._send(answer)
+        if answer is not None:
+            await self._send(answer)
 
     async def _result(self, line: bytes) -> bytes:
         """Make a call; return the line that answers it."""
@@ -145,17 +146,19 @@ class _Client:
         return await part.find_call(name).make(request.get("arguments") or {})
 
     async def _send_events(self, *, task_status: trio.TaskStatus[None]) -> None:
-        with self._simulation.events() as events:
+        with self._simulation.events(self._leave) as events:
             task_status.started()
             try:
                 async for event in events:
                     on = {"on": event.on} if event.on else {}
                     await self._send(_encode({"event": event.name, **on, "data": event.data}))
-            except EventsLostError as error:
-                _log.warning("a client of the control socket is too slow, and is left: %s", error)
-                self._nursery.cancel_scope.cancel()
             except OSError:
                 self._nursery.cancel_scope.cancel()  # it has gone
+
+    def _leave(self) -> None:
+        """Let go of a client that does not fetch its events, and does not wait for any more of them."""
+        _log.warning("a client of the control socket is too slow for its events, and is left")
+        self._nursery.cancel_scope.cancel()
 
     async def _send(self, line: bytes) -> None:
         async with self._sending:
@@ -189,7 +192,7 @@ def _parse(line: bytes) -> dict[str, Any]:
     """Return a request. Raises CallError."""
     try:
         request = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CallError(f"no line of JSON: {error}") from None
     if not isinstance(request, dict) or not isinstance(request.get("execute"), str):
         raise CallError('a request is {"execute": NAME, "on": PART, "arguments": {...}, "id": ANY}')

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from protocol.io.command_line import BROKEN_PIPE, INTERRUPTED, UserError, fail, print_result, settle_output
+from protocol.io.command_line import (
+    BROKEN_PIPE,
+    INTERRUPTED,
+    OneLineParser,
+    UserError,
+    fail,
+    print_result,
+    settle_output,
+)
 from vhost_user.control_client import ControlError, connect
 from vhost_user.json_call import CallError
 
@@ -37,22 +45,36 @@ def add_control_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentP
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.usage = f"{PROGRAM} [-h] [--on PART] [--events] PATH [CALL] [[NAME=]VALUE ...]"
     parser.add_argument("path", metavar="PATH", help="the socket that the device's --control made")
-    parser.add_argument("call", metavar="CALL", nargs="?", help="what to call")
     parser.add_argument(
-        "values", metavar="[NAME=]VALUE", nargs="*", default=[], help="an argument of the call"
-    )
+        "rest", metavar="CALL [NAME=]VALUE", nargs=argparse.REMAINDER, help="a call, and its arguments"
+    ).required = False  # or the error about a missing PATH names it, too
+    _add_options(parser)
+    parser.set_defaults(run=run_control)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on", metavar="PART", default="", help="the part whose call it is, such as a chip's address"
     )
     parser.add_argument(
         "--events", action="store_true", help="print events as lines of JSON, after the call if one is given"
     )
-    parser.set_defaults(run=run_control)
+
+
+def _read_rest(options: argparse.Namespace) -> None:
+    """Find call and values in what is behind the path, and the options that may be between them."""
+    parser = OneLineParser(prog=PROGRAM)
+    parser.add_argument("words", nargs="*")
+    _add_options(parser)
+    parser.parse_intermixed_args(options.rest, options)
+    options.call, *options.values = options.words or [None]
 
 
 def run_control(options: argparse.Namespace) -> int:
     """Make the call; return the exit code. Raises UserError."""
+    _read_rest(options)
     try:
         return trio.run(_main, options)
     except KeyboardInterrupt:

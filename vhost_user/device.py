@@ -118,6 +118,9 @@ class VirtioDevice:
     capabilities: ClassVar[tuple[str, ...]] = ()
     """Options that `--print-capabilities` tells of, where QEMU's vhost-user.json has some for its type."""
 
+    qemu_limits: ClassVar[str] = ""
+    """What people have to know of QEMU's support for it, in a few words."""
+
     num_queues: int = 1
     """How many queues it has at most."""
     features: int = 0

@@ -101,9 +101,7 @@ async def serve_all(served: Sequence[Served], control: str | None) -> Exception 
 
 async def _serve_control(device: VirtioDevice, path: str, *, task_status: trio.TaskStatus[None]) -> None:
     if device.simulation is None:
-        raise UserError(
-            f"nothing is simulated behind {device.name} that could be changed; leave out --control"
-        )
+        raise UserError(f"nothing is simulated behind {device.name} to be changed; leave out --control")
     try:
         await serve_control(device.simulation, path, task_status=task_status)
     except OSError as error:

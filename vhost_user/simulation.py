@@ -42,8 +42,11 @@ def call(function: _Function) -> _Function:
 
     Its arguments and result are annotated with what JSON can say: int, float, bool, str, bytes (in
     JSON a text of hexadecimal digits), enumerations of strings, Literal, list[...], `... | None`.
-    It raises ValueError for what its caller did wrong.
+    It raises ValueError for what its caller did wrong. No argument is called `on`, which tells the
+    part that a call is for; TypeError says so.
     """
+    if "on" in inspect.signature(function).parameters:
+        raise TypeError(f"{function.__name__}: no argument of a call can be called 'on'")
     setattr(function, _MARK, True)
     return function
 
@@ -55,8 +58,8 @@ class Simulation:
 
         class Lamp(Simulation):
             @call
-            def switch(self, on: bool) -> None:
-                self.emit("light", on=on)
+            def switch(self, lit: bool) -> None:
+                self.emit("light", lit=lit)
 
     A program makes the calls as it makes any; `--control PATH` offers the same calls to others.
     """
@@ -96,9 +99,12 @@ class Simulation:
         self._tell(Event(event, data))
 
     @contextlib.contextmanager
-    def events(self) -> Iterator[Events]:
-        """Listen for events, those of the parts too, for the length of a `with` block: iterate over it."""
-        listener = Events()
+    def events(self, on_lost: Callable[[], None] = lambda: None) -> Iterator[Events]:
+        """Listen for events, those of the parts too, for the length of a `with` block: iterate over it.
+
+        `on_lost` is called at once when the first event is lost because the listener is too slow.
+        """
+        listener = Events(on_lost)
         self._listeners.append(listener)
         try:
             yield listener
@@ -128,18 +134,20 @@ class Simulation:
 class Events:
     """The events of a simulation from now on, to iterate over. `Simulation.events()` makes one."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_lost: Callable[[], None]) -> None:
         self._waiting: deque[Event] = deque()
         self._is_lossy = False
+        self._on_lost = on_lost
         self._arrived = trio.lowlevel.ParkingLot()
 
     def put(self, event: Event) -> None:
         """Add an event; the listener gets it in its time."""
-        if len(self._waiting) >= EVENT_BACKLOG:
+        if len(self._waiting) < EVENT_BACKLOG:
+            self._waiting.append(event)
+            self._arrived.unpark()
+        elif not self._is_lossy:
             self._is_lossy = True
-            return
-        self._waiting.append(event)
-        self._arrived.unpark()
+            self._on_lost()
 
     def __aiter__(self) -> Events:
         return self

@@ -106,10 +106,25 @@ async def is_served(path: Path) -> bool:
         frontend.close()
 
 
-def test_list() -> None:
-    result = run("list")
+def test_list_without_a_qemu() -> None:
+    result = run("list", "--qemu", "no-such-qemu")
     assert result.returncode == 0
-    assert "rng  Random bytes for a guest, from a file of the host." in result.stdout.splitlines()
+    _, _, rng = result.stdout.partition("\nrng: ")
+    assert rng.splitlines()[:3] == [
+        "Random bytes for a guest, from a file of the host.",
+        "    QEMU: vhost-user-rng-pci; there is no no-such-qemu here to be asked whether it has it",
+        "    --filename FILE  --period MS  --max-bytes N",
+    ]
+
+
+@pytest.mark.qemu
+def test_list_tells_what_this_machines_qemu_attaches() -> None:
+    version = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True)
+    _, _, number = version.stdout.partition(" version ")
+    listed = dict(each.split(": ", 1) for each in run("list").stdout.split("\n\n"))
+    assert set(listed) == set(DEVICES)
+    attached = f"which QEMU {number.split()[0]} has"
+    assert f"vhost-user-blk-pci, {attached}\n" in listed["blk"]
 
 
 @pytest.mark.parametrize("name", DEVICES)
@@ -492,7 +507,7 @@ def test_device_of_another_package(directory: Path) -> None:
     (info / "entry_points.txt").write_text("[vhost_user.devices]\nhello = mine:Hello\n")
     environment = {**os.environ, "PYTHONPATH": str(directory)}
     for argv, text in (
-        (["list"], "hello  Says hello."),
+        (["list"], "hello: Says hello.\n    QEMU: vhost-user-test-device-pci"),
         (["run", "hello", "--print-capabilities"], '"console"'),
     ):
         program = [sys.executable, "-m", "vhost_user.cli", *argv]
