@@ -107,8 +107,8 @@ def test_a_kernel_that_debian_has_no_more_headers_for_is_told(machine: Machine) 
 
     assert done.returncode == 1
     assert done.stderr == (
-        f"set-up: looking for linux-headers-{RELEASE}: No packages found; if Debian has a newer kernel by now, "
-        f"remove {machine.cache} and fetch it\n"
+        f"set-up: looking for linux-headers-{RELEASE}: No packages found; "
+        f"if Debian has a newer kernel by now, remove {machine.cache} and fetch it\n"
     )
     assert {path.name for path in machine.cache.iterdir()} == {"stable", "fio"}
 
