@@ -111,7 +111,7 @@ async def test_fio_finds_what_it_wrote(directory: Path, disks: list[Disk]) -> No
                 start_backend(directory, "blk", *options, name=f"disk{number}")
             )
             devices += [*backend.chardev(f"disk{number}"), "-device", disk.device(f"disk{number}")]
-        guest = await stack.enter_async_context(rig.boot(*devices, shared=True, with_fio=True))
+        guest = await stack.enter_async_context(rig.boot(*devices, shared=True, tools=("fio",)))
         await guest.sh("modprobe virtio_blk")
         for number, disk in enumerate(disks):
             await verify(guest, f"vd{'abcd'[number]}", disk)
@@ -179,7 +179,7 @@ async def test_back_end_is_killed_under_load(directory: Path, packed: str) -> No
     original = random.Random(3).randbytes(8 * MIB)
     image.write_bytes(original)
     arguments = disk_arguments(image, properties=f",packed={packed}", chardev=",reconnect=1")
-    async with life(image, 0) as first, rig.boot(*arguments, shared=True, with_fio=True) as guest:
+    async with life(image, 0) as first, rig.boot(*arguments, shared=True, tools=("fio",)) as guest:
         await guest.sh("modprobe virtio_blk")
         load = await guest.start(LOAD)
         with trio.fail_after(LOAD_SECONDS):

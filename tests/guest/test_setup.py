@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig import drivers
+from tests.rig import drivers, tools
 
 PROJECT = Path(__file__).parents[2]
 PROGRAMS = ("qemu-system-x86_64", "gcc", "make", "xz")
 RELEASE = "6.1.0-0-amd64"
-FETCHED = (f"stable/lib/modules/{RELEASE}", f"drivers-{RELEASE}-{drivers.fingerprint()}", "fio")
+FETCHED = (f"stable/lib/modules/{RELEASE}", f"drivers-{RELEASE}-{drivers.fingerprint()}", tools.name())
 
 
 class Machine:
@@ -110,7 +110,7 @@ def test_a_kernel_that_debian_has_no_more_headers_for_is_told(machine: Machine) 
         f"set-up: looking for linux-headers-{RELEASE}: No packages found; "
         f"if Debian has a newer kernel by now, remove {machine.cache} and fetch it\n"
     )
-    assert {path.name for path in machine.cache.iterdir()} == {"stable", "fio"}
+    assert {path.name for path in machine.cache.iterdir()} == {"stable", tools.name()}
 
 
 def test_an_unknown_variant_is_refused(machine: Machine) -> None:

@@ -113,15 +113,18 @@ class Apt:
         rows = (line.split("|") for line in output.splitlines())
         return [Target(*row[1:]) for row in rows if row[0] == "Packages"]
 
-    def dependency(self, package: str, pattern: str) -> str:
-        """Return the package like `pattern` that the metapackage `package` depends on. Raises SetupError."""
+    def dependencies(self, package: str, *patterns: str) -> list[str]:
+        """Return the packages like `patterns` that `package` depends on, one for each. Raises SetupError."""
         argv = ["apt-cache", *self._options, *_NOTHING_INSTALLED, "show", "--no-all-versions", package]
         purpose = f"looking for {package}"
         depends = re.search(r"^Depends: (.*)$", run(argv, purpose=purpose), re.MULTILINE)
-        found = re.search(pattern, depends[1]) if depends else None
-        if found is None:
-            raise SetupError(f"{purpose}: it depends on nothing like {pattern}")
-        return found[0]
+        found = []
+        for pattern in patterns:
+            match = re.search(pattern, depends[1]) if depends else None
+            if match is None:
+                raise SetupError(f"{purpose}: it depends on nothing like {pattern}")
+            found.append(match[0])
+        return found
 
     def closure(self, packages: Sequence[str]) -> list[str]:
         """Return `packages` and what they need that is not installed, as name=version. Raises SetupError."""

@@ -49,14 +49,12 @@ def _build(release: str, done: Path) -> None:
     apt = packages.debian(scratch)
     headers = f"linux-headers-{release}"
     try:
-        common, kbuild = (
-            apt.dependency(headers, name) for name in (r"linux-headers-\S+", r"linux-kbuild-[^ ,]+")
-        )
+        common, kbuild = apt.dependencies(headers, r"linux-headers-\S+", r"linux-kbuild-[^ ,]+")
     except SetupError as error:
         raise SetupError(
             f"{error}; if Debian has a newer kernel by now, remove {packages.cache()} and fetch it"
         ) from error
-    libelf = apt.dependency(kbuild, r"libelf1\w*")
+    (libelf,) = apt.dependencies(kbuild, r"libelf1\w*")
     apt.unpack([headers, common, kbuild, libelf, source], scratch)
     for built in _compiled(scratch, scratch / "usr/src" / headers, scratch / "usr/src" / common, source):
         built.rename(done / built.name)

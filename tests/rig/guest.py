@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tests.rig import fio, image, packages, process
+from tests.rig import image, packages, process
 from tests.rig.lines import LineChannel, connection
 from tests.rig.qmp import Qmp
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Collection, Sequence
 
 #: The name of the virtio port that guest-src/init.sh takes commands from, and the word that makes it do so.
 _SHELL = "companion.shell"
@@ -175,14 +175,17 @@ def accelerator() -> str:
     return os.environ.get(ACCELERATOR_VARIABLE) or ("kvm" if usable else "tcg,thread=multi")
 
 
-def machine_arguments(*, kernel_options: str = "", shared: bool = False, with_fio: bool = False) -> list[str]:
+def machine_arguments(
+    *, kernel_options: str = "", shared: bool = False, tools: Collection[str] = ()
+) -> list[str]:
     """Return the QEMU command line of a guest, up to its devices. Raises packages.SetupError.
 
     The machine has an interrupt-remapping IOMMU: through it, vfio-pci hands MSI-X to user space.
-    `shared` memory is what a vhost-user back-end needs. `with_fio`, there is fio in the guest.
+    `shared` memory is what a vhost-user back-end needs. The tool sets `tools` (tests/rig/tools.py)
+    are in the guest.
     """
     guest = image.load()
-    initramfs = image.with_archive(guest, fio.archive()) if with_fio else guest.initramfs
+    initramfs = image.with_tools(guest, tools)
     accel = accelerator()
     memory = f"memory-backend-memfd,id=mem,size={_MEMORY},share={'on' if shared else 'off'}"
     return [
@@ -202,16 +205,17 @@ async def boot(
     name: str = "guest",
     kernel_options: str = "",
     shared: bool = False,
-    with_fio: bool = False,
+    tools: Collection[str] = (),
 ) -> AsyncIterator[Guest]:
     """Boot a guest with the QEMU arguments `devices`; kill it when the block ends.
 
-    `shared` makes its memory one that a vhost-user back-end can map; `with_fio` puts fio into it.
-    Raises packages.SetupError, BrokenKvmError, and lines.QemuGoneError if QEMU refuses to start. If the block
-    fails, the guest's console goes to standard error.
+    `shared` makes its memory one that a vhost-user back-end can map; `tools` are the tool sets
+    (tests/rig/tools.py) that are in it. Raises packages.SetupError, BrokenKvmError, and
+    lines.QemuGoneError if QEMU refuses to start. If the block fails, the guest's console goes to
+    standard error.
     """
     options = f"{kernel_options} {_SHELL}"
-    argv = machine_arguments(kernel_options=options, shared=shared, with_fio=with_fio)
+    argv = machine_arguments(kernel_options=options, shared=shared, tools=tools)
     async with _start(argv, devices, name) as guest:
         await guest.ready()
         yield guest

@@ -12,12 +12,17 @@ import tempfile
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from elftools.elf.elffile import ELFFile
 
-from tests.rig import drivers, packages
+from tests.rig import drivers, packages, tool_archive
 from tests.rig.apt import SetupError, run
 from tests.rig.cpio import Archive
+from tests.rig.tools import TOOLS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _SOURCES = Path(__file__).parent / "guest-src"
 #: Drivers that init loads: the port its commands come through. In later kernels they are built in.
@@ -54,11 +59,15 @@ def load() -> Image:
     return image
 
 
-def with_archive(image: Image, archive: Path) -> Path:
-    """Return an initramfs with what is in the cpio file `archive` too; Linux unpacks one after the other.
+def with_tools(image: Image, names: Collection[str]) -> Path:
+    """Return an initramfs with the tool sets `names` (tests/rig/tools.py); Linux unpacks one after the other.
 
     It is a file beside the image's own, so that guests without all that boot as quickly as ever.
+    Raises SetupError.
     """
+    if not names:
+        return image.initramfs
+    archive = tool_archive.archive(names)
     combined = image.initramfs.with_name(f"initramfs-{archive.stem}.cpio")
     if not combined.exists():
         with tempfile.TemporaryDirectory(dir=packages.cache(), prefix="image-") as scratch:
@@ -70,7 +79,8 @@ def with_archive(image: Image, archive: Path) -> Path:
 
 def _fingerprint() -> str:
     """Return what changes with everything of ours that an image is made from."""
-    files = (Path(__file__), Path(__file__).with_name("cpio.py"), *sorted(_SOURCES.iterdir()))
+    ours = (Path(__file__), *(Path(__file__).with_name(name) for name in ("cpio.py", "tools.py")))
+    files = (*ours, *sorted(_SOURCES.iterdir()))
     parts = [drivers.fingerprint().encode(), *(file.read_bytes() for file in files)]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
 
@@ -141,10 +151,19 @@ def _initramfs(root: Path, release: str) -> bytes:
 
 
 def _add_busybox(archive: Archive, busybox: Path) -> None:
-    archive.file("bin/busybox", busybox.read_bytes(), executable=True)
+    content, applets = busybox.read_bytes(), []
+    tools = {program for tool_set in TOOLS.values() for program in tool_set.programs}
     for applet in run([str(busybox), "--list"], purpose="listing busybox's programs").split():
-        if applet != "busybox":
-            archive.link(f"bin/{applet}", "busybox")
+        if applet in tools:
+            # busybox prefers its own to any other program of that name: another letter hides it, the
+            # next one as its table is sorted.
+            hidden = applet[:-1] + chr(ord(applet[-1]) + 1)
+            content = content.replace(f"\0{applet}\0".encode(), f"\0{hidden}\0".encode())
+        elif applet != "busybox":
+            applets.append(applet)
+    archive.file("bin/busybox", content, executable=True)
+    for applet in applets:
+        archive.link(f"bin/{applet}", "busybox")
     # The kernel runs /sbin/modprobe when a driver wants another one.
     archive.link("sbin", "bin")
 

@@ -1,6 +1,6 @@
 """Gets what tests and demo need from Debian. Standard library only.
 
-Programs that are missing are installed with apt-get. The guest's kernel, busybox and fio are never
+Programs that are missing are installed with apt-get. The guest's kernel and busybox are never
 installed: they are downloaded and unpacked below the cache directory, .cache beside this project's
 pyproject.toml or what QEMU_COMPANION_CACHE names. With QEMU_COMPANION_QEMU=10, so are QEMU 10 and
 Linux 6.12, from Debian 12's backports. What User Mode Linux is built with and from is had when it is
@@ -32,8 +32,6 @@ _KERNEL = r"linux-image-\d\S*"
 #: QEMU 10 without its display and disk tools, which would bring the desktop's libraries along.
 _QEMU = ("qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios")
 _NOT_QEMU = ("qemu-system-gui-", "qemu-utils-", "qemu-block-extra-")
-#: fio, and those of its libraries that a guest's disk needs: tests/rig/fio.py.
-_FIO = ("fio", "libc6", "libnuma1", "zlib1g")
 _QEMU_PROGRAM = "qemu-system-x86_64"
 _QEMU_MODULES = Path("/usr/lib/x86_64-linux-gnu/qemu")
 
@@ -96,14 +94,6 @@ def release(root: Path) -> str:
     """Return the release of the kernel in `root`, that of `guest_root()`."""
     (modules,) = (root / "lib/modules").iterdir()
     return modules.name
-
-
-def fio_root() -> Path:
-    """Return the directory that holds the unpacked fio and libraries; fetch them first if need be.
-
-    Raises SetupError.
-    """
-    return fetched("fio", _fetch_fio)
 
 
 def qemu() -> list[str]:
@@ -172,10 +162,11 @@ def debian(scratch: Path) -> Apt:
 
     Raises SetupError.
     """
-    return _backports(scratch) if variant() else _stable(scratch)
+    return _backports(scratch) if variant() else stable(scratch)
 
 
-def _stable(scratch: Path) -> Apt:
+def stable(scratch: Path) -> Apt:
+    """Return a view, below `scratch`, of the packages of this machine's release. Raises SetupError."""
     apt = Apt(scratch / "apt")
     apt.update()
     return apt
@@ -189,24 +180,16 @@ def _backports(scratch: Path) -> Apt:
 
 def _fetch_stable(root: Path) -> None:
     say("fetching Debian's package lists")
-    apt = _stable(root.parent)
-    kernel = apt.dependency("linux-image-amd64", _KERNEL)
+    apt = stable(root.parent)
+    (kernel,) = apt.dependencies("linux-image-amd64", _KERNEL)
     say(f"downloading {kernel} and busybox-static for the guest (nothing of it is installed)")
     apt.unpack([kernel, "busybox-static"], root)
-
-
-def _fetch_fio(root: Path) -> None:
-    say("fetching Debian's package lists")
-    apt = _stable(root.parent)
-    libaio = apt.dependency("fio", r"libaio\w+")  # its name has changed once
-    say("downloading fio and libraries for the guest (nothing of it is installed)")
-    apt.unpack([*_FIO, libaio], root)
 
 
 def _fetch_backports(root: Path) -> None:
     say(f"fetching the package lists of {_BACKPORTS} (apt's own sources stay as they are)")
     apt = _backports(root.parent)
-    kernel = apt.dependency("linux-image-amd64", _KERNEL)
+    (kernel,) = apt.dependencies("linux-image-amd64", _KERNEL)
     qemu = apt.closure([*_QEMU, *_NOT_QEMU])
     say(f"downloading {kernel} and {qemu[0]} (nothing of it is installed)")
     # zstd is what that kernel is packed with.
@@ -245,7 +228,7 @@ def require_debian() -> None:
     if shutil.which("apt-get") is None:
         raise SetupError(
             f"this system has no apt-get; wanted are the Debian packages {wanted} to be installed, "
-            "and linux-image-amd64, busybox-static and fio for the guest"
+            "and for the guest linux-image-amd64, linux-source, busybox-static, fio and others"
         )
     if platform.machine() != "x86_64":
         raise SetupError(f"the guest is an x86-64 Linux and this machine is {platform.machine()}")

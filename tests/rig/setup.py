@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import sys
 
-from tests.rig import drivers, packages
+from tests.rig import drivers, packages, tools
 from tests.rig.apt import SetupError
 
 
 def main() -> int:
     """Install and download what is missing; return the exit code."""
-    tools = packages.TEST_TOOLS if "--tests" in sys.argv[1:] else {}
+    more = packages.TEST_TOOLS if "--tests" in sys.argv[1:] else {}
     try:
         packages.variant()
         packages.require_debian()
-        packages.install_missing({**packages.INSTALLED, **tools})
-        root, fio = packages.guest_root(), packages.fio_root()
+        packages.install_missing({**packages.INSTALLED, **more})
+        root, unpacked = packages.guest_root(), tools.root()
         drivers.built(packages.release(root))
     except SetupError as error:
         print(f"set-up: {error}", file=sys.stderr)
         return 1
-    packages.say(f"the guest's kernel and busybox are in {root}, its fio in {fio}")
+    packages.say(f"the guest's kernel and busybox are in {root}, its tools in {unpacked}")
     return 0
 
 

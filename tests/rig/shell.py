@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tests.rig.apt import SetupError
 from tests.rig.guest import machine_arguments
+from tests.rig.tools import TOOLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 def command(devices: Sequence[str]) -> list[str]:
-    """Return the QEMU command line of a guest with a shell on the console. Raises SetupError.
+    """Return the QEMU command line of a guest with a shell on the console, and all tools. Raises SetupError.
 
     Its memory is one that vhost-user back-ends can map, unless `devices` bring a backend `mem` and its size.
     Ctrl-A X ends it.
     """
-    argv = machine_arguments(shared=True)
+    argv = machine_arguments(shared=True, tools=TOOLS)
     argv[argv.index("stdio")] = "mon:stdio"  # Ctrl-C is for the guest's shell
     if any(",id=mem," in text for text in devices):
         last = argv.index("-object") + 1

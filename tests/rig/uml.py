@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tests.rig import fio, image, packages, process, uml_kernel
+from tests.rig import image, packages, process, uml_kernel
 from tests.rig.apt import SetupError
 from tests.rig.backend import start_backend
 from tests.rig.guest import Shell
 from tests.rig.lines import connection
+from tests.rig.tools import TOOLS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
 
     from tests.rig.backend import RunningBackend
     from tests.rig.lines import LineChannel
@@ -52,9 +53,12 @@ class Guest(Shell):
         await self.program.wait()
 
 
-def initramfs() -> Path:
-    """Return what it boots, that of other guests with fio; make it first if need be. Raises SetupError."""
-    return image.with_archive(image.load(), fio.archive())
+def initramfs(names: Collection[str] = tuple(TOOLS)) -> Path:
+    """Return what it boots, that of other guests with the tool sets `names`; make it first if need be.
+
+    Raises SetupError.
+    """
+    return image.with_tools(image.load(), names)
 
 
 def device(socket: Path, device_id: DeviceId) -> str:
@@ -63,10 +67,11 @@ def device(socket: Path, device_id: DeviceId) -> str:
 
 
 @asynccontextmanager
-async def boot(directory: Path, *arguments: str) -> AsyncIterator[Guest]:
+async def boot(directory: Path, *arguments: str, tools: Collection[str] = ()) -> AsyncIterator[Guest]:
     """Boot it with `arguments`; kill it when the block ends. What it needs files for is in `directory`.
 
-    If the block fails, its console goes to standard error. Raises SetupError where it is not built.
+    The tool sets `tools` (tests/rig/tools.py) are in it. If the block fails, its console goes to
+    standard error. Raises SetupError where it is not built.
     """
     kernel = uml_kernel.built()
     if kernel is None:
@@ -75,7 +80,7 @@ async def boot(directory: Path, *arguments: str) -> AsyncIterator[Guest]:
         shell, shell_end = connection(sockets)
         fd = shell_end.fileno()
         argv = [
-            *(str(kernel), f"mem={_MEMORY}", f"initrd={initramfs()}", f"uml_dir={directory}"),
+            *(str(kernel), f"mem={_MEMORY}", f"initrd={initramfs(tools)}", f"uml_dir={directory}"),
             *("con=null", "con0=null,fd:1", f"con1=fd:{fd},fd:{fd}", "companion.shell=/dev/tty1"),
             *("panic=-1", "quiet", NO_AVX, *arguments),
         ]
@@ -90,12 +95,15 @@ async def boot(directory: Path, *arguments: str) -> AsyncIterator[Guest]:
 
 @asynccontextmanager
 async def boot_with(
-    directory: Path, device_id: DeviceId, name: str, *options: str
+    directory: Path, device_id: DeviceId, name: str, *options: str, tools: Collection[str] = ()
 ) -> AsyncIterator[tuple[Guest, RunningBackend]]:
-    """Boot it with one device, the back-end `name` with `options`; end both when the block ends."""
+    """Boot it with one device, the back-end `name` with `options`; end both when the block ends.
+
+    The tool sets `tools` are in it.
+    """
     async with (
         start_backend(directory, name, *SUITED, *options) as backend,
-        boot(directory, device(backend.socket, device_id)) as guest,
+        boot(directory, device(backend.socket, device_id), tools=tools) as guest,
     ):
         yield guest, backend
 

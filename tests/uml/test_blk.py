@@ -85,7 +85,7 @@ async def guest_with_disks(
             running = start_backend(directory, "blk", *disk, *options, name=f"{name}-backend")
             backend = await stack.enter_async_context(running)
             devices.append(uml.device(backend.socket, DeviceId.BLOCK))
-        yield await stack.enter_async_context(uml.boot(directory, *devices)), images
+        yield await stack.enter_async_context(uml.boot(directory, *devices, tools=("fio",))), images
 
 
 def content(file: Path) -> bytes:

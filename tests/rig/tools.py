@@ -1,0 +1,70 @@
+"""Programs that a test may have in its guest, in sets: which there are, and where they come from.
+
+They are Debian's own, unpacked below the cache directory and not installed. Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.rig import packages
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ToolSet:
+    """Programs of one Debian package.
+
+    `libraries` are patterns of the packages that it depends on and whose libraries a guest needs: for
+    others there will be stand-ins (tests/rig/tool_archive.py). libc is always there.
+    """
+
+    package: str
+    programs: tuple[str, ...]
+    libraries: tuple[str, ...] = ()
+
+
+TOOLS = {
+    "fio": ToolSet("fio", ("fio",), (r"libaio\w+", r"libnuma\w+", r"zlib\w+")),
+    "i2c": ToolSet("i2c-tools", ("i2cdetect", "i2cdump", "i2cget", "i2cset", "i2ctransfer"), (r"libi2c\w+",)),
+    "gpio": ToolSet(
+        "gpiod",
+        ("gpiodetect", "gpiofind", "gpioget", "gpioinfo", "gpiomon", "gpioset"),
+        (r"libgpiod\w+",),
+    ),
+    "input": ToolSet("evtest", ("evtest",)),
+    "net": ToolSet("iperf3", ("iperf3",), (r"libiperf\w+",)),
+}
+"""The sets by the names that guest.boot() and uml.boot() take."""
+
+
+def name() -> str:
+    """Return the name of the directory that holds all sets; it changes with them."""
+    table = repr(sorted(TOOLS.items()))
+    return f"tools-{hashlib.sha256(table.encode()).hexdigest()[:12]}"
+
+
+def root() -> Path:
+    """Return the directory that holds all sets and libraries, unpacked; fetch them first if need be.
+
+    Raises SetupError.
+    """
+    directory = packages.fetched(name(), _fetch)
+    for old in set(packages.cache().glob("tools-*/")) - {directory}:
+        shutil.rmtree(old, ignore_errors=True)
+    return directory
+
+
+def _fetch(root: Path) -> None:
+    packages.say("fetching Debian's package lists")
+    apt = packages.stable(root.parent)
+    wanted = ["libc6"]
+    for tools in TOOLS.values():
+        wanted += [tools.package, *apt.dependencies(tools.package, *tools.libraries)]
+    packages.say(f"downloading {', '.join(TOOLS)} tools for the guest (nothing of them is installed)")
+    apt.unpack(wanted, root)
