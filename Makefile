@@ -1,7 +1,7 @@
 # Everything there is to run here. Each target installs what it needs first and says so:
 #   make demo    two real QEMU guests and a host process share memory and ring each other
 #   make guest   a shell in a real Linux guest, with the devices that DEVICES= tells QEMU of
-#   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest
+#   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest; quicker with -j3 -O
 #   make fuzz    any bytes to everything that takes bytes, FUZZ_SECONDS= to each target, 600 by default
 #   make uml     builds User Mode Linux for the tests that are left out without it (two minutes, once)
 #   make bench   speed: disks beside QEMU's storage daemon, the ivshmem server beside QEMU's own C
@@ -17,17 +17,26 @@ SOURCES = protocol ivshmem_server vhost_user tests examples
 # What CI never leaves out.
 UML = $(if $(CI),uml)
 
-.PHONY: help setup demo guest test lint uml unit fuzz bench clean
+# What tests need besides.
+TESTS = $(if $(filter test,$(MAKECMDGOALS)),--tests)
+
+# Tests that need a QEMU or a guest of some kind; the others are unit tests.
+MACHINES = qemu or guest or uml
+
+# PYTEST_OPTIONS may choose from one half of the tests only: pytest ends with 5 then.
+NONE = $(if $(PYTEST_OPTIONS),|| [ $$? -eq 5 ])
+
+.PHONY: help setup demo guest test lint uml unit unit-tests machine-tests fuzz bench clean
 
 help:
 	@sed -n '2,/^$$/s/^# //p' Makefile
 
 # Debian packages that are missing; the guest's kernel, unpacked into .cache and not installed.
 setup: $(VENV)/.done
-	@$(PYTHON) -m tests.rig.setup
+	@$(PYTHON) -m tests.rig.setup $(TESTS)
 
 $(VENV)/.done: pyproject.toml
-	@$(PYTHON) -m tests.rig.setup
+	@$(PYTHON) -m tests.rig.setup $(TESTS)
 	@echo "set-up: installing Python packages into $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(RUN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
@@ -40,9 +49,14 @@ demo: setup
 guest: setup
 	@$(RUN)/python -m tests.rig.shell $(DEVICES)
 
-test: setup lint $(UML)
-	@$(PYTHON) -m tests.rig.setup --tests
-	$(RUN)/python -m pytest $(PYTEST_OPTIONS)
+test: lint unit-tests machine-tests
+
+# The two halves of the tests, which may run side by side.
+unit-tests: setup
+	$(RUN)/python -m pytest -m 'not ($(MACHINES))' $(PYTEST_OPTIONS) $(NONE)
+
+machine-tests: setup $(UML)
+	tests/rig/own-shm $(RUN)/python -m pytest -m '$(MACHINES)' $(PYTEST_OPTIONS) $(NONE)
 
 lint: setup
 	$(RUN)/ruff check $(SOURCES)
@@ -55,7 +69,7 @@ uml: setup
 
 # All that needs neither QEMU nor a guest, as for another Python: make unit PYTHON=python3.13 VENV=.venv-3.13
 unit: $(VENV)/.done
-	$(RUN)/python -m pytest -m 'not qemu and not guest and not uml' $(PYTEST_OPTIONS)
+	$(RUN)/python -m pytest -m 'not ($(MACHINES))' $(PYTEST_OPTIONS)
 
 # Inputs that reach something new are kept in .fuzz, and tried first the next time.
 FUZZ_SECONDS ?= 600
