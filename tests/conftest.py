@@ -24,13 +24,18 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.en
 
 
 @pytest.fixture(scope="session", autouse=True)
-def terminated_as_interrupted() -> Iterator[None]:
+def terminated_as_interrupted(request: pytest.FixtureRequest) -> Iterator[None]:
     """Clean up on SIGTERM, as timeout(1) and CI systems send it, too: make it a Ctrl-C.
 
     A shell may have had us ignore that, being in its background.
     """
+
+    def interrupt(*_: object) -> None:
+        request.session.shouldstop = "terminated"  # an exception is lost that is raised in a finalizer
+        signal.raise_signal(signal.SIGINT)
+
     interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
-    terminated = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    terminated = signal.signal(signal.SIGTERM, interrupt)
     yield
     signal.signal(signal.SIGTERM, terminated)
     signal.signal(signal.SIGINT, interrupted)
