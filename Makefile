@@ -20,13 +20,13 @@ UML = $(if $(CI),uml)
 # What tests need besides.
 TESTS = $(if $(filter test,$(MAKECMDGOALS)),--tests)
 
-# Tests that need a QEMU or a guest of some kind; the others are unit tests.
-MACHINES = qemu or guest or uml
+# Tests that need neither QEMU nor a guest.
+UNIT = not qemu and not guest and not uml
 
-# PYTEST_OPTIONS may choose from one half of the tests only: pytest ends with 5 then.
+# PYTEST_OPTIONS may choose nothing of one part of the tests: pytest ends with 5 then.
 NONE = $(if $(PYTEST_OPTIONS),|| [ $$? -eq 5 ])
 
-.PHONY: help setup demo guest test lint uml unit unit-tests machine-tests fuzz bench clean
+.PHONY: help setup demo guest test lint uml unit unit-tests guest-tests uml-tests fuzz bench clean
 
 help:
 	@sed -n '2,/^$$/s/^# //p' Makefile
@@ -49,14 +49,17 @@ demo: setup
 guest: setup
 	@$(RUN)/python -m tests.rig.shell $(DEVICES)
 
-test: lint unit-tests machine-tests
+test: lint $(UML) unit-tests guest-tests uml-tests
 
-# The two halves of the tests, which may run side by side.
+# The parts of the tests, which may run side by side.
 unit-tests: setup
-	$(RUN)/python -m pytest -m 'not ($(MACHINES))' $(PYTEST_OPTIONS) $(NONE)
+	$(RUN)/python -m pytest -m '$(UNIT)' $(PYTEST_OPTIONS) $(NONE)
 
-machine-tests: setup $(UML)
-	tests/rig/own-shm $(RUN)/python -m pytest -m '$(MACHINES)' $(PYTEST_OPTIONS) $(NONE)
+guest-tests: setup
+	tests/rig/own-shm $(RUN)/python -m pytest -m 'qemu or guest' $(PYTEST_OPTIONS) $(NONE)
+
+uml-tests: setup $(UML)
+	tests/rig/own-shm $(RUN)/python -m pytest -m 'uml' $(PYTEST_OPTIONS) $(NONE)
 
 lint: setup
 	$(RUN)/ruff check $(SOURCES)
@@ -69,7 +72,7 @@ uml: setup
 
 # All that needs neither QEMU nor a guest, as for another Python: make unit PYTHON=python3.13 VENV=.venv-3.13
 unit: $(VENV)/.done
-	$(RUN)/python -m pytest -m 'not ($(MACHINES))' $(PYTEST_OPTIONS)
+	$(RUN)/python -m pytest -m '$(UNIT)' $(PYTEST_OPTIONS)
 
 # Inputs that reach something new are kept in .fuzz, and tried first the next time.
 FUZZ_SECONDS ?= 600

@@ -133,7 +133,7 @@ def _run(argv: Sequence[str]) -> None:
     with (
         tempfile.TemporaryFile() as output,
         subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", "--", "nice", *argv],
+            ["setpriv", "--pdeathsig", "TERM", "--", *argv],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
