@@ -4,8 +4,8 @@
 #   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest; quicker with -j3 -O
 #   make fuzz    any bytes to everything that takes bytes, FUZZ_SECONDS= to each target, 600 by default
 #   make uml     builds User Mode Linux for the tests that are left out without it (two minutes, once)
-#   make bench   speed: disks beside QEMU's storage daemon, the ivshmem server beside QEMU's own C
-#                server where IVSHMEM_SERVER= names one
+#   make bench   speed: disks beside QEMU's storage daemon, network cards beside QEMU's own, the ivshmem
+#                server beside QEMU's own C server where IVSHMEM_SERVER= names one
 # PYTHON= chooses the Python for the virtual environment, PYTEST_OPTIONS= what pytest is told;
 # QEMU_COMPANION_QEMU=10 runs tests and demo with QEMU 10 and Linux 6.12 of Debian's backports.
 
@@ -88,6 +88,7 @@ fuzz: $(VENV)/.done
 
 bench: setup
 	$(RUN)/python -m tests.bench.vhost_user
+	$(RUN)/python -m tests.bench.net
 	$(RUN)/python -m tests.bench.ivshmem
 
 clean:

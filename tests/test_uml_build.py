@@ -27,6 +27,11 @@ linux:
 	{build}
 """
 REGISTERS = "arch/x86/um/os-Linux/registers.c"
+NUMBERS = "arch/um/include/asm/irq.h"
+SOURCES = {
+    REGISTERS: "\thave_xstate_support = 1;\n",
+    NUMBERS: "#define UM_LAST_SIGNAL_IRQ\t64\n#define NR_IRQS\t\tUM_LAST_SIGNAL_IRQ\n#endif\n",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +50,9 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     def fetch(root: Path) -> Path:
         times.append(None)
         top = root / "linux-source-6.12"
-        (top / REGISTERS).parent.mkdir(parents=True)
-        (top / REGISTERS).write_text("\thave_xstate_support = 1;\n")
+        for name, text in SOURCES.items():
+            (top / name).parent.mkdir(parents=True)
+            (top / name).write_text(text)
         (top / "Makefile").write_text(makefiles[-1])
         archive = root / "source.tar.xz"
         with tarfile.open(archive, "w:xz") as tar:
@@ -62,12 +68,15 @@ def makefile(build: str, omit: str = "nothing") -> str:
     return MAKEFILE.replace("{build}", build).replace("{omit}", omit)
 
 
-def test_it_is_built_once_with_the_change(fetched: list[str], cache: Path) -> None:
-    fetched.append(makefile(f"cp {REGISTERS} linux"))
+def test_it_is_built_once_with_the_changes(fetched: list[str], cache: Path) -> None:
+    fetched.append(makefile(f"cat {REGISTERS} {NUMBERS} >linux"))
     assert uml_kernel.built() is None
     kernel = uml_kernel.build()
     assert kernel == uml_kernel.built() == uml_kernel.build()
-    assert kernel.read_text() == "\thave_xstate_support = 0;\n"
+    assert kernel.read_text() == (
+        "\thave_xstate_support = 0;\n"
+        "#define UM_LAST_SIGNAL_IRQ\t64\n#define NR_IRQS\t\t(UM_LAST_SIGNAL_IRQ + 64)\n#endif\n"
+    )
     assert sorted(path.name for path in cache.iterdir()) == sorted([kernel.parent.name, "uml.lock"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -37,6 +38,8 @@ class Backend:
         self.nursery = nursery
         self.session = BackendSession(device.offered_features, device.offered_protocol_features)
         self.memory = GuestMemory()
+        self.repeated_regions: Counter[tuple[int, int, int]] = Counter()
+        """How often more than once memory regions were added, by their places."""
         self.vrings = [Vring(index, self) for index in range(device.num_queues)]
         self.status = DeviceStatus(0)
         self.channel: Channel | None = None

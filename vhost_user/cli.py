@@ -32,14 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def rng(argv: Sequence[str] | None = None) -> int:
-    """Run vhost-user-rng with the command line `argv`; return its exit code."""
-    return _run_ours("rng", argv)
-
-
 def blk(argv: Sequence[str] | None = None) -> int:
     """Run vhost-user-blk with the command line `argv`; return its exit code."""
     return _run_ours("blk", argv)
+
+
+def rng(argv: Sequence[str] | None = None) -> int:
+    """Run vhost-user-rng with the command line `argv`; return its exit code."""
+    return _run_ours("rng", argv)
 
 
 def _run_ours(name: str, argv: Sequence[str] | None) -> int:

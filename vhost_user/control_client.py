@@ -35,7 +35,7 @@ class ControlClient:
         self._is_subscribed = False
         self._number = 0
 
-    async def call(self, name: str, *, on: str = "", **arguments: object) -> Any:
+    async def call(self, name: str, /, *, on: str = "", **arguments: object) -> Any:
         """Call `name` of the part `on`, "" for the whole; return the result as JSON has it.
 
         Raises CallError where the call is refused, ControlError where the program has gone.

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 PROGRAM = "vhost-user describe"
 
+KNOWN_TYPES = frozenset(
+    {
+        *("9p", "balloon", "block", "caif", "console", "crypto", "fs", "gpu", "input", "net", "rng"),
+        *("rpmsg", "rproc-serial", "scsi", "vsock"),
+    }
+)
+"""The types of QEMU's docs/interop/vhost-user.json. A file of any other has libvirt refuse all files, and
+with them every guest with virtiofs or vhost-user-gpu: there is none of i2c, which libvirt has no use for."""
+
 _DESCRIPTION = """\
 Write the files by which management software such as libvirt finds these back-ends, one for each device
 that has a program of its own, with the place where that program is installed. libvirt looks for them in
@@ -39,6 +48,11 @@ def add_describe_parser(subparsers: argparse._SubParsersAction[argparse.Argument
     parser.set_defaults(run=run_describe)
 
 
+def described_devices() -> list[str]:
+    """Return the names of our devices of which there is a file."""
+    return [name for name in DEVICES if backend_type(find_device(name)) in KNOWN_TYPES]
+
+
 def description(device: type[VirtioDevice], binary: str) -> str:
     """Return a description file, as QEMU's docs/interop/vhost-user.json has it."""
     content = {"description": first_line(device), "type": backend_type(device), "binary": binary}
@@ -49,7 +63,7 @@ def run_describe(options: argparse.Namespace) -> int:
     """Write the files, and print what was written; return the exit code. Raises UserError."""
     directory = Path(options.directory)
     written = []
-    for name in DEVICES:
+    for name in described_devices():
         path = directory / f"50-qemu-companion-{name}.json"
         text = description(find_device(name), str(_program(f"vhost-user-{name}")))
         try:

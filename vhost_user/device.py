@@ -139,6 +139,8 @@ class VirtioDevice:
     """What is simulated behind it, for --control; None: nothing is."""
     many_sockets: ClassVar[bool] = False
     """Whether one program can serve many of it (--socket-count), each on a socket of its own."""
+    for_one_guest: ClassVar[bool] = False
+    """Whether all that one program serves is for the same guest, as --print-qemu-args then has it."""
 
     _withheld: Feature = Feature.NONE
     _withheld_protocol: ProtocolFeature = ProtocolFeature.NONE
@@ -151,6 +153,14 @@ class VirtioDevice:
         has ended, having completed what it can; after `drain_seconds` it is cancelled.
         """
         raise NotImplementedError(f"{type(self).__name__} has no run_queue()")
+
+    async def run_disabled_queue(self, queue: Virtqueue) -> None:
+        """Serve, as `run_queue()` does, a queue that is started but disabled: without any side effect.
+
+        What that means is the type's affair: a network device gives the driver no frames, and
+        discards those that it sends. By default, such a queue is left as it is until it is enabled.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no run_disabled_queue()")
 
     async def run(self) -> None:
         """Do what is to be done while a front-end is connected; by default nothing. Cancelled at its end."""
@@ -281,6 +291,11 @@ class VirtioDevice:
             reply.close()
 
     # For the framework
+
+    @property
+    def serves_disabled_queues(self) -> bool:
+        """True if there is a `run_disabled_queue()`."""
+        return type(self).run_disabled_queue is not VirtioDevice.run_disabled_queue
 
     def use_iommu(self) -> None:
         """Offer from now on that the guest's IOMMU translates addresses. Before a front-end connects."""

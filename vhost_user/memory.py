@@ -52,6 +52,11 @@ class Region:
     user_address: int
     mmap_offset: int = 0
 
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """What a region is known by (REM_MEM_REG): both addresses and the size."""
+        return self.guest_address, self.user_address, self.size
+
     def __str__(self) -> str:
         return f"{self.size:#x} bytes at guest address {self.guest_address:#x}"
 
@@ -95,6 +100,9 @@ class GuestMemory:
     def __len__(self) -> int:
         return len(self._mapped)
 
+    def __contains__(self, region: Region) -> bool:
+        return any(mapped.region == region for mapped in self._mapped)
+
     def set_table(self, table: Sequence[tuple[Region, OwnedFd]]) -> None:
         """Replace everything (SET_MEM_TABLE); closes the descriptors. Where it raises, nothing changed.
 
@@ -116,7 +124,7 @@ class GuestMemory:
 
     def remove(self, region: Region) -> None:
         """Remove the region of the same addresses and size (REM_MEM_REG). Raises BadRegionError."""
-        rest = [mapped for mapped in self._mapped if not _same_place(mapped.region, region)]
+        rest = [mapped for mapped in self._mapped if mapped.region.place != region.place]
         if len(rest) == len(self._mapped):
             raise BadRegionError(
                 f"there is no memory region of {region}, user address {region.user_address:#x}"
@@ -261,11 +269,3 @@ def _insert(table: list[_Mapped], new: _Mapped) -> list[_Mapped]:
         if new.writable.start < old.writable.end and old.writable.start < new.writable.end:
             raise BadRegionError(f"memory regions overlap: {old.region} and {new.region}")
     return sorted([*table, new], key=lambda mapped: mapped.region.guest_address)
-
-
-def _same_place(one: Region, other: Region) -> bool:
-    return (one.guest_address, one.user_address, one.size) == (
-        other.guest_address,
-        other.user_address,
-        other.size,
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import logging
@@ -19,7 +20,6 @@ from vhost_user import serving
 from vhost_user.options import PRINT_CAPABILITIES, parse_options
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import AsyncIterator, Sequence
 
     from vhost_user.device import VirtioDevice
@@ -30,6 +30,8 @@ _STOP_SECONDS = 1.0
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _TYPES = {DeviceId.NINEP: "9p", DeviceId.RPROC_SERIAL: "rproc-serial"}
+
+_MEMORY = "-m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -machine memory-backend=mem"
 
 _log = logging.getLogger("vhost_user")
 
@@ -84,26 +86,29 @@ def backend_type(device: type[VirtioDevice]) -> str:
 def qemu_args(device: type[VirtioDevice], options: argparse.Namespace) -> str:
     """Return the QEMU options for a guest with this device, quoted for a shell. Raises UserError.
 
-    Where the command line has several devices, each is for a guest of its own, on a line of its own.
+    Where the command line has several devices, each is for a guest of its own, on a line of its own,
+    unless the device says that they are for one.
     """
     paths = device.socket_paths(options) or [options.connect]
     if paths == [None]:
         raise UserError("--print-qemu-args needs the path of the socket; give --socket-path or --connect")
-    return "\n".join(_qemu_args(device, options, path) for path in paths)
+    each = [(_numbered(options, number, path), path) for number, path in enumerate(paths)]
+    if device.for_one_guest:
+        return " ".join([_MEMORY, *(_attachment(device, own, own.number, path) for own, path in each)])
+    return "\n".join(f"{_MEMORY} {_attachment(device, own, 0, path)}" for own, path in each)
 
 
-def _qemu_args(device: type[VirtioDevice], options: argparse.Namespace, path: str) -> str:
+def _numbered(options: argparse.Namespace, number: int, path: str) -> argparse.Namespace:
+    """Return the options as they are for one of several sockets: its own path, and `number`."""
+    return argparse.Namespace(**vars(options) | {"socket_path": path, "number": number})
+
+
+def _attachment(device: type[VirtioDevice], options: argparse.Namespace, number: int, path: str) -> str:
     quoted = str(Path(path).absolute()).replace(",", ",,")  # QEMU's own quoting of a comma
     server = ",server=on" if options.connect else ""
     iommu = ",iommu_platform=on,ats=on" if options.iommu else ""
-    return " ".join(
-        [
-            "-m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -machine memory-backend=mem",
-            "-chardev",
-            shlex.quote(f"socket,id={device.name}0,path={quoted}{server}"),
-            device.qemu_attachment(options, f"{device.name}0", iommu),
-        ]
-    )
+    chardev = shlex.quote(f"socket,id={device.name}{number},path={quoted}{server}")
+    return f"-chardev {chardev} {device.qemu_attachment(options, f'{device.name}{number}', iommu)}"
 
 
 async def _main(served: list[serving.Served], options: argparse.Namespace) -> int:

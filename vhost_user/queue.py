@@ -12,7 +12,7 @@ from vhost_user.memory import BadAddressError, IotlbMissError
 from vhost_user.ring import BrokenRingError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from types import TracebackType
 
     from protocol.io import EventFd
@@ -65,7 +65,16 @@ class Virtqueue:
     wants speed takes whole batches with `batches()`. One task iterates; any task may complete.
     """
 
-    def __init__(self, index: int, size: int, features: Feature, ring: Ring, owner: QueueOwner) -> None:
+    def __init__(
+        self,
+        index: int,
+        size: int,
+        features: Feature,
+        ring: Ring,
+        owner: QueueOwner,
+        *,
+        begins_anew: bool = True,
+    ) -> None:
         """Use `ring`, which somebody else must not use meanwhile. `owner` runs `publish_late()` beside."""
         self.index = index
         """The queue's number, from 0."""
@@ -73,6 +82,12 @@ class Virtqueue:
         """Entries of its ring."""
         self.features = features
         """The features that were negotiated."""
+        self.begins_anew = begins_anew
+        """False where it goes on from where it stopped, here or elsewhere: paused, or migrated.
+
+        True is the only word that a device has of a guest that rebooted: of most devices, QEMU tells no
+        back-end that the driver has reset them.
+        """
         self.broken = ""
         """What the driver did wrong, once it did, in one line: the queue is of no further use then."""
         self._ring = ring
@@ -140,10 +155,48 @@ class Virtqueue:
         if self._stopping:
             self._ready += batch[::-1]
             return []
-        self._holding = True
-        self._handed += batch
-        self._outstanding += len(batch)
+        self._hand_out(batch)
         return batch
+
+    def take_now(self, limit: int = BATCH) -> list[Chain]:
+        """Return at most `limit` chains that are there, without waiting; the driver is not asked to kick.
+
+        For a device that wants chains in stock, as for receiving; it completes them together. Not to
+        be called while `available()` is awaited, for which a driver has to kick.
+        """
+        if self._stopping:
+            return []
+        if self._ready:
+            batch, self._ready = self._ready[: -limit - 1 : -1], self._ready[:-limit]
+        else:
+            try:
+                batch = self._row(self._pop(limit))
+            except IotlbMissError:
+                return []  # available() has the front-end say what is there
+            except BrokenRingError as error:
+                self._break(error)
+                return []
+        self._hand_out(batch)
+        return batch
+
+    async def available(self) -> bool:
+        """Wait until `take_now()` has chains; False: the queue is to stop, and it will have none.
+
+        One task may wait.
+        """
+        if not self._ready:
+            self._ready = (await self._take(BATCH))[::-1]
+        return not self._stopping
+
+    def complete_together(self, done: Sequence[tuple[Chain, int]]) -> None:
+        """Complete chains, each with the bytes written to it; `flush()` shows all of them at once.
+
+        In this order, and from any task. Unlike with `Chain.complete()`, the caller sees to it that
+        none was completed before, and that the bytes fit.
+        """
+        for chain, _ in done:
+            chain.completed = True
+        self._done += [(chain.element, written) for chain, written in done]
 
     def flush(self) -> None:
         """Publish completed chains now: the driver sees them, and is called if it wants to be."""
@@ -262,17 +315,14 @@ class Virtqueue:
         self._task = current_task()
         self._holding = False
         self.flush()
-        if len(self._handed) > _REMEMBERED_CHAINS + 2 * self._outstanding:
-            self._handed = self._open_chains()
+        self._forget_completed()
         self._turns += 1
         if self._turns > _TURNS_WITHOUT_CHECKPOINT:
             await self._checkpoint()
         while not self._stopping:
             try:
                 if elements := self._pop(limit):
-                    chains = Chain.row(self, elements, self._taken)
-                    self._taken += len(chains)
-                    return chains
+                    return self._row(elements)
                 if self._ring.want_kicks(True):
                     await self._checkpoint()
                 else:
@@ -284,6 +334,22 @@ class Virtqueue:
             except BrokenRingError as error:
                 self._break(error)
         return []
+
+    def _row(self, elements: list[Element]) -> list[Chain]:
+        chains = Chain.row(self, elements, self._taken)
+        self._taken += len(chains)
+        return chains
+
+    def _hand_out(self, batch: list[Chain]) -> None:
+        """Note that the device has these chains, and that what it completes of them may wait."""
+        self._holding = True
+        self._handed += batch
+        self._outstanding += len(batch)
+        self._forget_completed()
+
+    def _forget_completed(self) -> None:
+        if len(self._handed) > _REMEMBERED_CHAINS + 2 * self._outstanding:
+            self._handed = self._open_chains()
 
     def _pop(self, limit: int) -> list[Element]:
         elements = self._ring.pop(limit)

@@ -10,6 +10,7 @@ import trio
 
 from protocol.io import EventFd
 from protocol.vhost_user import SetVringAddr, VringAddressFlag, VringCall, VringErr
+from protocol.virtio import packed
 from protocol.virtio.features import Feature
 from vhost_user.memory import BadAddressError, IotlbMissError
 from vhost_user.queue import Virtqueue
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from vhost_user.device import VirtioDevice
     from vhost_user.memory import GuestMemory
     from vhost_user.ring import Ring
-
-PACKED_START = 0x8000_8000
-"""The base of a packed ring that never ran: both wrap counters are 1."""
 
 PATIENCE_TOLD_SECONDS = 1.0
 """How long a queue may take to stop before the log says that it is waited for."""
@@ -50,7 +48,7 @@ class VringSetup:
     @property
     def is_runnable(self) -> bool:
         """True once everything has come that a ring needs; it may come in any order."""
-        return self.started and self.enabled and self.size > 0 and self.address is not None
+        return self.started and self.size > 0 and self.address is not None
 
     def replace(self, name: str, fd: OwnedFd | EventFd | None) -> None:
         """Take the eventfd `name` ("kick", "call" or "err"), and close the one before it."""
@@ -120,6 +118,7 @@ class Vring:
         self._run: _Run | None = None
         self._ring: Ring | None = None
         self._left_at: int | None = None
+        self._stopped_at: int | None = None
 
     @property
     def is_running(self) -> bool:
@@ -135,9 +134,17 @@ class Vring:
         """Serve the ring if it is to be served and is not."""
         if self.setup.started:
             self._owner.resumed()
-        if self._run is None and self.setup.is_runnable:
+        wanted = self.setup.enabled or self._owner.device.serves_disabled_queues
+        if self._run is None and wanted and self.setup.is_runnable:
             self._run = _Run()
             self._owner.nursery.start_soon(self._serve, self._run, name=f"queue {self.index}")
+
+    async def enable(self, enabled: bool) -> None:
+        """Enable or disable the ring; it keeps its place meanwhile."""
+        if enabled != self.setup.enabled:
+            await self.stop()
+        self.setup.enabled = enabled
+        self.start()
 
     async def stop(self, drain_seconds: float | None = None) -> None:
         """Stop serving. The device completes what it has first, for which it has `drain_seconds`."""
@@ -267,18 +274,22 @@ class Vring:
         finally:
             self.setup.base = self.base
             if self._ring is not None:
-                self._left_at = self._ring.base
+                self._left_at = self._stopped_at = self._ring.base
             self._ring = self._run = None
             run.ended.set()
 
     async def _serve_ring(self, run: _Run) -> None:
+        begins_anew = self._begins_anew()
         ring = self._ring = await self._make_ring()
-        queue = run.queue = Virtqueue(self.index, self.setup.size, self._owner.features, ring, self)
+        queue = run.queue = Virtqueue(
+            *(self.index, self.setup.size, self._owner.features, ring, self), begins_anew=begins_anew
+        )
         publisher = trio.CancelScope()
         self._owner.nursery.start_soon(_publish_late, queue, publisher)
         _log.debug("queue %d starts at %d, with %s", self.index, ring.base, self._owner.features)
+        device = self._owner.device
         try:
-            await self._owner.device.run_queue(queue)
+            await (device.run_queue if self.setup.enabled else device.run_disabled_queue)(queue)
             if not (queue.stopping or queue.broken):
                 _log.info("queue %d is served no more: run_queue() has returned", self.index)
             await queue.drained()
@@ -287,12 +298,22 @@ class Vring:
             self._report_lost(queue.finish())
             _log.debug("queue %d stops at %d", self.index, ring.base)
 
+    @property
+    def _first_base(self) -> int:
+        """Where a ring begins that never ran."""
+        return packed.START if Feature.RING_PACKED in self._owner.features else 0
+
+    def _begins_anew(self) -> bool:
+        """Tell whether the ring is another one than the one that stopped, here or in another back-end."""
+        base = self._first_base if self.setup.base is None else self.setup.base
+        return base == self._first_base if self._stopped_at is None else base != self._stopped_at
+
     async def _make_ring(self) -> Ring:
         """Return the ring, once all its parts are known. Raises BrokenRingError, BadAddressError."""
         setup, features, address = self.setup, self._owner.features, self.setup.address
         assert address is not None
-        kind, start = (PackedRing, PACKED_START) if Feature.RING_PACKED in features else (SplitRing, 0)
-        base = start if setup.base is None else setup.base
+        kind = PackedRing if Feature.RING_PACKED in features else SplitRing
+        base = self._first_base if setup.base is None else setup.base
         config = RingConfig(
             setup.size, address.descriptor, address.available, address.used, features, setup.big_endian
         )

@@ -152,6 +152,12 @@ class FdStream(Closing):
         """Wait until the kernel takes more."""
         await trio.lowlevel.wait_writable(self._open_fd())
 
+    def detach(self) -> socket.socket:
+        """Give the socket to the caller, who closes it; this object is closed then."""
+        sock = socket.socket(fileno=self._sock.detach())
+        self.close()
+        return sock
+
     def close(self) -> None:
         """Close the socket and descriptors that nobody took; a task waiting gets ClosedResourceError."""
         for fd in self._received_fds:

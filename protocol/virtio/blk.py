@@ -6,13 +6,13 @@ Everything is little-endian; a sector is always 512 bytes, whatever the block si
 from __future__ import annotations
 
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 
-from construct import ConstructError, Int8ul, Int16ul, Int32ul, Int64ul, Padding, Struct
+from construct import Int8ul, Int16ul, Int32ul, Int64ul, Padding, Struct
 
-from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.virtio.bits import Bits
+from protocol.virtio.config_space import ConfigSpace
 
 SECTOR_SIZE = 512
 ID_SIZE = 20
@@ -77,12 +77,40 @@ SEGMENT_UNMAP = 1
 
 
 @dataclass(frozen=True)
-class BlkConfig:
+class BlkConfig(ConfigSpace):
     """The configuration space (section 5.2.4). Which fields a driver may look at depends on the features.
 
     `capacity` and what is named `sectors` are in sectors, `min_io_size` and `opt_io_size` in blocks of
     `blk_size` bytes; a physical block has 2 ** `physical_block_exp` of those.
     """
+
+    owner = "a block device"
+    layout = Struct(
+        "capacity" / Int64ul,
+        "size_max" / Int32ul,
+        "seg_max" / Int32ul,
+        "cylinders" / Int16ul,
+        "heads" / Int8ul,
+        "sectors" / Int8ul,
+        "blk_size" / Int32ul,
+        "physical_block_exp" / Int8ul,
+        "alignment_offset" / Int8ul,
+        "min_io_size" / Int16ul,
+        "opt_io_size" / Int32ul,
+        "writeback" / Int8ul,
+        Padding(1),
+        "num_queues" / Int16ul,
+        "max_discard_sectors" / Int32ul,
+        "max_discard_seg" / Int32ul,
+        "discard_sector_alignment" / Int32ul,
+        "max_write_zeroes_sectors" / Int32ul,
+        "max_write_zeroes_seg" / Int32ul,
+        "write_zeroes_may_unmap" / Int8ul,
+        Padding(3),
+        "max_secure_erase_sectors" / Int32ul,
+        "max_secure_erase_seg" / Int32ul,
+        "secure_erase_sector_alignment" / Int32ul,
+    )
 
     capacity: int = 0
     size_max: int = 0
@@ -107,51 +135,7 @@ class BlkConfig:
     max_secure_erase_seg: int = 0
     secure_erase_sector_alignment: int = 0
 
-    def encode(self) -> bytes:
-        """Return the configuration space's bytes. Raises LocalProtocolError for a field that does not fit."""
-        try:
-            data: bytes = _CONFIG.build(asdict(self))
-        except ConstructError as error:
-            raise LocalProtocolError(f"{self} does not fit the configuration space: {error}") from error
-        return data
 
-    @classmethod
-    def decode(cls, data: bytes) -> BlkConfig:
-        """Return the fields that a device shows. Raises RemoteProtocolError for bytes too few."""
-        try:
-            parsed = _CONFIG.parse(data)
-        except ConstructError as error:
-            raise RemoteProtocolError(f"no configuration space of a block device: {error}") from error
-        return cls(**{name: parsed[name] for name in cls.__dataclass_fields__})
-
-
-_CONFIG = Struct(
-    "capacity" / Int64ul,
-    "size_max" / Int32ul,
-    "seg_max" / Int32ul,
-    "cylinders" / Int16ul,
-    "heads" / Int8ul,
-    "sectors" / Int8ul,
-    "blk_size" / Int32ul,
-    "physical_block_exp" / Int8ul,
-    "alignment_offset" / Int8ul,
-    "min_io_size" / Int16ul,
-    "opt_io_size" / Int32ul,
-    "writeback" / Int8ul,
-    Padding(1),
-    "num_queues" / Int16ul,
-    "max_discard_sectors" / Int32ul,
-    "max_discard_seg" / Int32ul,
-    "discard_sector_alignment" / Int32ul,
-    "max_write_zeroes_sectors" / Int32ul,
-    "max_write_zeroes_seg" / Int32ul,
-    "write_zeroes_may_unmap" / Int8ul,
-    Padding(3),
-    "max_secure_erase_sectors" / Int32ul,
-    "max_secure_erase_seg" / Int32ul,
-    "secure_erase_sector_alignment" / Int32ul,
-)
-
-CONFIG_SIZE: int = _CONFIG.sizeof()
+CONFIG_SIZE: int = BlkConfig.layout.sizeof()
 WRITEBACK_OFFSET = 32
 """Where `writeback` is, the only field that a driver may write, and only with CONFIG_WCE."""

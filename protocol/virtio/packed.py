@@ -9,6 +9,9 @@ from protocol.virtio.split import needs_event
 MAX_SIZE = 32768
 """The largest queue size; any number up to it may be used."""
 
+START = 0x8000_8000
+"""Where a ring is that never ran, as vhost-user tells it: both wrap counters are 1."""
+
 DESCRIPTOR_FORMAT = "<QIHH"
 """Guest address, length, buffer id, flags; packed rings are always little-endian."""
 DESCRIPTOR_SIZE = 16

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -58,9 +59,10 @@ def trace_parser() -> argparse.ArgumentParser:
 
 @pytest.mark.parametrize("name", DEVICES)
 def test_options_of_a_device(name: str) -> None:
-    """They are in one table for all, and one below "NAME:", in this guide or the device's own."""
+    """They are in one table for all, and in those below "NAME:", in this guide or the device's own."""
     parser = build_parser(find_device(name), f"vhost-user-{name}")
-    own = documented(f"{name}:", everything())
+    guides = [guide for guide in map(Path.read_text, DOCUMENTS) if f"\n{name}:\n\n" in guide]
+    own = [option for guide in guides for option in documented(f"{name}:", guide)]
     assert sorted(documented("All devices have these:") + own) == sorted(of_program(parser))
 
 
@@ -83,9 +85,8 @@ def without_version(text: str) -> str:
 def device_commands() -> list[str]:
     """Return all command lines in the documents that run a device of ours."""
     names = "|".join(DEVICES)
-    code = re.findall(
-        rf"^ *(?:\$ )?(vhost-user(?:-(?:{names})| run (?:{names})) .*)$", everything(), re.MULTILINE
-    )
+    joined = everything().replace("\\\n", "")
+    code = re.findall(rf"^ *(?:\$ )?(vhost-user(?:-(?:{names})| run (?:{names})) .*)$", joined, re.MULTILINE)
     return [command for command in code if "--" in command and "..." not in command]
 
 

@@ -176,20 +176,24 @@ def accelerator() -> str:
 
 
 def machine_arguments(
-    *, kernel_options: str = "", shared: bool = False, tools: Collection[str] = ()
+    *,
+    kernel_options: str = "",
+    shared: bool = False,
+    tools: Collection[str] = (),
+    qemu: Sequence[str] = (),
 ) -> list[str]:
     """Return the QEMU command line of a guest, up to its devices. Raises packages.SetupError.
 
     The machine has an interrupt-remapping IOMMU: through it, vfio-pci hands MSI-X to user space.
     `shared` memory is what a vhost-user back-end needs. The tool sets `tools` (tests/rig/tools.py)
-    are in the guest.
+    are in the guest. `qemu` is the head of the command line of another QEMU than the selected one.
     """
     guest = image.load()
     initramfs = image.with_tools(guest, tools)
     accel = accelerator()
     memory = f"memory-backend-memfd,id=mem,size={_MEMORY},share={'on' if shared else 'off'}"
     return [
-        *packages.qemu(),
+        *(qemu or packages.qemu()),
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-machine", "q35,kernel-irqchip=split,memory-backend=mem", "-device", "intel-iommu,intremap=on"),
         *("-accel", accel, "-cpu", "host" if accel == "kvm" else "max", "-m", _MEMORY, "-object", memory),
@@ -206,17 +210,19 @@ async def boot(
     kernel_options: str = "",
     shared: bool = False,
     tools: Collection[str] = (),
+    qemu: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Guest]:
-    """Boot a guest with the QEMU arguments `devices`; kill it when the block ends.
+    """Boot a guest with the QEMU arguments `devices`, which may name descriptors of `pass_fds`.
 
-    `shared` makes its memory one that a vhost-user back-end can map; `tools` are the tool sets
-    (tests/rig/tools.py) that are in it. Raises packages.SetupError, BrokenKvmError, and
-    lines.QemuGoneError if QEMU refuses to start. If the block fails, the guest's console goes to
-    standard error.
+    It is killed when the block ends. `shared` makes its memory one that a vhost-user back-end can map;
+    `tools` are the tool sets (tests/rig/tools.py) that are in it; `qemu` as for `machine_arguments()`.
+    Raises packages.SetupError, BrokenKvmError, and lines.QemuGoneError if QEMU refuses to start. If the
+    block fails, the guest's console goes to standard error.
     """
     options = f"{kernel_options} {_SHELL}"
-    argv = machine_arguments(kernel_options=options, shared=shared, tools=tools)
-    async with _start(argv, devices, name) as guest:
+    argv = machine_arguments(kernel_options=options, shared=shared, tools=tools, qemu=qemu)
+    async with _start(argv, devices, name, pass_fds) as guest:
         await guest.ready()
         yield guest
 
@@ -233,7 +239,9 @@ async def await_migration(*devices: str, name: str = "guest") -> AsyncIterator[G
 
 
 @asynccontextmanager
-async def _start(argv: Sequence[str], devices: Sequence[str], name: str) -> AsyncIterator[Guest]:
+async def _start(
+    argv: Sequence[str], devices: Sequence[str], name: str, pass_fds: Sequence[int] = ()
+) -> AsyncIterator[Guest]:
     with ExitStack() as sockets:
         shell, shell_fd = connection(sockets)
         qmp, qmp_fd = connection(sockets)
@@ -244,7 +252,8 @@ async def _start(argv: Sequence[str], devices: Sequence[str], name: str) -> Asyn
             *("-chardev", f"socket,id=qmp,fd={qmp_fd.fileno()}", "-mon", "chardev=qmp,mode=control"),
             *devices,
         ]
-        async with process.start(argv, pass_fds=[shell_fd.fileno(), qmp_fd.fileno()]) as program:
+        ours = [shell_fd.fileno(), qmp_fd.fileno()]
+        async with process.start(argv, pass_fds=[*ours, *pass_fds]) as program:
             shell_fd.close()
             qmp_fd.close()
             yield Guest(name, program, await Qmp.negotiate(qmp), shell)

@@ -93,16 +93,23 @@ def _unpack(archive: Path, source: Path) -> None:
 
 
 def _patch(source: Path) -> None:
-    """Have it save the registers of x87 and SSE only, with a change of one word.
+    """Change a word in two files. Raises SetupError where they are others than those.
 
-    It saves all the others too, in a buffer too small for those of a CPU with AMX: Linux 6.13 was the
-    first with one that is not. Programs must keep to SSE therefore: tests/rig/uml.py tells libc so.
+    It is to save the registers of x87 and SSE only. It saves all the others too, in a buffer too small
+    for those of a CPU with AMX: Linux 6.13 was the first with one that is not. Programs must keep to SSE
+    therefore: tests/rig/uml.py tells libc so.
+
+    It is to have interrupt numbers for GPIO lines: with CONFIG_UML_PCI_OVER_VIRTIO it has, which is more
+    to build and to boot.
     """
-    path = source / "arch/x86/um/os-Linux/registers.c"
-    text, count = re.subn(r"have_xstate_support = 1;", "have_xstate_support = 0;", path.read_text())
-    if count != 1:
-        raise SetupError(f"building User Mode Linux: {path.name} is not the file that {__name__} changes")
-    path.write_text(text)
+    for name, before, after in (
+        ("arch/x86/um/os-Linux/registers.c", r"have_xstate_support = 1;", "have_xstate_support = 0;"),
+        ("arch/um/include/asm/irq.h", r"(NR_IRQS\s+)UM_LAST_SIGNAL_IRQ\n", r"\1(UM_LAST_SIGNAL_IRQ + 64)\n"),
+    ):
+        text, count = re.subn(before, after, (source / name).read_text())
+        if count != 1:
+            raise SetupError(f"building User Mode Linux: {name} is not the file that {__name__} changes")
+        (source / name).write_text(text)
 
 
 def _configure(source: Path) -> None:

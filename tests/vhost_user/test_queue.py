@@ -464,3 +464,50 @@ async def test_long_lived_chain_does_not_make_the_queue_remember_the_others(benc
     assert len(bench.queue._handed) < 5000
     bench.queue.stop()
     assert bench.queue.finish() == [held]
+
+
+async def test_chains_are_taken_into_stock_without_waiting(bench: Bench) -> None:
+    queue = bench.queue
+    assert queue.take_now() == []
+    tokens = bench.submit(6)
+    stock = [*queue.take_now(4), *queue.take_now(4)]
+    assert [chain.number for chain in stock] == list(range(6))
+    assert queue.take_now() == []
+    queue.complete_together([(chain, work(chain.element)) for chain in stock[:5]])
+    assert bench.rig.collect() == []
+    queue.flush()
+    assert bench.rig.collect() == tokens[:5]
+    assert len(bench.owner.publications) == 1
+    assert queue.finish() == []
+    assert len(bench.ring.pop(64)) == 1
+
+
+async def test_stock_is_waited_for_and_the_wait_ends_with_the_queue(bench: Bench) -> None:
+    queue = bench.queue
+    took = []
+
+    async def stock_up() -> None:
+        while await queue.available():
+            took.append(len(queue.take_now()))
+        took.append(-1)
+
+    async with publisher(queue) as nursery:
+        nursery.start_soon(stock_up)
+        for count in (1, 3, 2):
+            await wait_all_tasks_blocked()
+            bench.submit(count)
+        await wait_all_tasks_blocked()
+        assert took == [1, 3, 2]
+        queue.stop()
+        await wait_all_tasks_blocked()
+        assert took == [1, 3, 2, -1]
+        assert queue.take_now() == []
+
+
+async def test_stock_of_a_broken_ring_is_empty(split_bench: Bench) -> None:
+    split_bench.submit()
+    split_bench.rig.wind(40_000)
+    assert split_bench.queue.take_now() == []
+    assert split_bench.queue.broken
+    assert len(split_bench.owner.reasons) == 1
+    assert not await split_bench.queue.available()

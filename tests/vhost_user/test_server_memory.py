@@ -83,6 +83,25 @@ async def test_memory_is_added_and_removed_while_rings_run(more: GuestMemory) ->
             assert await works(queue)
 
 
+async def test_memory_that_is_added_twice_is_there_until_it_is_removed_twice(more: GuestMemory) -> None:
+    """QEMU 7.2 adds and removes each region once for each pair of a network device's queues."""
+    async with attached(Echo()) as frontend:
+        queue = await frontend.start()
+        for _ in range(2):
+            await frontend.request(AddMemReg(more.region, fds=(more.fd.dup(),)))
+        for _ in range(2):
+            queue.ring.add([more.filled(b"from there")], [out := more.buffer(16)], (out,))
+            queue.ring.publish()
+            queue.kick.signal()
+            await until(queue.ring.used)
+            assert bytes(more.at(out)[:10]) == b"from there"
+            await frontend.request(RemMemReg(more.region))
+        reply = await frontend.try_request(RemMemReg(more.region))
+        assert reply is not None
+        assert reply.failed
+        assert await works(queue)
+
+
 async def test_descriptor_in_memory_that_was_removed_breaks_the_queue(
     more: GuestMemory, caplog: pytest.LogCaptureFixture
 ) -> None:

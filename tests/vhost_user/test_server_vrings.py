@@ -69,6 +69,38 @@ async def test_ring_goes_on_where_it_stopped(features: Feature) -> None:
             await queue.start()
 
 
+class Beginnings(Echo):
+    """Notes of each start whether the queue began anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began_anew: list[bool] = []
+
+    async def run_queue(self, queue: Virtqueue) -> None:
+        self.began_anew.append(queue.begins_anew)
+        await super().run_queue(queue)
+
+
+@RINGS
+async def test_device_knows_a_ring_of_a_new_driver_from_one_that_goes_on(features: Feature) -> None:
+    device = Beginnings()
+    async with attached(device) as frontend:
+        queue = await frontend.start(features)
+        for _ in range(2):
+            assert await works(queue)
+            await queue.stop()
+            await queue.start()
+        assert await works(queue)
+        await queue.enable(False)
+        await queue.enable()
+        assert await works(queue)
+        await queue.stop()
+        rebooted = frontend.queue()
+        await rebooted.start()
+        assert await works(rebooted)
+    assert device.began_anew == [True, False, False, False, True]
+
+
 async def test_rule_01_ring_starts_with_its_kick_descriptor_and_is_looked_at_without_a_kick() -> None:
     async with attached(Echo()) as frontend:
         await frontend.negotiate()
@@ -126,6 +158,44 @@ async def test_rule_02_with_protocol_features_rings_begin_disabled() -> None:
         assert queue.collect() == []
         await queue.enable()
         assert await queue.wait() == [[b"ping"]]
+
+
+class Discarder(Echo):
+    """Gives chains back untouched while their queue is disabled."""
+
+    async def run_disabled_queue(self, queue: Virtqueue) -> None:
+        async for chain in queue:
+            chain.complete(0)
+
+
+async def test_rule_02_device_may_process_a_ring_while_it_is_disabled() -> None:
+    device = Discarder()
+    async with attached(device) as frontend:
+        await frontend.negotiate()
+        await frontend.share_memory()
+        queue = frontend.queue()
+        await queue.set_up()
+        await frontend.request(SetVringKick(0, fds=(queue.kick.dup(),)))
+        assert await queue.exchange([b"ping"], [8]) == [b""]
+        for _ in range(3):
+            await queue.enable()
+            assert await works(queue)
+            await queue.enable(False)
+            assert await queue.exchange([b"ping"], [8]) == [b""]
+        assert (device.starts, device.served) == (3, 3)
+        assert await queue.stop() == 7
+        queue.submit([b"ping"], [8])
+        await wait_all_tasks_blocked()
+        assert queue.collect() == []
+
+
+async def test_rule_02_features_without_bit_30_enable_a_ring_that_is_processed_while_disabled() -> None:
+    async with attached(Discarder()) as frontend:
+        queue = await frontend.start()
+        await queue.enable(False)
+        assert await queue.exchange([b"ping"], [8]) == [b""]
+        await frontend.set_features(frontend.features.without(Feature.PROTOCOL_FEATURES))
+        assert await works(queue)
 
 
 async def test_rule_02_features_with_bit_30_leave_rings_enabled_or_disabled() -> None:

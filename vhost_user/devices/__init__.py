@@ -35,9 +35,26 @@ def find_device(name: str) -> type[VirtioDevice]:
 
 
 def _load(where: str) -> type[VirtioDevice]:
+    found = load_class(where, "device")
+    module_name, _, class_name = where.partition(":")
+    if not (isinstance(found, type) and issubclass(found, VirtioDevice)):
+        raise UserError(f"{module_name} has no device class {class_name}; one is derived from VirtioDevice")
+    if not hasattr(found, "device_id"):
+        raise UserError(f"{where} has no device_id; set it to one of vhost_user.DeviceId")
+    if found.run_queue is VirtioDevice.run_queue:
+        raise UserError(f"{where} has no run_queue(); write that method to serve its queues")
+    return found
+
+
+def load_class(where: str, kind: str) -> object:
+    """Return what is called MODULE:CLASS, a `kind` in words, and may not be one; None: it is not there.
+
+    Raises UserError where there is no such module, or it cannot be imported.
+    """
     module_name, _, class_name = where.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), class_name]):
-        raise UserError(f"'{where}' names no device; give MODULE:CLASS, as in package.module:MyDevice")
+        example = f"package.module:My{kind.capitalize()}"
+        raise UserError(f"'{where}' names no {kind}; give MODULE:CLASS, as in {example}")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -48,14 +65,7 @@ def _load(where: str) -> type[VirtioDevice]:
         raise UserError(
             f"cannot import {module_name}: {type(error).__name__}: {error}{_place(error)}"
         ) from error
-    found = getattr(module, class_name, None)
-    if not (isinstance(found, type) and issubclass(found, VirtioDevice)):
-        raise UserError(f"{module_name} has no device class {class_name}; one is derived from VirtioDevice")
-    if not hasattr(found, "device_id"):
-        raise UserError(f"{where} has no device_id; set it to one of vhost_user.DeviceId")
-    if found.run_queue is VirtioDevice.run_queue:
-        raise UserError(f"{where} has no run_queue(); write that method to serve its queues")
-    return found
+    return getattr(module, class_name, None)
 
 
 def _place(error: Exception) -> str:

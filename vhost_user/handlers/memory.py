@@ -34,6 +34,7 @@ def _region(described: MemoryRegion) -> Region:
 async def set_mem_table(backend: Backend, request: SetMemTable) -> None:
     """Replace all memory; queues that run find their rings again."""
     regions = (_region(each) for each in request.regions)
+    backend.repeated_regions.clear()
     backend.memory.set_table(list(zip(regions, request.take_fds(), strict=True)))
 
 
@@ -45,17 +46,25 @@ async def get_max_mem_slots(backend: Backend, request: GetMaxMemSlots) -> int:
 
 @handles(AddMemReg)
 async def add_mem_reg(backend: Backend, request: AddMemReg) -> None:
-    """Add a region."""
+    """Add a region. One that is there already is noted: QEMU 7.2 asks once for each pair of net's queues."""
+    region = _region(request.region)
+    if region in backend.memory:
+        backend.repeated_regions[region.place] += 1
+        return
     if len(backend.memory) >= MAX_MEMORY_SLOTS:
         raise RefusedError(f"there are {MAX_MEMORY_SLOTS} memory regions already")
     (fd,) = request.take_fds()
-    backend.memory.add(_region(request.region), fd)
+    backend.memory.add(region, fd)
 
 
 @handles(RemMemReg)
 async def rem_mem_reg(backend: Backend, request: RemMemReg) -> None:
-    """Remove a region."""
-    backend.memory.remove(_region(request.region))
+    """Remove a region, the last time that it is asked for where it was added more than once."""
+    region = _region(request.region)
+    if backend.repeated_regions[region.place]:
+        backend.repeated_regions[region.place] -= 1
+        return
+    backend.memory.remove(region)
 
 
 @handles(IotlbMsg)

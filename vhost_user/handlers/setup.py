@@ -46,8 +46,7 @@ async def set_features(backend: Backend, request: SetFeatures) -> None:
     backend.device.negotiated(request.features)
     if Feature.PROTOCOL_FEATURES not in request.features:
         for vring in backend.vrings:
-            vring.setup.enabled = True
-            vring.start()
+            await vring.enable(True)
 
 
 @handles(GetProtocolFeatures)

@@ -128,12 +128,7 @@ async def set_vring_err(backend: Backend, request: SetVringErr) -> None:
 @handles(SetVringEnable)
 async def set_vring_enable(backend: Backend, request: SetVringEnable) -> None:
     """Enable or disable the ring; it keeps its place meanwhile."""
-    vring = backend.vring(request.index)
-    vring.setup.enabled = request.enable
-    if request.enable:
-        vring.start()
-    else:
-        await vring.stop()
+    await backend.vring(request.index).enable(request.enable)
 
 
 @handles(GetVringBase)
