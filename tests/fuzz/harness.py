@@ -27,6 +27,7 @@ TARGETS = (
     "split_ring",
     "packed_ring",
     "blk",
+    "i2c",
     "server",
     "texts",
 )

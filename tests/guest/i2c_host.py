@@ -1,0 +1,40 @@
+"""Uses chips of a host as vhost-user-i2c does, on a kernel that has some: in a guest, for test_i2c.py."""
+
+from __future__ import annotations
+
+import sys
+
+import trio
+
+from vhost_user.devices.i2c_chips import Message
+from vhost_user.devices.i2c_host import HostBus, find_bus
+
+SENSOR, EEPROM, ABSENT = 0x48, 0x50, 0x21
+
+
+def read(address: int, pointer: int, size: int) -> list[Message]:
+    return [Message(address, data=bytes([pointer])), Message(address, read=True, size=size)]
+
+
+async def main(name: str) -> None:
+    """Do transfers on the adapter that is called `name`, and print what comes of each."""
+    bus = HostBus(find_bus(name), [SENSOR, EEPROM, ABSENT])
+    transfers = {
+        "temperature": read(SENSOR, 0, 2),
+        "write": [Message(EEPROM, data=b"\x10a host's")],
+        "read": read(EEPROM, 0x10, 8),
+        "two chips": read(SENSOR, 0, 1) + read(EEPROM, 0x12, 2),
+        "quick": [Message(SENSOR)],
+        "absent": [Message(ABSENT)],
+        "group that fails": [*read(SENSOR, 0, 2), Message(ABSENT, data=b"\0")],
+        "after it": read(SENSOR, 1, 1),
+    }
+    for title, messages in transfers.items():
+        done = await bus.transfer(messages)
+        data = [message.data for message in messages if message.read and done]
+        print(f"{title}: {done} of {len(messages)}", *data)
+    bus.close()
+
+
+if __name__ == "__main__":
+    trio.run(main, sys.argv[1])

@@ -1,0 +1,243 @@
+"""Simulated I2C chips: what a chip of one's own is derived from, and how transfers reach it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from protocol.virtio.i2c import MAX_MESSAGE
+from vhost_user.json_call import CallError
+from vhost_user.simulation import Simulation, call
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_log = logging.getLogger("vhost_user.i2c")
+
+FIRST_ADDRESS, LAST_ADDRESS = 0x08, 0x77
+"""The 7-bit addresses that are not reserved (I2C-bus specification, section 3.1.12)."""
+
+IDLE = 0xFF
+"""What a master reads where no chip pulls the line down."""
+
+
+class NackError(Exception):
+    """A chip does not acknowledge: raised by its methods, it ends the transfer with an error."""
+
+
+@dataclass(slots=True)
+class Message:
+    """One message of a transfer: from a start, or a repeated one, to the next start or the stop."""
+
+    address: int
+    """Seven bits."""
+    read: bool = False
+    data: bytes = b""
+    """What is written; of a read, what was read."""
+    size: int = 0
+    """How many bytes are to be read."""
+
+
+class I2cChip(Simulation):
+    """A chip on the bus. Subclass it, and write `write()` and `read()`; RegisterChip has both for registers.
+
+    Calls that are marked with `@call` can be made over --control as well. All run in the loop's thread:
+    none may block. Any of the four methods of the bus may raise NackError.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._nacks = 0
+
+    def start(self, *, read: bool) -> None:
+        """Take notice of a start, or a repeated one, with the chip's address."""
+
+    def write(self, data: bytes) -> None:
+        """Take what is written to the chip in one message, at least one byte. By default it takes nothing."""
+        raise NackError("the chip cannot be written to")
+
+    def read(self, size: int) -> bytes:
+        """Return `size` bytes; those that are missing are read as 0xFF."""
+        return b""
+
+    def stop(self) -> None:
+        """Take notice of the end of a transfer that the chip had a part in."""
+
+    async def run(self) -> None:
+        """Do what goes on beside the bus, as long as the device is served; by default nothing."""
+
+    def close(self) -> None:
+        """Let go of what the chip holds of the host; its device calls this at the end."""
+
+    @call
+    def nack(self, count: int = 1) -> None:
+        """Do not acknowledge the next `count` transfers; 0: acknowledge again."""
+        if count < 0:
+            raise CallError(f"{count} transfers cannot be refused; give 0 or more")
+        self._nacks = count
+
+    @call
+    def transfer(self, data: bytes = b"", size: int = 0) -> bytes:
+        """Write `data` to the chip, then read `size` bytes, as another master on the bus would."""
+        messages = [Message(0, data=data)] if data or not size else []
+        if size:
+            messages.append(Message(0, read=True, size=_checked_size(size)))
+        done = run_transfer({0: self}, messages)
+        if done < len(messages):
+            raise CallError(f"the chip did not acknowledge message {done + 1} of {len(messages)}")
+        return messages[-1].data if size else b""
+
+    @call
+    def get_register(self, register: int) -> int:
+        """Return what is in a register, without the guest's knowledge."""
+        raise CallError(f"{type(self).__name__} has no registers; use transfer")
+
+    @call
+    def set_register(self, register: int, value: int) -> None:
+        """Change a register, also one that the guest cannot write."""
+        raise CallError(f"{type(self).__name__} has no registers; use transfer")
+
+    def take_start(self, *, read: bool) -> None:
+        """Start, unless the chip was told to refuse that. For the bus."""
+        if self._nacks:
+            self._nacks -= 1
+            raise NackError("it was told to refuse")
+        self.start(read=read)
+
+
+@dataclass(frozen=True)
+class Register:
+    """A register of a RegisterChip."""
+
+    reset: int = 0
+    """What is in it at first."""
+    size: int = 1
+    """Bytes, the most significant first."""
+    mask: int = -1
+    """The bits that the guest can write: all of them by default, 0 for a register that is read-only."""
+
+
+class RegisterChip(I2cChip):
+    """A chip with registers behind a pointer of 8 bits: the first byte of a write sets it.
+
+    ::
+
+        class Light(RegisterChip):
+            registers = {0: Register(0x42, mask=0), 1: Register(size=2, mask=0)}
+
+            @call
+            def set_brightness(self, lux: int) -> None:
+                self.set_register(1, lux)
+    """
+
+    registers: ClassVar[Mapping[int, Register]] = {}
+    """By pointer. Others read as 0xFF, and take no data."""
+    auto_increment: ClassVar[bool] = True
+    """Whether the register after the one that was read or written is the next: otherwise it is the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pointer = 0
+        self._values = {number: register.reset for number, register in self.registers.items()}
+
+    def register_read(self, register: int) -> int:
+        """Return what the guest gets from a register; override it for values that are made when asked for."""
+        return self._values[register]
+
+    def register_written(self, register: int, value: int) -> None:
+        """Take notice of what the guest has written into a register."""
+
+    @call
+    def get_register(self, register: int) -> int:
+        """Return what is in a register, without the guest's knowledge."""
+        self._find(register)
+        return self._values[register]
+
+    @call
+    def set_register(self, register: int, value: int) -> None:
+        """Change a register, also one that the guest cannot write."""
+        limit = 1 << 8 * self._find(register).size
+        if not 0 <= value < limit:
+            raise CallError(f"{value} does not fit register {register:#x}: it holds 0 to {limit - 1}")
+        self._values[register] = value
+
+    def write(self, data: bytes) -> None:
+        """Set the pointer, and write what follows into registers."""
+        self.pointer, position = data[0], 1
+        while position < len(data):
+            register = self.registers.get(self.pointer)
+            if register is None:
+                raise NackError(f"there is no register {self.pointer:#x}")
+            part = data[position : position + register.size]
+            if len(part) == register.size:  # half a register is not stored
+                self._store(self.pointer, register, int.from_bytes(part, "big"))
+            position += register.size
+            self._go_on(register)
+
+    def read(self, size: int) -> bytes:
+        """Return registers from the pointer on."""
+        data = b""
+        while len(data) < size:
+            register = self.registers.get(self.pointer)
+            if register is None:
+                data += bytes([IDLE])
+                self.pointer = (self.pointer + self.auto_increment) & 0xFF
+            else:
+                data += self.register_read(self.pointer).to_bytes(register.size, "big")
+                self._go_on(register)
+        return data[:size]
+
+    def _store(self, number: int, register: Register, value: int) -> None:
+        mask = register.mask
+        self._values[number] = value = self._values[number] & ~mask | value & mask
+        self.register_written(number, value)
+        self.emit("written", register=number, value=value)
+
+    def _go_on(self, register: Register) -> None:
+        if self.auto_increment:
+            self.pointer = (self.pointer + 1) & 0xFF
+
+    def _find(self, number: int) -> Register:
+        register = self.registers.get(number)
+        if register is None:
+            raise CallError(f"there is no register {number}; there are {', '.join(map(str, self.registers))}")
+        return register
+
+
+def run_transfer(chips: Mapping[int, I2cChip], messages: Sequence[Message]) -> int:
+    """Do messages one after the other, with repeated starts; return how many were done.
+
+    The first one that a chip does not acknowledge, or for which there is no chip, ends the transfer.
+    """
+    addressed: dict[int, I2cChip] = {}
+    done = 0
+    try:
+        for message in messages:
+            chip = chips.get(message.address)
+            if chip is None:
+                raise NackError("nobody has that address")
+            chip.take_start(read=message.read)
+            addressed[message.address] = chip
+            _exchange(chip, message)
+            done += 1
+    except NackError as error:
+        _log.debug("not acknowledged at %#04x: %s", messages[done].address, error)
+    finally:
+        for chip in addressed.values():
+            chip.stop()
+    return done
+
+
+def _exchange(chip: I2cChip, message: Message) -> None:
+    if not message.read:
+        if message.data:
+            chip.write(message.data)
+    elif message.size:
+        message.data = chip.read(message.size)[: message.size].ljust(message.size, bytes([IDLE]))
+
+
+def _checked_size(size: int) -> int:
+    if not 0 < size <= MAX_MESSAGE:
+        raise CallError(f"{size} bytes cannot be read at once; give 0 to {MAX_MESSAGE}")
+    return size

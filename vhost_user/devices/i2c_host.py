@@ -1,0 +1,147 @@
+"""I2C buses of the host: /dev/i2c-N through smbus2, and what --device-list says of them."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from protocol.io.command_line import UserError
+from vhost_user.devices.i2c_chips import FIRST_ADDRESS, LAST_ADDRESS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+    from vhost_user.devices.i2c_chips import Message
+
+SYSFS = Path("/sys/bus/i2c/devices")
+"""Where the kernel names its adapters: i2c-N/name."""
+DEVICES = Path("/dev")
+"""Where i2c-dev makes i2c-N."""
+
+_log = logging.getLogger("vhost_user.i2c")
+
+
+@dataclass(frozen=True)
+class HostChips:
+    """One entry of a device list: a bus, by number or by its adapter's name, and addresses on it."""
+
+    bus: str
+    addresses: tuple[int, ...]
+
+
+def parse_device_list(text: str) -> list[HostChips]:
+    """Return the entries of `BUS:ADDRESS[:ADDRESS...],...`. Raises ValueError.
+
+    Addresses are decimal, as for vhost-device-i2c of rust-vmm, or hexadecimal after 0x.
+    """
+    found: list[HostChips] = []
+    for entry in text.split(","):
+        bus, *addresses = (part.strip() for part in entry.split(":"))
+        if not bus or not addresses:
+            raise ValueError(f"'{entry}' is no BUS:ADDRESS[:ADDRESS...], as in 2:0x20:0x21")
+        found.append(HostChips(bus, tuple(parse_address(address) for address in addresses)))
+    buses = [each.bus for each in found]
+    if twice := {bus for bus in buses if buses.count(bus) > 1}:
+        raise ValueError(f"bus '{min(twice)}' is named twice; give all its addresses at once")
+    return found
+
+
+def parse_address(text: str) -> int:
+    """Return the address of a chip: decimal, or hexadecimal after 0x. Raises ValueError."""
+    try:
+        address = int(text, 16 if text.lower().startswith("0x") else 10)
+    except ValueError:
+        raise ValueError(f"'{text}' is no address; give one such as 0x48, or 72") from None
+    if not FIRST_ADDRESS <= address <= LAST_ADDRESS:
+        raise ValueError(
+            f"{text} is no address of a chip; they are {FIRST_ADDRESS:#04x} to {LAST_ADDRESS:#04x}"
+        )
+    return address
+
+
+def find_bus(name: str, sysfs: Path = SYSFS) -> int:
+    """Return the number of a bus that is given as such, or by its adapter's name. Raises UserError."""
+    if name.isdecimal():
+        return int(name)
+    names = {path.parent.name: path.read_text().strip() for path in sorted(sysfs.glob("i2c-*/name"))}
+    found = [bus for bus, its_name in names.items() if its_name == name]
+    if not found:
+        there = "; there are " + ", ".join(f"'{each}'" for each in names.values()) if names else ""
+        raise UserError(f"no I2C adapter is called '{name}'{there}; 'i2cdetect -l' lists them")
+    if len(found) > 1:
+        raise UserError(f"{' and '.join(found)} are both called '{name}'; give the number of one")
+    return int(found[0].removeprefix("i2c-"))
+
+
+class HostBus:
+    """Some chips on an I2C bus of the host. A transfer is one ioctl, in a thread of its own."""
+
+    def __init__(self, number: int, addresses: Sequence[int], devices: Path = DEVICES) -> None:
+        """Open /dev/i2c-`number`. Raises UserError where it cannot be had, or cannot do I2C."""
+        self.addresses = frozenset(addresses)
+        self._path = devices / f"i2c-{number}"
+        self._library = _import_smbus2()
+        self._bus = self._library.SMBus()
+        try:
+            self._open()
+        except BaseException:
+            self._bus.close()
+            raise
+
+    def close(self) -> None:
+        """Close it."""
+        self._bus.close()
+
+    async def transfer(self, messages: Sequence[Message]) -> int:
+        """Do messages as one transfer; return how many the kernel says were done."""
+        return await trio.to_thread.run_sync(self._transfer, messages)
+
+    def _transfer(self, messages: Sequence[Message]) -> int:
+        kind = self._library.i2c_msg
+        given: list[Any] = [
+            kind.read(message.address, message.size)
+            if message.read
+            else kind.write(message.address, message.data)
+            for message in messages
+        ]
+        request = self._library.i2c_rdwr_ioctl_data.create(*given)
+        try:
+            # Not SMBus.i2c_rdwr(): some adapters fail by having done less, which it does not tell.
+            done: int = fcntl.ioctl(self._bus.fd, self._library.I2C_RDWR, request)
+        except OSError as error:
+            _log.debug("%s: a transfer failed: %s", self._path, error.strerror)
+            return 0
+        for message, result in zip(messages[:done], given, strict=False):
+            if message.read:
+                message.data = bytes(result)
+        return done
+
+    def _open(self) -> None:
+        try:
+            self._bus.open(str(self._path))
+        except FileNotFoundError:
+            raise UserError(
+                f"there is no {self._path}; 'modprobe i2c-dev' makes it, if there is such a bus"
+            ) from None
+        except PermissionError:
+            raise UserError(f"may not open {self._path}; become a member of its group, often 'i2c'") from None
+        except OSError as error:
+            raise UserError(
+                f"{self._path} is no I2C bus: {error.strerror}; 'i2cdetect -l' lists those"
+            ) from None
+        if not self._bus.funcs & self._library.I2cFunc.I2C:
+            raise UserError(f"{self._path} does SMBus commands only, no I2C transfers; see 'i2cdetect -F'")
+
+
+def _import_smbus2() -> ModuleType:
+    try:
+        from smbus2 import smbus2
+    except ImportError:
+        raise UserError("buses of the host need smbus2; run: pip install 'qemu-companion[i2c]'") from None
+    return smbus2
