@@ -37,6 +37,11 @@ def blk(argv: Sequence[str] | None = None) -> int:
     return _run_ours("blk", argv)
 
 
+def gpio(argv: Sequence[str] | None = None) -> int:
+    """Run vhost-user-gpio with the command line `argv`; return its exit code."""
+    return _run_ours("gpio", argv)
+
+
 def i2c(argv: Sequence[str] | None = None) -> int:
     """Run vhost-user-i2c with the command line `argv`; return its exit code."""
     return _run_ours("i2c", argv)

@@ -26,6 +26,7 @@ RUNS = {
     "split_ring": 14_000,
     "packed_ring": 12_000,
     "blk": 10_000,
+    "gpio": 10_000,
     "i2c": 2_000,
     "server": 1_000,
     "texts": 12_000,

@@ -14,6 +14,7 @@ GROUP = "vhost_user.devices"
 
 DEVICES = {
     "blk": "vhost_user.devices.blk:Blk",
+    "gpio": "vhost_user.devices.gpio:Gpio",
     "i2c": "vhost_user.devices.i2c:I2c",
     "rng": "vhost_user.devices.rng:Rng",
 }
