@@ -47,6 +47,11 @@ def i2c(argv: Sequence[str] | None = None) -> int:
     return _run_ours("i2c", argv)
 
 
+def input_device(argv: Sequence[str] | None = None) -> int:
+    """Run vhost-user-input with the command line `argv`; return its exit code."""
+    return _run_ours("input", argv)
+
+
 def rng(argv: Sequence[str] | None = None) -> int:
     """Run vhost-user-rng with the command line `argv`; return its exit code."""
     return _run_ours("rng", argv)

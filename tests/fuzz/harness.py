@@ -31,6 +31,7 @@ TARGETS = (
     "gpio",
     "server",
     "texts",
+    "input",
 )
 
 

@@ -16,6 +16,7 @@ DEVICES = {
     "blk": "vhost_user.devices.blk:Blk",
     "gpio": "vhost_user.devices.gpio:Gpio",
     "i2c": "vhost_user.devices.i2c:I2c",
+    "input": "vhost_user.devices.input:Input",
     "rng": "vhost_user.devices.rng:Rng",
 }
 """Where our devices are."""
