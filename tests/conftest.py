@@ -16,6 +16,8 @@ from tests.leftovers import MARKER, Traces, left_since
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.rig.netns import Namespace
+
 # A machine that is busy with a guest's boot is slow, not wrong: no deadlines.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
@@ -69,3 +71,14 @@ def directory() -> Iterator[Path]:
     """A directory with a short path, as a socket's path is limited to 107 bytes."""
     with tempfile.TemporaryDirectory(prefix="qemu-companion-") as path:
         yield Path(path)
+
+
+@pytest.fixture
+def net() -> Iterator[Namespace]:
+    """A network namespace with taps; without one, tests fail in CI, and are left out elsewhere."""
+    from tests.rig import netns  # with pyroute2, which other tests need not wait for
+
+    if reason := netns.unavailable():
+        (pytest.fail if "CI" in os.environ else pytest.skip)(reason)
+    with netns.namespace() as made:
+        yield made

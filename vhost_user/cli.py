@@ -52,6 +52,11 @@ def input_device(argv: Sequence[str] | None = None) -> int:
     return _run_ours("input", argv)
 
 
+def net(argv: Sequence[str] | None = None) -> int:
+    """Run vhost-user-net with the command line `argv`; return its exit code."""
+    return _run_ours("net", argv)
+
+
 def rng(argv: Sequence[str] | None = None) -> int:
     """Run vhost-user-rng with the command line `argv`; return its exit code."""
     return _run_ours("rng", argv)

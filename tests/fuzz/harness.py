@@ -29,6 +29,7 @@ TARGETS = (
     "blk",
     "i2c",
     "gpio",
+    "net",
     "server",
     "texts",
     "input",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from protocol.virtio.net import NetFeature
 from tests.qemu.blk_driver import BLOCK, CONTENT, MQ, NUM_QUEUES, config, read
 from tests.qemu.virtio_pci import ACCESS_PLATFORM, probe
 from tests.rig.backend import command, start_backend, start_machine, start_program
@@ -15,11 +16,12 @@ from tests.rig.backend import command, start_backend, start_machine, start_progr
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.rig.netns import Namespace
     from tests.rig.qemu import Machine
 
 pytestmark = pytest.mark.qemu
 
-RNG = 4
+NET, RNG = 1, 4
 ODD_NAME = "it's, a b=c"
 
 
@@ -78,3 +80,15 @@ async def test_disk_with_the_queues_that_it_was_given(directory: Path) -> None:
             assert await config(guest, NUM_QUEUES, 2) == 3
             for queue in queues:
                 assert await read(queue, queue.index, 512) == CONTENT[queue.index * 512 :][:512]
+
+
+async def test_network_card_with_its_address_mtu_and_queues(directory: Path, net: Namespace) -> None:
+    options = ("--tap", "tap0", "--netns", net.name, "--queues", "2", "--mtu", "2000")
+    async with start_backend(directory, "net", *options) as backend:
+        arguments = await printed(*command("net", "-s", str(backend.socket), *options))
+        async with start_machine(directory, *arguments, memory=()) as machine:
+            guest = await probe(machine, NET)
+            await guest.negotiate(NetFeature.MAC | NetFeature.MTU | NetFeature.MQ | NetFeature.CTRL_VQ)
+            address = (await config(guest, 0, 6)).to_bytes(6, "little").hex(":")
+            assert arguments[-1].endswith(f",mac={address}")
+            assert (await config(guest, 8, 2), await config(guest, 10, 2)) == (2, 2000)

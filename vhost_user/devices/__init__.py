@@ -17,6 +17,7 @@ DEVICES = {
     "gpio": "vhost_user.devices.gpio:Gpio",
     "i2c": "vhost_user.devices.i2c:I2c",
     "input": "vhost_user.devices.input:Input",
+    "net": "vhost_user.devices.net:Net",
     "rng": "vhost_user.devices.rng:Rng",
 }
 """Where our devices are."""

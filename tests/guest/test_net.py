@@ -1,0 +1,142 @@
+"""Our network device in a real Linux under a real QEMU, over a tap in a network namespace."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.rig import guest as rig
+from tests.rig import iperf
+from tests.rig.backend import RunningBackend, start_backend
+from vhost_user import control_client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.rig.netns import Namespace
+    from vhost_user.control_client import ControlClient
+
+pytestmark = pytest.mark.guest
+
+HOST, GUEST = "192.0.2.1", "192.0.2.2"
+MAC = "52:54:00:aa:bb:cc"
+MTU = 1500
+PLAIN = "romfile=,vectors=0"
+"""Nothing to boot from, which takes seconds. No MSI-X: without KVM, QEMU 7.2 crashes when it is used."""
+
+
+@dataclass(frozen=True)
+class World:
+    """A guest with an address in a network of its own, and what can be done to its device."""
+
+    guest: rig.Guest
+    backend: RunningBackend
+    options: tuple[str, ...]
+    """Those of the back-end."""
+    control: ControlClient
+
+    async def pings(self, size: int = 56) -> bool:
+        output = await self.guest.sh(f"ping -c 1 -W 20 -s {size} {HOST}")
+        return "1 packets received" in output
+
+    async def statistics(self) -> dict[str, int]:
+        counts = await self.control.call("statistics")
+        assert isinstance(counts, dict)
+        return counts
+
+    async def until_carrier(self, value: int) -> None:
+        path = "/sys/class/net/eth0/carrier"
+        await self.guest.sh(f"until [ $(cat {path}) = {value} ]; do usleep 20000; done")
+
+
+@asynccontextmanager
+async def world(directory: Path, net: Namespace, *, queues: int = 1, cpus: int = 1) -> AsyncIterator[World]:
+    net.add_tap("tap0", multi_queue=queues > 1)
+    net.address("tap0", HOST)
+    control = directory / "control"
+    options = ("--tap", "tap0", "--netns", net.name, "--queues", str(queues), "--control", str(control), "-v")
+    async with start_backend(directory, "net", *options) as backend:
+        arguments = [
+            *backend.chardev(extra=",reconnect=1"),
+            *("-netdev", f"vhost-user,id=net0,chardev=backend,queues={queues}"),
+            *(
+                "-device",
+                f"virtio-net-pci,netdev=net0,mac={MAC},mq={'on' if queues > 1 else 'off'},{PLAIN}",
+            ),
+            *("-smp", str(cpus)),
+        ]
+        async with rig.boot(*arguments, shared=True, tools=("net",)) as guest:
+            await guest.sh("modprobe virtio_net")
+            await guest.sh(f"ip link set eth0 up && ip address add {GUEST}/24 dev eth0")
+            async with control_client.connect(control) as client:
+                yield World(guest, backend, options, client)
+
+
+def mean_size(before: dict[str, int], after: dict[str, int], way: str) -> float:
+    """Return how large frames were, on the average."""
+    frames = after[f"{way}_frames"] - before[f"{way}_frames"]
+    return (after[f"{way}_bytes"] - before[f"{way}_bytes"]) / frames
+
+
+async def test_guest_pings_and_large_segments_go_both_ways(directory: Path, net: Namespace) -> None:
+    async with world(directory, net) as here, iperf.server(directory, net):
+        assert await here.guest.sh("cat /sys/class/net/eth0/address") == MAC
+        assert await here.pings()
+        assert await here.pings(20_000)
+        for to_guest, way in ((False, "from_guest"), (True, "to_guest")):
+            before = await here.statistics()
+            done = await iperf.transfer(here.guest, HOST, to_guest=to_guest, seconds=1)
+            after = await here.statistics()
+            assert done.bytes > 1e6
+            assert mean_size(before, after, way) > 4 * MTU
+            assert after["to_guest_dropped"] == after["from_guest_dropped"] == 0
+
+        # With QEMU, it is QEMU that tells the guest of its link; frames go through as we say.
+        await here.guest.qmp.execute("set_link", name="net0", up=False)
+        await here.until_carrier(0)
+        await here.guest.qmp.execute("set_link", name="net0", up=True)
+        await here.until_carrier(1)
+        assert await here.pings()
+        await here.control.call("set_link", up=False)
+        assert "100% packet loss" in await here.guest.sh(f"ping -c 1 -W 1 {HOST} || true")
+        assert await here.guest.sh("cat /sys/class/net/eth0/carrier") == "1"
+        await here.control.call("set_link", up=True)
+        assert await here.pings()
+
+        await here.guest.reboot()
+        await here.guest.sh(f"modprobe virtio_net && ip link set eth0 up && ip addr add {GUEST}/24 dev eth0")
+        assert await here.pings(20_000)
+
+
+async def test_each_cpu_has_a_pair_of_queues(directory: Path, net: Namespace) -> None:
+    async with world(directory, net, queues=2, cpus=2) as here, iperf.server(directory, net):
+        assert (await here.guest.sh("ls /sys/class/net/eth0/queues")).split() == [
+            "rx-0",
+            "rx-1",
+            "tx-0",
+            "tx-1",
+        ]
+        data: Any = net.link("tap0")["IFLA_LINKINFO"]
+        assert data.get_attr("IFLA_INFO_DATA").get_attr("IFLA_TUN_NUM_QUEUES") == 2
+        for to_guest in (False, True):
+            done = await iperf.transfer(here.guest, HOST, to_guest=to_guest, streams=4, seconds=1)
+            assert done.bytes > 1e6
+        assert await here.pings()
+        assert started(here.backend) == {"0", "1", "2", "3"}
+
+        # The back-end dies, and another one goes on where it was.
+        here.backend.program.kill()
+        await here.backend.program.wait()
+        async with start_backend(directory, "net", *here.options) as another:
+            await here.guest.sh(f"until ping -c 1 -W 1 {HOST}; do :; done")
+            assert started(another) == {"0", "1", "2", "3"}
+
+
+def started(backend: RunningBackend) -> set[str]:
+    """Return the queues that the log says have started, by their numbers."""
+    lines = [line for line in backend.program.output().splitlines() if "starts at" in line]
+    return {line.split("queue ")[1].split()[0] for line in lines}

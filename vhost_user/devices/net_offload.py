@@ -1,0 +1,173 @@
+"""What a frame's header leaves to whoever sends it on: checking it, and doing it in software.
+
+A driver may leave checksums and the cutting up of TCP segments to its device (virtio 1.2, section
+5.1.6.2). Where the guest at the other end can take such a frame, it goes there as it is; elsewhere,
+it becomes frames as they are on a wire.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from protocol.virtio.net import GSO_ECN, HEADER, GsoType, HeaderFlag, NetFeature
+
+MOST_OFFLOADS = (
+    NetFeature.CSUM
+    | NetFeature.HOST_TSO4
+    | NetFeature.HOST_TSO6
+    | NetFeature.HOST_ECN
+    | NetFeature.GUEST_CSUM
+    | NetFeature.GUEST_TSO4
+    | NetFeature.GUEST_TSO6
+    | NetFeature.GUEST_ECN
+)
+"""What can be offered to a guest because it can be done here."""
+
+NOTHING_LEFT = bytes(HEADER.size)
+"""The header of a frame that is as on a wire."""
+
+SMALLEST_SEGMENT = 48
+"""Linux's smallest as well. With less, one frame of a guest's would become too many."""
+
+_WORD = struct.Struct(">H")
+_VLAN_TYPES = {0x8100, 0x88A8}
+_IPV4, _IPV6 = 0x0800, 0x86DD
+_IPV4_SIZE, _IPV6_SIZE, _TCP_SIZE = 20, 40, 20
+_TCP = 6
+_FIN_PSH, _CWR = 0x09, 0x80
+_SEQUENCE = struct.Struct(">I")
+
+# For each frame: an enumeration's numbers are ten times as quick as its members.
+_NEEDS_CSUM = int(HeaderFlag.NEEDS_CSUM)
+_GUEST_CSUM = int(NetFeature.GUEST_CSUM)
+_GUEST_ECN = int(NetFeature.GUEST_ECN)
+_NEEDED: dict[int, int] = {
+    int(GsoType.TCPV4): int(NetFeature.GUEST_CSUM | NetFeature.GUEST_TSO4),
+    int(GsoType.TCPV6): int(NetFeature.GUEST_CSUM | NetFeature.GUEST_TSO6),
+}
+
+
+def check(header: bytes, length: int) -> tuple[bytes, int]:
+    """Return the header for the guest that gets the frame, and what that must have on, as NetFeature bits.
+
+    `length` is that of the frame behind the header, of which the rest is not looked at: a guest must
+    not trust it, and Linux does not. Raises ValueError for a header that no driver may write.
+    """
+    if header[:2] == b"\0\0":
+        return NOTHING_LEFT, 0
+    flags, kind, header_length, size, start, offset, _ = HEADER.unpack(header)
+    needed = 0
+    if flags & _NEEDS_CSUM:
+        if start + offset + 2 > length:
+            raise ValueError(f"a checksum at {start} + {offset} in a frame of {length} bytes")
+        needed = _GUEST_CSUM
+    if kind:
+        if kind & ~GSO_ECN not in _NEEDED or not needed:
+            raise ValueError(f"segmentation of kind {kind:#x} with flags {flags:#x}")
+        if size < SMALLEST_SEGMENT:
+            raise ValueError(f"segments of {size} bytes")
+        needed = _NEEDED[kind & ~GSO_ECN]
+        if kind & GSO_ECN:
+            needed |= _GUEST_ECN
+    if not needed:
+        return NOTHING_LEFT, 0
+    return HEADER.pack(_NEEDS_CSUM, kind, header_length, size, start, offset, 0), needed
+
+
+def finish(frame: bytes) -> list[bytes]:
+    """Return a frame, whose header was checked, as the frames that a wire would carry, with headers.
+
+    Raises ValueError where the frame is not what its header says.
+    """
+    flags, kind, _, size, start, offset, _ = HEADER.unpack_from(frame)
+    if kind:
+        segments = _tcp_frame(frame[HEADER.size :], kind & ~GSO_ECN, start).segments(size)
+    elif flags & _NEEDS_CSUM:
+        segments = [_with_checksum(frame[HEADER.size :], start, offset)]
+    else:
+        return [frame]
+    return [NOTHING_LEFT + segment for segment in segments]
+
+
+def checksum(data: bytes, more: int = 0) -> int:
+    """Return the Internet checksum of `data` and the number `more`; never 0, which is the same as 0xFFFF."""
+    if len(data) % 2:
+        data += b"\0"
+    return 0xFFFF - (int.from_bytes(data, "big") + more) % 0xFFFF
+
+
+def _with_checksum(data: bytes, start: int, offset: int) -> bytes:
+    """Return a frame in which the field so far held the sum of the pseudo-header."""
+    at = start + offset
+    return data[:at] + _WORD.pack(checksum(data[start:])) + data[at + 2 :]
+
+
+@dataclass(frozen=True)
+class _TcpFrame:
+    """A frame with a TCP segment that is to be cut up."""
+
+    headers: bytes
+    payload: bytes
+    version: int
+    """Of the Internet Protocol."""
+    network: int
+    """Where its header begins."""
+    transport: int
+    """Where TCP's header begins."""
+
+    def segments(self, size: int) -> list[bytes]:
+        """Return frames with `size` bytes of the payload each, but for the last one."""
+        starts = range(0, len(self.payload), size) or range(1)
+        return [self._segment(start, self.payload[start : start + size], start // size) for start in starts]
+
+    def _segment(self, start: int, part: bytes, number: int) -> bytes:
+        headers = bytearray(self.headers)
+        length = len(headers) - self.transport + len(part)
+        addresses = self._write_network_header(headers, length, number)
+        tcp = self.transport
+        (sequence,) = _SEQUENCE.unpack_from(headers, tcp + 4)
+        _SEQUENCE.pack_into(headers, tcp + 4, (sequence + start) & 0xFFFFFFFF)
+        if number:
+            headers[tcp + 13] &= ~_CWR
+        if start + len(part) < len(self.payload):
+            headers[tcp + 13] &= ~_FIN_PSH
+        headers[tcp + 16 : tcp + 18] = b"\0\0"
+        pseudo_header = int.from_bytes(addresses, "big") + _TCP + length
+        _WORD.pack_into(headers, tcp + 16, checksum(bytes(headers[tcp:]) + part, pseudo_header))
+        return bytes(headers) + part
+
+    def _write_network_header(self, headers: bytearray, length: int, number: int) -> bytes:
+        """Say how many bytes follow, and number the packet; return its two addresses."""
+        at, length = self.network, length + self.transport - self.network
+        if self.version == 6:
+            _WORD.pack_into(headers, at + 4, length - _IPV6_SIZE)
+            return bytes(headers[at + 8 : at + 40])
+        (identification,) = _WORD.unpack_from(headers, at + 4)
+        _WORD.pack_into(headers, at + 2, length)
+        _WORD.pack_into(headers, at + 4, (identification + number) & 0xFFFF)
+        headers[at + 10 : at + 12] = b"\0\0"
+        _WORD.pack_into(headers, at + 10, checksum(bytes(headers[at : self.transport])))
+        return bytes(headers[at + 12 : at + 20])
+
+
+def _tcp_frame(data: bytes, kind: int, transport: int) -> _TcpFrame:
+    """Return a frame in its parts. Raises ValueError where it is not what its header says."""
+    version, network = _network_header(data)
+    wanted = 4 if kind == GsoType.TCPV4 else 6
+    shortest = _IPV4_SIZE if wanted == 4 else _IPV6_SIZE
+    if version != wanted or not network + shortest <= transport <= len(data) - _TCP_SIZE:
+        raise ValueError(f"no TCP over IPv{wanted} where the header says so")
+    end = transport + max((data[transport + 12] >> 4) * 4, _TCP_SIZE)
+    return _TcpFrame(data[:end], data[end:], version, network, transport)
+
+
+def _network_header(data: bytes) -> tuple[int, int]:
+    """Return the version of the Internet Protocol and where its header begins; 0 where it is another one."""
+    at = 12
+    while len(data) >= at + 2:
+        (kind,) = _WORD.unpack_from(data, at)
+        if kind not in _VLAN_TYPES:
+            return {_IPV4: 4, _IPV6: 6}.get(kind, 0), at + 2
+        at += 4
+    return 0, at
