@@ -62,6 +62,11 @@ def rng(argv: Sequence[str] | None = None) -> int:
     return _run_ours("rng", argv)
 
 
+def vsock(argv: Sequence[str] | None = None) -> int:
+    """Run vhost-user-vsock with the command line `argv`; return its exit code."""
+    return _run_ours("vsock", argv)
+
+
 def _run_ours(name: str, argv: Sequence[str] | None) -> int:
     return run_device(find_device(name), sys.argv[1:] if argv is None else argv, f"{PROGRAM}-{name}")
 

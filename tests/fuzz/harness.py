@@ -32,6 +32,7 @@ TARGETS = (
     "net",
     "server",
     "texts",
+    "vsock",
     "input",
 )
 

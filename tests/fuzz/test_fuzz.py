@@ -31,6 +31,7 @@ RUNS = {
     "i2c": 2_000,
     "server": 1_000,
     "texts": 12_000,
+    "vsock": 3_000,
     "input": 8_000,
 }
 """How many inputs each target is given."""

@@ -19,6 +19,7 @@ DEVICES = {
     "input": "vhost_user.devices.input:Input",
     "net": "vhost_user.devices.net:Net",
     "rng": "vhost_user.devices.rng:Rng",
+    "vsock": "vhost_user.devices.vsock:Vsock",
 }
 """Where our devices are."""
 

@@ -1,0 +1,134 @@
+r"""The host's side of a socket device, at UNIX sockets: programs that connect to the guest or listen for it.
+
+At PATH, a program connects and sends "CONNECT PORT\n"; once the guest has accepted, it gets "OK PORT\n"
+with a port of ours, and then what the guest sends. What the guest connects to at the host's port P is
+the program that listens at PATH_P.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from protocol.io import listen
+from protocol.io.stream import MAX_PATH
+
+if TYPE_CHECKING:
+    from vhost_user.devices.vsock_stream import Stream
+
+GREETING_SECONDS = 60.0
+"""How long a program may take to say what it wants; a person may type it."""
+MAX_GREETING = 32
+"""Most bytes of that."""
+LAST_PORT = 0xFFFF_FFFE
+"""The port after that means any."""
+
+_CONNECT_SECONDS = 0.005
+"""How often to try to connect to a program that is slow to accept others."""
+_NO_FILES_SECONDS = 0.1
+
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+
+_log = logging.getLogger("vhost_user.vsock")
+
+
+class Asking(Protocol):
+    """Whatever asks the guest for connections: the device."""
+
+    def ask(self, sock: socket.socket, port: int) -> Stream | None:
+        """Ask for one to `port`, joined to `sock`, which it greets with a line. None: `sock` was closed."""
+
+
+class UnixSockets:
+    """The sockets at PATH and PATH_PORT."""
+
+    def __init__(self, path: str, most: int) -> None:
+        """Listen at `path`, for at most `most` programs that have said nothing yet.
+
+        Raises SocketInUseError, OSError.
+        """
+        if len(os.fsencode(f"{path}_{LAST_PORT}")) > MAX_PATH:
+            raise OSError(errno.ENAMETOOLONG, f"{path}_PORT would have more than {MAX_PATH} bytes", path)
+        self._path = path
+        self._listener = listen(path)
+        self._most = trio.Semaphore(most)
+
+    def close(self) -> None:
+        """Remove the socket at PATH."""
+        self._listener.close()
+
+    async def serve(self, device: Asking) -> None:
+        """Have `device` ask for what programs want; runs until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._most.acquire()
+                nursery.start_soon(self._serve, await self._accept(), device)
+
+    async def connect(self, port: int) -> socket.socket:
+        """Connect to the program that listens for the guest at `port`. Raises OSError."""
+        while True:
+            try:
+                return self.connect_now(port)
+            except BlockingIOError:
+                await trio.sleep(_CONNECT_SECONDS)
+
+    def connect_now(self, port: int) -> socket.socket:
+        """As `connect()`, but raises BlockingIOError where that program has to accept others first."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.connect(f"{self._path}_{port}")
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def _accept(self) -> socket.socket:
+        while True:
+            try:
+                return (await self._listener.accept()).detach()
+            except OSError as error:
+                _log.error("cannot accept a connection at %s: %s", self._path, error.strerror)
+                await trio.sleep(_NO_FILES_SECONDS)
+
+    async def _serve(self, sock: socket.socket, device: Asking) -> None:
+        port = None
+        try:
+            with trio.move_on_after(GREETING_SECONDS):
+                port = await _read_port(sock)
+        finally:
+            self._most.release()
+            if port is None:
+                sock.close()
+        if port is not None:
+            device.ask(sock, port)
+
+
+async def _read_port(sock: socket.socket) -> int | None:
+    """Read one line, and not a byte more; return the port that it says, None for any other."""
+    line = b""
+    while len(line) < MAX_GREETING and not line.endswith(b"\n"):
+        await trio.lowlevel.wait_readable(sock)
+        try:
+            seen = sock.recv(MAX_GREETING - len(line), _PEEK)
+            # What comes behind the line is for the guest.
+            line += sock.recv(seen.find(b"\n") + 1 or len(seen)) if seen else b"\n"
+        except BlockingIOError:
+            continue
+        except OSError:
+            return None
+    return parse_greeting(line)
+
+
+def parse_greeting(line: bytes) -> int | None:
+    r"""Return the port in "CONNECT PORT\n", None for anything else."""
+    word, _, port = line.partition(b" ")
+    port = port.strip()
+    if word.upper() != b"CONNECT" or not port.isdigit() or not line.endswith(b"\n"):
+        return None
+    return int(port) if int(port) <= LAST_PORT else None
