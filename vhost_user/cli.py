@@ -37,6 +37,11 @@ def blk(argv: Sequence[str] | None = None) -> int:
     return _run_ours("blk", argv)
 
 
+def console(argv: Sequence[str] | None = None) -> int:
+    """Run vhost-user-console with the command line `argv`; return its exit code."""
+    return _run_ours("console", argv)
+
+
 def gpio(argv: Sequence[str] | None = None) -> int:
     """Run vhost-user-gpio with the command line `argv`; return its exit code."""
     return _run_ours("gpio", argv)

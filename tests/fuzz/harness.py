@@ -28,6 +28,7 @@ TARGETS = (
     "packed_ring",
     "blk",
     "i2c",
+    "console",
     "gpio",
     "net",
     "server",

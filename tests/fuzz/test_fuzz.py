@@ -26,6 +26,7 @@ RUNS = {
     "split_ring": 14_000,
     "packed_ring": 12_000,
     "blk": 10_000,
+    "console": 12_000,
     "gpio": 10_000,
     "net": 10_000,
     "i2c": 2_000,

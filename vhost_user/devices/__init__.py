@@ -14,6 +14,7 @@ GROUP = "vhost_user.devices"
 
 DEVICES = {
     "blk": "vhost_user.devices.blk:Blk",
+    "console": "vhost_user.devices.console:Console",
     "gpio": "vhost_user.devices.gpio:Gpio",
     "i2c": "vhost_user.devices.i2c:I2c",
     "input": "vhost_user.devices.input:Input",
