@@ -81,20 +81,24 @@ def test_table_is_what_was_seen(events: list[tuple[str, int, int, float]]) -> No
     age, most = 8.0, 3
     table = MacTable(age=age, most=most)
     seen: dict[bytes, tuple[int, float]] = {}
+    since: dict[bytes, set[bytes]] = {}  # what was learned of the same port after an address
     now = 0.0
     for what, number, port, later in events:
         now += later
         if what == "learn":
             table.learn(address(number), port, now)
             seen[address(number)] = (port, now)
+            since[address(number)] = set()
+            for each, (at, _) in seen.items():
+                if at == port and each != address(number):
+                    since[each].add(address(number))
         else:
             table.forget(port)
             seen = {each: (at, when) for each, (at, when) in seen.items() if at != port}
         for each in map(address, range(10)):
             found = table.find(each, now)
             port_of, when = seen.get(each, (None, 0.0))
-            younger = [1 for at, since in seen.values() if at == port_of and since > when]
-            if port_of is not None and now - when <= age and len(younger) < most - 1:
+            if port_of is not None and now - when <= age and len(since[each]) < most:
                 assert found == port_of
             else:
                 assert found in {None, port_of}
