@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from protocol import __version__
 from protocol.io.command_line import OneLineParser
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vhost_user.device import VirtioDevice
+
+_T = TypeVar("_T")
 
 PRINT_CAPABILITIES = "--print-capabilities"
 
@@ -60,6 +62,18 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def parsed_by(parse: Callable[[str], _T]) -> Callable[[str], _T]:
+    """Return a type for argparse, which then prints what `parse` says in a ValueError."""
+
+    def parsed(text: str) -> _T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parsed
 
 
 def _feature(name: str) -> Feature | ProtocolFeature:

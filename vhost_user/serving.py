@@ -12,6 +12,7 @@ import trio
 from protocol.io import SocketInUseError, notify
 from protocol.io.command_line import EMPTY, UserError
 from vhost_user.control import serve_control
+from vhost_user.groups import only
 from vhost_user.server import serve
 from vhost_user.socket_errors import cause_and_remedy
 
@@ -95,7 +96,7 @@ async def serve_all(served: Sequence[Served], control: str | None) -> Exception 
                 notify(f"READY=1\nMAINPID={os.getpid()}")
             nursery.cancel_scope.cancel()
     except Exception as error:
-        return _only(error)
+        return only(error)
     return None
 
 
@@ -113,10 +114,3 @@ def cannot_listen(path: str, error: OSError) -> UserError:
     if isinstance(error, SocketInUseError):
         return UserError(f"socket {path} is in use by another program; stop it or choose another path")
     return UserError(f"cannot listen on {path or EMPTY}: {cause_and_remedy(error)}")
-
-
-def _only(error: Exception) -> Exception:
-    """Return what is in a group of one."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

@@ -28,6 +28,7 @@ from protocol.virtio.features import Feature
 from vhost_user.connection import serve_connection
 from vhost_user.frontend.background import background
 from vhost_user.frontend.connect import MEMORY_SIZE, PATIENCE_SECONDS, connect
+from vhost_user.groups import only
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -58,20 +59,13 @@ async def driving(
         try:
             await serve_connection(device, theirs)
         except ExceptionGroup as group:
-            raise _only(group) from None
+            raise only(group) from None
 
     async with background() as start:
         start(serve)
         async with connect(stream=ours, memory_size=memory_size, patience=patience) as front:
             await front.negotiate(features, plus=plus, protocol=protocol)
             yield front
-
-
-def _only(error: Exception) -> Exception:
-    """Return what is in a group of one."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from protocol.virtio.blk import ID_SIZE
 from protocol.virtio.split import MAX_SIZE, is_power_of_two
 from vhost_user.devices.blk_disk import open_disk
-from vhost_user.devices.blk_faults import SYNTAX, Fault, FaultFile, parse_fault
-from vhost_user.options import whole_number
+from vhost_user.devices.blk_faults import SYNTAX, FaultFile, parse_fault
+from vhost_user.options import parsed_by, whole_number
 
 if TYPE_CHECKING:
     from vhost_user.devices.blk_disk import FileDisk
@@ -71,7 +71,7 @@ def _add_fault_options(parser: argparse.ArgumentParser) -> None:
     either = parser.add_mutually_exclusive_group()
     either.add_argument(
         "--fault",
-        type=_fault,
+        type=parsed_by(parse_fault),
         action="append",
         default=[],
         metavar="RULE",
@@ -92,10 +92,3 @@ def _serial(text: str) -> str:
     if not text.isascii() or not text.isprintable() or len(text) > ID_SIZE:
         raise argparse.ArgumentTypeError(f"'{text}' is no text of at most {ID_SIZE} ASCII characters")
     return text
-
-
-def _fault(text: str) -> Fault:
-    try:
-        return parse_fault(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

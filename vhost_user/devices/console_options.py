@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -11,10 +10,11 @@ from protocol.io.command_line import UserError
 from vhost_user.devices.console_host import FileHost, PtyHost, TcpHost, UnixHost
 from vhost_user.devices.console_port import BACKLOG
 from vhost_user.devices.console_stdio import StdioHost
-from vhost_user.options import whole_number
+from vhost_user.options import parsed_by, whole_number
 from vhost_user.socket_errors import cause_and_remedy
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     from vhost_user.devices.console_host import HostSide
@@ -66,7 +66,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--console",
         metavar="HOST",
-        type=_argument(parse_console),
+        type=parsed_by(parse_console),
         action="append",
         default=[],
         help=f"a text console, and what it is on the host: {HOSTS}; may be given several times",
@@ -74,7 +74,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port",
         metavar="NAME=HOST",
-        type=_argument(parse_port),
+        type=parsed_by(parse_port),
         action="append",
         default=[],
         help="a port with a name, and what it is on the host; may be given several times",
@@ -242,15 +242,3 @@ def _reason(kind: str, error: OSError) -> str:
     }
     cause = str(error.strerror).partition(" (while")[0]  # where create_server() repeats the address
     return f"{cause}{remedies.get(kind, '')}"
-
-
-def _argument(parse: Callable[[str], PortOptions]) -> Callable[[str], PortOptions]:
-    """Return `parse` as a type for argparse, which then prints what is wrong."""
-
-    def argument(text: str) -> PortOptions:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return argument

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import sys
 import types
@@ -19,8 +18,10 @@ from vhost_user.devices.i2c_at24 import MODELS, At24
 from vhost_user.devices.i2c_chips import I2cChip
 from vhost_user.devices.i2c_host import HostBus, find_bus, parse_address, parse_device_list
 from vhost_user.devices.i2c_lm75 import Lm75
+from vhost_user.options import parsed_by
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     from vhost_user.devices.i2c_host import HostChips
@@ -62,7 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "-l",
         "--device-list",
         metavar="LIST",
-        type=_for_argparse(parse_device_list),
+        type=parsed_by(parse_device_list),
         action="extend",
         default=[],
         help="chips of the host: BUS:ADDRESS[:ADDRESS...],... with a bus by number or its adapter's name",
@@ -70,7 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chip",
         metavar="CHIP",
-        type=_for_argparse(parse_chip),
+        type=parsed_by(parse_chip),
         action="append",
         default=[],
         help="a simulated chip, NAME@ADDRESS[,KEY=VALUE...]: lm75, 24c02 and other EEPROMs, or MODULE:CLASS "
@@ -170,15 +171,3 @@ _CONVERTERS: dict[object, Callable[[str], object]] = {
     bool: _switch,
     Path: Path,
 }
-
-
-def _for_argparse(parse: Callable[[str], object]) -> Callable[[str], object]:
-    """Return a type for argparse that says what was wrong."""
-
-    def parsed(text: str) -> object:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parsed

@@ -13,7 +13,7 @@ from vhost_user.devices.input_pointers import DEFAULT_SIZE, Mouse, Size, Tablet
 from vhost_user.devices.input_script import parse_time
 from vhost_user.devices.input_simulation import DEFAULT_PACE, Keyboard
 from vhost_user.devices.input_touch import DEFAULT_SLOTS, MAX_SLOTS, Touchscreen
-from vhost_user.options import whole_number
+from vhost_user.options import parsed_by, whole_number
 
 if TYPE_CHECKING:
     from vhost_user.devices.input_evdev import EvdevSource
@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pace",
         metavar="TIME",
-        type=_time,
+        type=parsed_by(parse_time),
         default=f"{DEFAULT_PACE * 1000:g}ms",
         help="time between what is done and the next (default: %(default)s)",
     )
@@ -150,13 +150,6 @@ def _paths(text: str) -> list[str]:
     if not all(paths):
         raise argparse.ArgumentTypeError(f"'{text}' names no devices; write them as /dev/input/event0,...")
     return paths
-
-
-def _time(text: str) -> float:
-    try:
-        return parse_time(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _size(text: str) -> Size:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING, Any
 
 from protocol.io.command_line import UserError
@@ -13,10 +12,10 @@ from vhost_user.devices.net_line_simulation import UNITS, LineSimulation, Switch
 from vhost_user.devices.net_network import NetworkPort
 from vhost_user.devices.net_pcap import SNAPLEN, Capture
 from vhost_user.devices.net_switch import Link, Switch
-from vhost_user.options import whole_number
+from vhost_user.options import parsed_by, whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import argparse
 
     from vhost_user.devices.net_host import Port
 
@@ -73,7 +72,7 @@ def make_link_ports(options: argparse.Namespace, count: int) -> list[Port]:
 def add_line_options(parser: argparse.ArgumentParser) -> None:
     """Add `--loss` and the other impairments."""
     for name, (metavar, text) in _IMPAIRMENTS.items():
-        parser.add_argument(f"--{name}", type=_value(name), metavar=metavar, help=text)
+        parser.add_argument(f"--{name}", type=parsed_by(UNITS[name]), metavar=metavar, help=text)
     parser.add_argument(
         "--seed",
         type=whole_number(0, 1 << 64),
@@ -138,13 +137,3 @@ def _with_lines(port: Port, settings: Impairments, seed: str) -> ImpairedPort:
     else:
         impaired.simulation = LineSimulation(impaired)
     return impaired
-
-
-def _value(name: str) -> Callable[[str], float]:
-    def value(text: str) -> float:
-        try:
-            return UNITS[name](text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return value
