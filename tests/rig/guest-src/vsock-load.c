@@ -1,7 +1,7 @@
 // Streams of bytes over AF_VSOCK in a guest, and over AF_UNIX as their other end on the host.
 //
 //   vsock-load connect vsock CID PORT ACTION...
-//   vsock-load listen vsock PORT ACTION...         accepts one connection; with "echo", any number
+//   vsock-load listen vsock PORT ACTION...         accepts one connection; with "echo", COUNT
 //   vsock-load connect unix PATH ACTION...
 //   vsock-load connect guest PATH PORT ACTION...   by "CONNECT PORT" at a --uds-path
 //   vsock-load listen unix PATH ACTION...
@@ -10,8 +10,8 @@
 //   send BYTES SEED     send so many pseudo-random bytes, then the end; wait for the peer's end
 //   receive             receive until the end
 //   both BYTES SEED     do both at once
-//   echo COUNT          listen only: send back what comes, of any number at a time, until COUNT have ended
-//   many COUNT AT_ONCE  connect only: COUNT connections, AT_ONCE of them at a time; each is to be echoed
+//   echo COUNT AT_ONCE  listen only: COUNT connections, AT_ONCE of them at a time: send back what comes on them
+//   many COUNT AT_ONCE  connect only: the other end of echo
 //   steps STEP...       wN write N bytes, rN read N bytes, e read the end, E read until there is an end or an
 //                       error, F write until it fails, W R B shut down writing, reading, both, c close
 //
@@ -235,36 +235,51 @@ static int echo_some(struct echo *echo)
     return count > 0;
 }
 
-static void echo(int listener)
+static void accept_and_watch(int listener, int watch)
 {
-    uint64_t left = next_number(), opened = 0, open = 0, most = 0;
-    int watch = epoll_create1(0);
-    struct epoll_event event = { .events = EPOLLIN, .data.ptr = NULL };
-    epoll_ctl(watch, EPOLL_CTL_ADD, listener, &event);
-    while (left) {
+    struct echo *echo = malloc(sizeof *echo);
+    struct pollfd incoming = { .fd = listener, .events = POLLIN };
+    if (poll(&incoming, 1, PATIENCE * 1000) != 1) {
+        puts("no more connections come");
+        exit(1);
+    }
+    echo->fd = accept(listener, NULL, NULL);
+    if (echo->fd < 0)
+        die("accept");
+    struct epoll_event event = { .events = EPOLLIN, .data.ptr = echo };
+    epoll_ctl(watch, EPOLL_CTL_ADD, echo->fd, &event);
+}
+
+static void echo_until_ended(int watch, uint64_t open)
+{
+    struct epoll_event event;
+    while (open) {
         if (epoll_wait(watch, &event, 1, PATIENCE * 1000) != 1) {
-            printf("nothing happens; %llu are left\n", (unsigned long long)left);
+            printf("nothing happens; %llu are open\n", (unsigned long long)open);
             exit(1);
         }
         struct echo *echo = event.data.ptr;
-        if (!echo) {
-            echo = malloc(sizeof *echo);
-            echo->fd = accept(listener, NULL, NULL);
-            if (echo->fd < 0)
-                die("accept");
-            event = (struct epoll_event){ .events = EPOLLIN, .data.ptr = echo };
-            epoll_ctl(watch, EPOLL_CTL_ADD, echo->fd, &event);
-            opened++;
-            if (++open > most)
-                most = open;
-        } else if (!echo_some(echo)) {
-            close(echo->fd);
-            free(echo);
-            open--;
-            left--;
-        }
+        if (echo_some(echo))
+            continue;
+        close(echo->fd);
+        free(echo);
+        open--;
     }
-    printf("echoed %llu, at most %llu at once\n", (unsigned long long)opened, (unsigned long long)most);
+}
+
+// Nothing is sent back before as many as shall be open at once are open: else the first could end before the
+// last comes.
+static void echo(int listener)
+{
+    uint64_t count = next_number(), at_once = next_number();
+    int watch = epoll_create1(0);
+    for (uint64_t first = 0; first < count; first += at_once) {
+        uint64_t some = count - first < at_once ? count - first : at_once;
+        for (uint64_t at = 0; at < some; at++)
+            accept_and_watch(listener, watch);
+        echo_until_ended(watch, some);
+    }
+    printf("echoed %llu\n", (unsigned long long)count);
 }
 
 static void one_of_many(int fd, uint64_t number, int reads)
