@@ -10,8 +10,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.docs.documents import blocks, read, session
 from tests.docs.test_vhost_user import rows
+from tests.vhost_user.devices.net_driver import MERGING, begin, frame
 from tests.vhost_user.devices.net_port import TestPort
-from tests.vhost_user.devices.test_net import MERGING, begin, frame
 from tests.vhost_user.frontend import attached
 from vhost_user.devices import find_device
 from vhost_user.devices.net import Net

@@ -19,7 +19,7 @@ import trio
 from protocol.io.command_line import UserError
 from protocol.virtio.features import Feature
 from protocol.virtio.net import HEADER, GsoType, HeaderFlag, NetFeature
-from tests.vhost_user.devices.test_net import MAC, MERGING, OTHER, begin, frame
+from tests.vhost_user.devices.net_driver import MAC, MERGING, OTHER, begin, frame
 from tests.vhost_user.frontend import attached, until
 from vhost_user.devices import net_tap_options, net_tun
 from vhost_user.devices.net import Net
