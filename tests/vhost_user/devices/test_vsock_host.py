@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol.io.command_line import UserError
 from protocol.virtio.vsock import HOST_CID, Operation, Shutdown, VsockConfig
-from tests.vhost_user.devices.vsock_driver import SECONDS, Guest, attached_guest, guest_of, running
+from tests.vhost_user.devices.vsock_driver import PORT, SECONDS, Guest, attached_guest, guest_of, running
 from vhost_user.devices import vsock_host
 from vhost_user.devices.vsock import Vsock
 from vhost_user.devices.vsock_host import GREETING_SECONDS, UnixSockets, parse_greeting
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
-
-PORT = 5000
 
 
 @pytest.fixture

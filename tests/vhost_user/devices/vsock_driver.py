@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vhost_user.frontend import DriverQueue, Frontend, Request
 
 SECONDS = 60
+PORT = 5000
+"""Of the host, or of the guest, wherever any will do."""
 PACKET = HEADER_SIZE + 4096
 """Bytes of a buffer for a packet, as many as Linux gives."""
 BUFFERS = 16
@@ -153,3 +155,47 @@ async def attached_guest(device: Vsock, *, room: int = BUFFERS) -> AsyncIterator
     """Run a device, and be its guest."""
     async with running(device), guest_of(device, room=room) as guest:
         yield guest
+
+
+async def received(stream: trio.SocketStream, size: int) -> bytes:
+    """Return `size` bytes, or what comes until the end."""
+    data = b""
+    while len(data) < size and (part := await stream.receive_some(size - len(data))):
+        data += part
+    return data
+
+
+async def until_reset(stream: trio.SocketStream) -> None:
+    """Wait until the stream is at its end, or was reset."""
+    with trio.fail_after(SECONDS):
+        try:
+            while await stream.receive_some():
+                pass
+        except trio.BrokenResourceError:
+            pass
+
+
+@asynccontextmanager
+async def asked(guest: Guest, device: Vsock) -> AsyncIterator[tuple[End, trio.SocketStream]]:
+    """A connection that the guest asked for, and the host's end."""
+    with device.listen(PORT) as listener:
+        end = await guest.port(1234, PORT).connected()
+        stream = await listener.accept()
+    async with stream:
+        yield end, stream
+
+
+@asynccontextmanager
+async def asking(guest: Guest, device: Vsock) -> AsyncIterator[tuple[End, trio.SocketStream]]:
+    """A connection that the host asked for."""
+    streams = []
+
+    async def connect() -> None:
+        streams.append(await device.connect(PORT))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connect)
+        end = await guest.accepted()
+    (stream,) = streams
+    async with stream:
+        yield end, stream
