@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
-import struct
-import termios
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 from tests.vhost_user.devices.console_driver import until
-from vhost_user.devices.console_control import PortState
+from tests.vhost_user.devices.console_ends import resize, running
 from vhost_user.devices.console_host import FileHost, PtyHost, TcpHost, UnixHost
-from vhost_user.devices.console_port import INPUT_LIMIT, Port
+from vhost_user.devices.console_port import INPUT_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from vhost_user.devices.console_host import HostSide
+    from vhost_user.devices.console_port import Port
 
-SECONDS = 10
 MIB = 1 << 20
-
-
-@asynccontextmanager
-async def running(
-    host: HostSide, *, is_console: bool = False, blocks: bool | None = None
-) -> AsyncIterator[Port]:
-    """Run a host side for a port that the guest has open; close it in the end."""
-    port = Port(PortState("port", is_console, guest_open=True), host, blocks=blocks)
-    try:
-        with trio.fail_after(SECONDS):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(host.run, port)
-                yield port
-                nursery.cancel_scope.cancel()
-    finally:
-        host.close()
 
 
 async def given(port: Port, size: int) -> bytes:
@@ -192,10 +171,6 @@ async def test_second_client_waits_and_may_be_let_in(host: HostSide, directory: 
             assert host.hang_up()
             assert await given(port, 6) == b"second"
             assert os.read(first.fd, 1) == b""
-
-
-def resize(fd: int, columns: int, rows: int) -> None:
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
 async def test_size_of_a_pseudo_terminal_is_passed_on() -> None:

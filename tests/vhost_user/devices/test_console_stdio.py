@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
-import struct
 import subprocess
 import termios
 from contextlib import asynccontextmanager, contextmanager
@@ -18,15 +16,15 @@ from hypothesis import strategies as st
 
 from tests.rig.backend import command
 from tests.vhost_user.devices.console_driver import until
-from vhost_user.devices.console_control import PortState
-from vhost_user.devices.console_port import Port
+from tests.vhost_user.devices.console_ends import SECONDS, resize, running
 from vhost_user.devices.console_stdio import Escape, StdioHost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-SECONDS = 60
+    from vhost_user.devices.console_port import Port
+
 LOCAL = 3
 """Where the flags for echo and lines are in what tcgetattr() returns."""
 
@@ -63,20 +61,6 @@ def terminal() -> Iterator[tuple[int, int]]:
         os.close(theirs)
 
 
-@asynccontextmanager
-async def running(stdin: int, stdout: int) -> AsyncIterator[Port]:
-    host = StdioHost(stdin, stdout)
-    port = Port(PortState("console", is_console=True, guest_open=True), host)
-    try:
-        with trio.fail_after(SECONDS):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(host.run, port)
-                yield port
-                nursery.cancel_scope.cancel()
-    finally:
-        host.close()
-
-
 async def given_input(port: Port, size: int) -> bytes:
     await until(lambda: port.input_size >= size)
     return port.take_input(size)
@@ -86,15 +70,11 @@ def is_raw(fd: int) -> bool:
     return not termios.tcgetattr(fd)[LOCAL] & (termios.ICANON | termios.ECHO | termios.ISIG)
 
 
-def resize(fd: int, columns: int, rows: int) -> None:
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-
 async def test_terminal_is_raw_meanwhile_and_its_size_is_the_consoles() -> None:
     with terminal() as (ours, theirs):
         resize(ours, 100, 30)
         before = termios.tcgetattr(theirs)
-        async with running(theirs, theirs) as port:
+        async with running(StdioHost(theirs, theirs), is_console=True) as port:
             await until(lambda: port.state.size == (100, 30))
             assert is_raw(theirs)
             os.write(ours, b"\x03\n\x04")
@@ -117,7 +97,7 @@ async def test_command_to_quit_interrupts_the_program() -> None:
         terminal() as (ours, theirs),
         trio.open_signal_receiver(signal.SIGINT) as signals,
     ):
-        async with running(theirs, theirs) as port:
+        async with running(StdioHost(theirs, theirs), is_console=True) as port:
             await until(lambda: is_raw(theirs))
             os.write(ours, b"ls\n\x01x")
             assert await given_input(port, 3) == b"ls\n"
@@ -130,7 +110,7 @@ async def test_pipes_pass_all_bytes_and_may_end(tmp_path: Path) -> None:
     (typed_in, typing), (shown, showing) = os.pipe(), os.pipe()
     os.write(typing, data)
     os.close(typing)
-    async with running(typed_in, showing) as port:
+    async with running(StdioHost(typed_in, showing), is_console=True) as port:
         assert await given_input(port, 256) == data
         port.put_output(data)
         await trio.lowlevel.wait_readable(shown)
@@ -145,7 +125,7 @@ async def test_reader_that_has_gone_is_told(caplog: pytest.LogCaptureFixture) ->
     shown, showing = os.pipe()
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.close(shown)
-    async with running(nothing, showing) as port:
+    async with running(StdioHost(nothing, showing), is_console=True) as port:
         port.put_output(b"data")
         await until(lambda: "cannot write to standard output: Broken pipe" in caplog.text)
         assert not port.state.host_open
