@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,9 +54,18 @@ def stop(pid: int) -> None:
     pidfd = os.pidfd_open(pid)
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-        assert select.select([pidfd], [], [], 60)[0], "the daemon did not end"
+        ended = select.select([pidfd], [], [], 60)[0]
+        if not ended:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # for its parent, who may wait for it
+        assert ended, "the daemon did not end"
     finally:
         os.close(pidfd)
+
+
+def until_asleep(pid: int) -> None:
+    """Wait until a process waits for something in the kernel."""
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "S":
+        time.sleep(0.001)
 
 
 def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
@@ -217,6 +227,7 @@ def test_daemon_cleans_up_when_it_is_ended_before_it_was_ready(tmp_path: Path) -
             while sock.connect_ex(f"{tmp_path}/socket"):
                 assert parent.poll() is None
             (pid,) = struct.unpack_from("i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        until_asleep(pid)  # Python does not see a signal that comes just before a call that waits
         stop(pid)
         assert parent.stderr
         assert parent.stderr.read() == "ivshmem-server: the daemon died before it was ready\n"
