@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MARKER = "QEMU_COMPANION_TESTS"
 """The environment variable by which a daemon that has left our process tree is known as ours."""
 
-PATIENCE_SECONDS = 1.0
+PATIENCE_SECONDS = 10.0
 """How long an orphan may take to notice that its parent has gone."""
 
 _SHM = Path("/dev/shm")

@@ -70,10 +70,11 @@ def leave_daemon(_: Path) -> str:
 def test_leftover_is_named_and_removed(
     leave: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.leftovers.PATIENCE_SECONDS", 0.05)
     before = Traces.of_now(tmp_path)
     text = leave(tmp_path)
-    left = left_since(before, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.leftovers.PATIENCE_SECONDS", 0.05)
+        left = left_since(before, tmp_path)
     assert text in str(left)
     left.remove()
     assert not left_since(before, tmp_path)

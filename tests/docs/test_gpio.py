@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pytest
 
 GUIDE = read("gpio.md")
-SECONDS = 20
+SECONDS = 60
 
 
 def test_calls_and_their_arguments() -> None:

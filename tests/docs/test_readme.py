@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pytest
 
 README = (PROJECT / "README.md").read_text()
-SECONDS = 20
+SECONDS = 60
 
 
 async def test_device() -> None:

@@ -22,7 +22,7 @@ from vhost_user.options import build_parser
 from vhost_user.trace_cli import add_trace_parser
 
 GUIDE = read("vhost-user.md")
-SECONDS = 20
+SECONDS = 60
 
 
 def rows(heading: str, text: str = GUIDE) -> list[list[str]]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GUIDE = read("your-own-device.md")
-SECONDS = 20
+SECONDS = 60
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from vhost_user import VirtioDevice
 
-SECONDS = 10
+SECONDS = 60
 GUEST = 0x1_4000_0000
 USER = 0x7F00_0000_0000
 MEMORY_SIZE = 4 << 20

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from vhost_user.trace import Event
     from vhost_user.trace_relay import Raw
 
-SECONDS = 20
+SECONDS = 60
 OFFERED = ProtocolFeature.BACKEND_REQ | ProtocolFeature.CONFIG | ProtocolFeature.REPLY_ACK
 
 

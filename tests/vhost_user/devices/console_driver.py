@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vhost_user.devices.console import Console
 
 CONTROL_ROOM = 64
-SECONDS = 10
+SECONDS = 60
 MULTIPORT = Feature(DEFAULT_FEATURES | ConsoleFeature.MULTIPORT | ConsoleFeature.SIZE)
 
 

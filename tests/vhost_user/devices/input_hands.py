@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vhost_user.devices.input_simulation import SimulatedInput
     from vhost_user.frontend import DriverQueue
 
-SECONDS = 20
+SECONDS = 60
 
 
 async def next_report(queue: DriverQueue) -> list[Event]:

@@ -23,7 +23,7 @@ def loop_device(image: Path, *, sector_size: int = 512) -> Iterator[str]:
         ["losetup", "--find", "--show", "--sector-size", str(sector_size), str(image)],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     if done.returncode:
@@ -32,4 +32,4 @@ def loop_device(image: Path, *, sector_size: int = 512) -> Iterator[str]:
     try:
         yield device
     finally:
-        subprocess.run(["losetup", "--detach", device], check=True, timeout=20)
+        subprocess.run(["losetup", "--detach", device], check=True, timeout=60)

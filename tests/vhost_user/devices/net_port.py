@@ -62,7 +62,7 @@ class TestPort(Port):
             del self.receivers[pair]
 
     async def until_receiving(self, pair: int = 0) -> Receiver:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while pair not in self.receivers:
                 await self._changed.park()
         return self.receivers[pair]

@@ -66,6 +66,15 @@ async def given_input(port: Port, size: int) -> bytes:
     return port.take_input(size)
 
 
+async def shown_at(fd: int, size: int) -> bytes:
+    """Return what is put out there, so many bytes, in however many pieces it comes."""
+    data = b""
+    while len(data) < size:
+        await trio.lowlevel.wait_readable(fd)
+        data += os.read(fd, 4096)
+    return data
+
+
 def is_raw(fd: int) -> bool:
     return not termios.tcgetattr(fd)[LOCAL] & (termios.ICANON | termios.ECHO | termios.ISIG)
 
@@ -80,8 +89,7 @@ async def test_terminal_is_raw_meanwhile_and_its_size_is_the_consoles() -> None:
             os.write(ours, b"\x03\n\x04")
             assert await given_input(port, 3) == b"\x03\n\x04"
             port.put_output(b"login: ")
-            await trio.lowlevel.wait_readable(ours)
-            assert os.read(ours, 100) == b"login: "
+            assert await shown_at(ours, 7) == b"login: "
             resize(ours, 120, 40)
             signal.raise_signal(signal.SIGWINCH)  # as the kernel does for a terminal that is ours
             await until(lambda: port.state.size == (120, 40))
@@ -113,8 +121,7 @@ async def test_pipes_pass_all_bytes_and_may_end(tmp_path: Path) -> None:
     async with running(StdioHost(typed_in, showing), is_console=True) as port:
         assert await given_input(port, 256) == data
         port.put_output(data)
-        await trio.lowlevel.wait_readable(shown)
-        assert os.read(shown, 512) == data
+        assert await shown_at(shown, 256) == data
         assert port.state.host_open
     assert all(os.get_blocking(fd) for fd in (typed_in, showing))
     for fd in (typed_in, shown, showing):

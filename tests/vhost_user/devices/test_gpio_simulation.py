@@ -20,7 +20,7 @@ from vhost_user.json_call import CallError
 if TYPE_CHECKING:
     from vhost_user.simulation import Simulation
 
-SECONDS = 20
+SECONDS = 60
 
 
 @pytest.fixture

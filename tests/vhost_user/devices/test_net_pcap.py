@@ -115,7 +115,7 @@ def read_all(fd: int) -> bytes:
 async def served(capture: Capture, fd: int) -> bytes:
     """Return what a reader gets in the end."""
     data = b""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(capture.run)
             while not data:
@@ -161,5 +161,5 @@ async def read_some(capture: Capture, fd: int) -> bytes:
 
 
 async def test_file_needs_no_service(tmp_path: Path) -> None:
-    with Capture(str(tmp_path / "file"), ["port0"]) as capture, trio.fail_after(10):
+    with Capture(str(tmp_path / "file"), ["port0"]) as capture, trio.fail_after(60):
         await capture.run()

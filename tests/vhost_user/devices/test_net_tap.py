@@ -29,7 +29,7 @@ from vhost_user.devices.net_tap_options import inherited_tap, open_tap
 if TYPE_CHECKING:
     from tests.rig.netns import Namespace
 
-SECONDS = 10
+SECONDS = 60
 SOL_PACKET, PACKET_VNET_HDR = 263, 15
 UP = 1
 TYPE = b"\x88\xb5"
