@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from trio.testing import MockClock
+
 FRAMES = st.lists(st.tuples(st.integers(0, 2), st.sampled_from(Direction), st.binary(max_size=100)))
 
 
@@ -125,7 +127,7 @@ async def served(capture: Capture, fd: int) -> bytes:
     return data
 
 
-async def test_fifo_has_the_header_whoever_reads_it_and_when(fifo: str) -> None:
+async def test_fifo_has_the_header_whoever_reads_it_and_when(fifo: str, autojump_clock: MockClock) -> None:
     with Capture(fifo, ["port0"]) as capture:
         capture.write(0, Direction.FROM_GUEST, [b"nobody reads this"])
         for text in (b"first", b"second"):
@@ -138,7 +140,9 @@ async def test_fifo_has_the_header_whoever_reads_it_and_when(fifo: str) -> None:
         assert capture.is_open
 
 
-async def test_slow_reader_of_a_fifo_gets_whole_frames_and_holds_up_nobody(fifo: str) -> None:
+async def test_slow_reader_of_a_fifo_gets_whole_frames_and_holds_up_nobody(
+    fifo: str, autojump_clock: MockClock
+) -> None:
     with Capture(fifo, ["port0"]) as capture:
         fd = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
         data = await served(capture, fd)
