@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -27,12 +25,10 @@ from protocol.vhost_user import (
     GetShmemConfig,
     GetStatus,
     GpuSetSocket,
-    MapFlag,
     NetSetMtu,
     Number,
     PostcopyEnd,
     ProtocolFeature,
-    Request,
     ResetDevice,
     ResetOwner,
     SendRarp,
@@ -42,74 +38,16 @@ from protocol.vhost_user import (
     SetStatus,
     SharedMemory,
     SharedObject,
-    ShmemMap,
-    ShmemUnmap,
     Status,
 )
 from protocol.virtio.features import Feature
 from protocol.virtio.status import DeviceStatus
 from tests.vhost_user.echo import Echo, Gate
-from tests.vhost_user.frontend import ALL_PROTOCOL_FEATURES, DEFAULT_FEATURES, Frontend, attached, until
-from vhost_user import FrontendError, RefusedError
+from tests.vhost_user.everything import NAME, Everything, file_of, is_refused
+from tests.vhost_user.frontend import DEFAULT_FEATURES, attached, until
 
 if TYPE_CHECKING:
     from trio.testing import MockClock
-
-    from protocol.vhost_user import FrontendChannel, Packet, Refused
-
-NAME = UUID("00112233-4455-6677-8899-aabbccddeeff")
-
-
-class Everything(Echo):
-    """A device that takes whatever some type of device is asked for."""
-
-    features = 1 << 5
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shared_memory = {0: 0x1000, 3: 0x2000}
-        self.asked: list[object] = []
-
-    def negotiated(self, features: Feature) -> None:
-        self.asked.append(features)
-
-    def write_config(self, offset: int, data: bytes, flags: ConfigFlag) -> None:
-        if offset >= len(self.config):
-            raise RefusedError(f"there is no field at {offset}")
-        self.config = self.config[:offset] + data + self.config[offset + len(data) :]
-        self.asked.append(flags)
-
-    def send_rarp(self, mac: bytes) -> None:
-        self.asked.append(mac)
-
-    def set_mtu(self, mtu: int) -> None:
-        self.asked.append(mtu)
-
-    def create_crypto_session(self, description: bytes) -> bytes:
-        self.asked.append(description)
-        return description + b"7"
-
-    def close_crypto_session(self, session: int) -> None:
-        self.asked.append(session)
-
-    def set_gpu_socket(self, socket: OwnedFd) -> None:
-        with socket:
-            os.write(socket.fileno(), b"hello")
-
-    def shared_object(self, uuid: UUID) -> OwnedFd:
-        if uuid != NAME:
-            return super().shared_object(uuid)
-        return OwnedFd(os.memfd_create("test-object", os.MFD_CLOEXEC))
-
-
-def file_of(fd: OwnedFd) -> str:
-    return str(Path(f"/proc/self/fd/{fd.fileno()}").readlink())
-
-
-async def is_refused(frontend: Frontend, message: Request) -> bool:
-    reply = await frontend.try_request(message)
-    assert reply is not None
-    return reply.failed
 
 
 # Negotiation
@@ -407,122 +345,6 @@ async def test_shared_objects_are_given_to_other_devices() -> None:
         with fd:
             assert "test-object" in file_of(fd)
         assert await is_refused(frontend, GetSharedObject(UUID(int=1)))
-
-
-# The back-end's own requests
-
-
-async def test_shared_memory_is_mapped_and_unmapped() -> None:
-    device = Everything()
-    async with attached(device) as frontend, trio.open_nursery() as nursery:
-        await frontend.negotiate()
-        await frontend.open_channel(nursery)
-        with OwnedFd(os.memfd_create("test-shared", os.MFD_CLOEXEC)) as fd:
-            await device.map_shared_memory(3, fd.fileno(), size=0x1000, offset=0x2000, fd_offset=0x3000)
-        await device.unmap_shared_memory(3, size=0x1000, offset=0x2000)
-        assert frontend.backend_requests == [
-            ShmemMap(3, 0x3000, 0x2000, 0x1000, MapFlag.READ_WRITE, need_reply=True),
-            ShmemUnmap(3, 0, 0x2000, 0x1000, need_reply=True),
-        ]
-        nursery.cancel_scope.cancel()
-
-
-async def test_shared_objects_are_announced_withdrawn_and_looked_up() -> None:
-    device = Everything()
-    async with attached(device) as frontend, trio.open_nursery() as nursery:
-        await frontend.negotiate()
-        await frontend.open_channel(nursery)
-        await device.announce_object(NAME)
-        await device.withdraw_object(NAME)
-
-        async def answer(session: FrontendChannel, request: Request | Refused) -> Packet | None:
-            assert isinstance(request, Request)
-            return session.reply(request, 0, (frontend.memory.fd.fileno(),))
-
-        frontend.answer = answer  # type: ignore[method-assign]
-        with await device.look_up_object(NAME) as fd:
-            assert "test-guest" in file_of(fd)
-        nursery.cancel_scope.cancel()
-
-
-async def test_front_end_that_refuses() -> None:
-    device = Everything()
-    async with attached(device) as frontend, trio.open_nursery() as nursery:
-        await frontend.negotiate()
-        await frontend.open_channel(nursery)
-
-        async def answer(session: FrontendChannel, request: Request | Refused) -> Packet | None:
-            return session.acknowledge(request, ok=False)
-
-        frontend.answer = answer  # type: ignore[method-assign]
-        with pytest.raises(FrontendError, match="the front-end refuses SHARED_OBJECT_ADD uuid=00112233"):
-            await device.announce_object(NAME)
-        nursery.cancel_scope.cancel()
-
-
-async def test_nobody_to_ask() -> None:
-    device = Everything()
-    with pytest.raises(FrontendError, match="no front-end is connected"):
-        await device.announce_object(NAME)
-    async with attached(device) as frontend, trio.open_nursery() as nursery:
-        await frontend.negotiate(protocol=ALL_PROTOCOL_FEATURES.without(ProtocolFeature.SHARED_OBJECT))
-        with pytest.raises(FrontendError, match="SET_BACKEND_REQ_FD"):
-            await device.announce_object(NAME)
-        await frontend.open_channel(nursery)
-        with pytest.raises(FrontendError, match="SHARED_OBJECT_ADD: it needs SHARED_OBJECT"):
-            await device.announce_object(NAME)
-        nursery.cancel_scope.cancel()
-
-
-async def test_front_end_that_leaves_while_it_is_asked() -> None:
-    device = Everything()
-    asked: list[str] = []
-    async with attached(device) as frontend, trio.open_nursery() as nursery:
-        await frontend.negotiate()
-        ours, theirs = socket.socketpair()
-        await frontend.request(SetBackendReqFd(fds=(OwnedFd(theirs.detach()),)))
-
-        async def ask() -> None:
-            with pytest.raises(FrontendError, match="the front-end has gone"):
-                await device.announce_object(NAME)
-            asked.append("and was told")
-
-        nursery.start_soon(ask)
-        await wait_all_tasks_blocked()
-        ours.close()
-    assert asked == ["and was told"]
-
-
-async def test_channel_may_be_replaced() -> None:
-    device = Echo()
-    async with attached(device) as frontend, trio.open_nursery() as nursery:
-        await frontend.start()
-        await frontend.open_channel(nursery)
-        await wait_all_tasks_blocked()
-        await frontend.open_channel(nursery)
-        await wait_all_tasks_blocked()
-        device.notify_config_changed()
-        await frontend.until_asked()
-        nursery.cancel_scope.cancel()
-
-
-async def test_channel_that_is_no_socket_is_refused() -> None:
-    async with attached(Echo()) as frontend:
-        await frontend.negotiate()
-        file = OwnedFd(os.open(os.devnull, os.O_RDWR))
-        assert await is_refused(frontend, SetBackendReqFd(fds=(file,)))
-
-
-async def test_request_needs_its_feature(caplog: pytest.LogCaptureFixture) -> None:
-    device = Echo()
-    async with attached(device) as frontend, trio.open_nursery() as nursery:
-        await frontend.negotiate(protocol=ALL_PROTOCOL_FEATURES.without(ProtocolFeature.SHMEM))
-        await frontend.open_channel(nursery)
-        message = ShmemMap(0, 0, 0, 4096, fds=(frontend.memory.fd.dup(),))
-        with pytest.raises(FrontendError, match="SHMEM_MAP: it needs SHMEM"):
-            await device.request(message)
-        assert message.fds == ()
-        nursery.cancel_scope.cancel()
 
 
 # Draining
