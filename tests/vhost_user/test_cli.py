@@ -1,110 +1,28 @@
-"""The command lines, by QEMU's conventions for back-end programs; each test runs the program."""
+"""What the command lines print and refuse, by QEMU's conventions for back-end programs."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import trio
 
 import vhost_user
-from protocol.io import FdStream, connect
-from protocol.vhost_user import (
-    Features,
-    GetFeatures,
-    GetProtocolFeatures,
-    ProtocolFeature,
-    ProtocolFeatures,
-)
-from protocol.virtio.features import Feature
-from tests.rig.backend import BackendStartError, command, start_backend, start_program, until_printed
-from tests.vhost_user.frontend import Frontend
+from tests.rig.backend import command
+from tests.vhost_user.cli_program import OWN_DEVICE, SECONDS, refusal, run
 from vhost_user.describe import described_devices
 from vhost_user.devices import DEVICES, find_device
 from vhost_user.options import first_line
 from vhost_user.program import capabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-SECONDS = 60
-
-OWN_DEVICE = '''
-from vhost_user import DeviceId, VirtioDevice
-
-
-class Hello(VirtioDevice):
-    """Says hello."""
-
-    device_id = DeviceId.CONSOLE
-    name = "hello"
-
-    async def run_queue(self, queue):
-        async for chain in queue:
-            chain.writable.write(b"hello")
-            chain.complete()
-'''
-
-BUSY_DEVICE = '''
-import logging
-import os
-
-import trio
-
-from vhost_user import DeviceId, VirtioDevice
-
-
-class Busy(VirtioDevice):
-    """Waits in a thread for what never comes."""
-
-    device_id = DeviceId.CONSOLE
-    name = "busy"
-
-    async def run_queue(self, queue):
-        async for chain in queue:
-            logging.getLogger("vhost_user").info("under way")
-            await trio.to_thread.run_sync(os.read, os.pipe()[0], 1)
-'''
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """A directory with a short path, as a socket's path is limited to 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="vu-") as path:
-        yield Path(path)
-
-
-def run(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run vhost-user to its end."""
-    program = [sys.executable, "-m", "vhost_user.cli", *argv]
-    return subprocess.run(program, capture_output=True, text=True, timeout=SECONDS, check=False, cwd=cwd)
-
-
-def refusal(*argv: str, code: int = 1) -> str:
-    """Return the one line with which vhost-user refuses a command line."""
-    result = run(*argv)
-    assert result.returncode == code
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    return line
-
-
-async def is_served(path: Path) -> bool:
-    frontend = Frontend(await connect(str(path)))
-    try:
-        queue = await frontend.start()
-        return any((await queue.exchange([], [64]))[0])
-    finally:
-        frontend.close()
+    from collections.abc import Callable
 
 
 def test_list_without_a_qemu() -> None:
@@ -251,77 +169,6 @@ def test_output_that_nobody_takes(argv: list[str]) -> None:
     assert (result.returncode, result.stderr) == (141, "")
 
 
-async def test_serves_and_ends_on_sigterm(directory: Path) -> None:
-    async with start_backend(directory, "rng") as backend:
-        assert f"listening on {backend.socket}" in backend.program.output()
-        assert await is_served(backend.socket)
-        assert await is_served(backend.socket)
-    assert not backend.socket.exists()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-async def test_end_is_clean_with_a_front_end_connected(directory: Path, number: signal.Signals) -> None:
-    async with start_backend(directory, "rng") as backend:
-        frontend = Frontend(await connect(str(backend.socket)))
-        queue = await frontend.start()
-        await queue.exchange([], [64])
-        os.kill(backend.program.pid, number)
-        with trio.fail_after(SECONDS):
-            assert await backend.program.wait() == 0
-        frontend.close()
-
-
-async def test_verbose_logs_each_message(directory: Path) -> None:
-    async with start_backend(directory, "rng", "-v") as backend:
-        assert await is_served(backend.socket)
-        assert "GET_FEATURES" in backend.requests()
-        assert "SET_VRING_NUM index=0 num=16 need_reply" in backend.requests()
-
-
-async def test_features_are_withheld(directory: Path) -> None:
-    options = ("--without", "RING_PACKED", "--without", "EVENT_IDX", "--without", "CONFIGURE_MEM_SLOTS")
-    async with start_backend(directory, "rng", *options) as backend:
-        frontend = Frontend(await connect(str(backend.socket)))
-        offered = (await frontend.ask(Features, GetFeatures())).features
-        assert not offered & (Feature.RING_PACKED | Feature.EVENT_IDX)
-        assert Feature.INDIRECT_DESC in offered
-        protocol = (await frontend.ask(ProtocolFeatures, GetProtocolFeatures())).features
-        assert ProtocolFeature.CONFIGURE_MEM_SLOTS not in protocol
-        assert ProtocolFeature.INBAND_NOTIFICATIONS in protocol
-        frontend.close()
-
-
-async def test_json_log(directory: Path) -> None:
-    async with start_backend(directory, "rng", "--log-format", "json") as backend:
-        lines = [json.loads(line) for line in backend.program.output().splitlines()]
-    assert lines[0]["message"].startswith("listening on")
-    assert lines[0]["level"] == "info"
-
-
-async def test_listening_socket_is_inherited(directory: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(directory / "s"))
-        sock.listen()
-        argv = command("rng", "--fd", str(sock.fileno()))
-        async with start_program(directory, argv, "rng", pass_fds=[sock.fileno()]):
-            assert await is_served(directory / "s")
-            assert await is_served(directory / "s")
-
-
-async def test_connected_socket_is_inherited_and_served_to_its_end(directory: Path) -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        argv = command("rng", "--fd", str(theirs.fileno()))
-        async with start_program(directory, argv, "rng", pass_fds=[theirs.fileno()]) as program:
-            theirs.close()
-            frontend = Frontend(FdStream(ours))
-            queue = await frontend.start()
-            assert any((await queue.exchange([], [64]))[0])
-            frontend.close()
-            with trio.fail_after(SECONDS):
-                assert await program.wait() == 0
-
-
 def test_device_is_to_be_given() -> None:
     assert refusal("run", code=2).startswith("vhost-user run: the following arguments are required: DEVICE;")
 
@@ -387,77 +234,12 @@ def test_socket_that_neither_listens_nor_is_connected() -> None:
     assert line.endswith("neither listens nor is connected; pass --fd a UNIX stream socket")
 
 
-async def test_killed_back_end_is_started_again_on_its_socket(directory: Path) -> None:
-    async with start_backend(directory, "rng") as first:
-        first.program.kill()
-        await first.program.wait()
-        assert first.socket.is_socket()
-    async with start_backend(directory, "rng") as second:
-        assert await is_served(second.socket)
-
-
-async def test_second_front_end_is_told_of_in_the_log(directory: Path) -> None:
-    async with start_backend(directory, "rng") as backend:
-        first = Frontend(await connect(str(backend.socket)))
-        await first.start()
-        second = Frontend(await connect(str(backend.socket)))
-        await until_printed(backend.program, "another front-end waits until this one has left")
-        first.close()
-        await second.start()
-        second.close()
-
-
-async def test_source_without_bytes_is_told_of_in_the_log(directory: Path) -> None:
-    (directory / "empty").touch()
-    async with start_backend(directory, "rng", "-f", str(directory / "empty")) as backend:
-        frontend = Frontend(await connect(str(backend.socket)))
-        queue = await frontend.start()
-        queue.submit([], [4])
-        await until_printed(backend.program, "empty has no bytes: the guest waits")
-        (directory / "empty").write_bytes(b"abcd")
-        assert await queue.wait() == [[b"abcd"]]
-        frontend.close()
-
-
-async def test_socket_in_use_is_said_in_one_line(directory: Path) -> None:
-    async with start_backend(directory, "rng") as backend:
-        with pytest.raises(BackendStartError, match="is in use by another program; stop it"):
-            async with start_program(directory, command("rng", "-s", str(backend.socket)), "second"):
-                pass
-
-
 def test_file_in_the_socket_s_place_is_said_in_one_line(directory: Path) -> None:
     path = directory / "file"
     path.touch()
     line = refusal("run", "rng", "-s", str(path))
     assert line.endswith(f"{path}: something that is no socket is there; remove it or choose another path")
     assert path.exists()
-
-
-async def test_ones_own_device(directory: Path) -> None:
-    (directory / "mine.py").write_text(OWN_DEVICE)
-    argv = ["env", "-C", str(directory), *command("mine:Hello", "-s", str(directory / "s"))]
-    async with start_program(directory, argv, "mine"):
-        frontend = Frontend(await connect(str(directory / "s")))
-        queue = await frontend.start()
-        assert await queue.exchange([], [8]) == [b"hello"]
-        frontend.close()
-
-
-async def test_second_signal_ends_a_program_whose_requests_never_end(directory: Path) -> None:
-    (directory / "mine.py").write_text(BUSY_DEVICE)
-    argv = ["env", "-C", str(directory), *command("mine:Busy", "-s", str(directory / "s"))]
-    async with start_program(directory, argv, "mine") as program:
-        frontend = Frontend(await connect(str(directory / "s")))
-        queue = await frontend.start()
-        queue.submit([], [8])
-        await until_printed(program, "under way")
-        os.kill(program.pid, signal.SIGTERM)
-        await until_printed(program, "a second signal ends the program at once")
-        os.kill(program.pid, signal.SIGTERM)
-        with trio.fail_after(SECONDS):
-            assert await program.wait() == -signal.SIGTERM
-        frontend.close()
 
 
 @pytest.mark.parametrize(
