@@ -17,7 +17,7 @@ from protocol.virtio.ids import DeviceId
 from tests.docs.documents import PROJECT, blocks, read, session
 from tests.docs.test_vhost_user import rows
 from tests.rig import process, uml, uml_kernel
-from tests.rig.backend import start_program
+from tests.rig.backend import start_program, until_listening
 from vhost_user.devices.console import Console
 from vhost_user.devices.console_options import HOSTS, PortOptions, parse_port
 from vhost_user.devices.console_port import BACKLOG, TRANSCRIPT_LIMIT
@@ -89,8 +89,7 @@ async def test_the_program(directory: Path) -> None:
     with trio.fail_after(2 * SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(play)
-            while not await trio.Path(directory / "console.sock").exists():  # noqa: ASYNC110
-                await trio.sleep(0.01)
+            await until_listening(directory / "console.sock")
             async with guest_of(directory) as guest:
                 # Its end is not waited for: the device goes first, and perhaps the guest with it.
                 await guest.start("(read -r line && [ $line = ping ] && echo pong) <>/dev/vport0p1 >&0")

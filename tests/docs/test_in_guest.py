@@ -7,6 +7,7 @@ import pty
 import shlex
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,10 +16,10 @@ import trio
 from tests.docs.documents import PROJECT, read, session
 from tests.rig import guest as rig
 from tests.rig import process, shell
+from tests.rig.backend import until_listening
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from tests.docs.documents import Command
 
@@ -51,10 +52,7 @@ async def backends(texts: list[str], directory: Path) -> AsyncIterator[list[proc
         for text in texts:
             argv = backend_command(text, directory)
             programs.append(await stack.enter_async_context(process.start(argv)))
-            path = next(trio.Path(word) for word in argv if word.endswith(".sock"))
-            with trio.fail_after(SECONDS):
-                while not await path.exists():  # noqa: ASYNC110 -- another process makes it
-                    await trio.sleep(0.01)
+            await until_listening(next(Path(word) for word in argv if word.endswith(".sock")))
         yield programs
 
 

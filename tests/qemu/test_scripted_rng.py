@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import trio
 
 from tests.qemu.virtio_pci import probe
 from tests.rig import process
-from tests.rig.backend import RunningBackend, start_backend, start_machine
+from tests.rig.backend import RunningBackend, start_backend, start_machine, until_listening
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,9 +27,7 @@ async def by_itself(directory: Path) -> AsyncIterator[RunningBackend]:
     path = directory / "rng.sock"
     argv = [sys.executable, str(EXAMPLE), str(path), "00", "01", "02", "ff"]
     async with process.start(argv) as program:
-        with trio.fail_after(60):
-            while not path.exists():  # noqa: ASYNC110 -- another process makes it
-                await trio.sleep(0.01)
+        await until_listening(path)
         yield RunningBackend(program, path)
 
 

@@ -6,6 +6,7 @@ import socket
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,7 +16,6 @@ from tests.rig.qemu import start_qemu
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
-    from pathlib import Path
 
     from tests.rig.qemu import Machine
 
@@ -23,6 +23,9 @@ _START_SECONDS = 60
 _STOP_SECONDS = 60
 
 _SHARED_MEMORY = ("-object", "memory-backend-memfd,id=mem,size=128M,share=on")
+
+_SOCKETS = Path("/proc/net/unix")
+_ACCEPTS = 0x10000
 
 _HALT = b"\xf4"
 _ROM_BYTES = 0x1_0000
@@ -111,6 +114,22 @@ async def until_printed(program: process.Program, text: str, count: int = 1) -> 
     with trio.fail_after(_START_SECONDS):
         while program.output().count(text) < count:  # noqa: ASYNC110 -- another process prints it
             await trio.sleep(0.01)
+
+
+async def until_listening(path: Path) -> None:
+    """Wait until somebody listens at `path`: its socket is there a moment earlier, and refuses connections.
+
+    The kernel is asked, as a back-end would take whoever connects for its front-end.
+    """
+    with trio.fail_after(_START_SECONDS):
+        while not _is_listening(path):  # noqa: ASYNC110 -- another process listens
+            await trio.sleep(0.01)
+
+
+def _is_listening(path: Path) -> bool:
+    """Tell whether a socket that accepts connections has this path: flags and path, the last, of proc(5)."""
+    rows = (row.split(maxsplit=7) for row in _SOCKETS.read_text().splitlines()[1:])
+    return any(row[7:] == [str(path)] and int(row[3], 16) & _ACCEPTS for row in rows)
 
 
 def _free_address(path: Path) -> str:

@@ -12,6 +12,7 @@ import trio
 
 from tests.docs.documents import PROJECT, read, session
 from tests.rig import process
+from tests.rig.backend import until_listening
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -70,9 +71,7 @@ async def running_example(directory: Path) -> AsyncIterator[tuple[Program, int]]
     argv = [sys.executable, str(PROJECT / "examples/button_and_led.py"), str(socket)]
     try:
         async with process.start(["sh", "-c", 'exec "$@" <"$0"', str(terminal), *argv]) as program:
-            with trio.fail_after(SECONDS):
-                while not socket.exists():  # noqa: ASYNC110 -- another process makes it
-                    await trio.sleep(0.01)
+            await until_listening(socket)
             yield program, keyboard
     finally:
         os.close(keyboard)

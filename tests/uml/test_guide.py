@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from tests.rig import process, uml, uml_kernel
-from tests.rig.backend import start_program
+from tests.rig.backend import start_program, until_listening
 
 pytestmark = pytest.mark.uml
 
@@ -24,7 +24,7 @@ import trio
 import vhost_user
 from examples.scripted_rng import ScriptedRng
 """
-SECONDS = 60
+SECONDS = 240
 
 
 def blocks(language: str, directory: Path) -> list[str]:
@@ -59,7 +59,7 @@ async def test_the_commands(directory: Path, way: str) -> None:
     assert make == "make uml\n"
     with trio.fail_after(SECONDS):
         async with process.start(shell(backend) if way == "command" else by_program):
-            await socket_made(directory / "rng.sock")
+            await until_listening(directory / "rng.sock")
             async with start_program(directory, shell(trace), "trace") as traced:
                 boot_line = boot_line.replace(f"{directory}/rng.sock:4", f"{directory}/trace.sock:4")
                 shown = (await boot(directory, boot_line)).splitlines()
@@ -70,10 +70,3 @@ async def test_the_commands(directory: Path, way: str) -> None:
     assert text.count("> SET_FEATURES") == 4
     assert "> VRING_KICK" in text
     assert "< VRING_CALL" in text
-
-
-async def socket_made(path: Path) -> None:
-    """Wait until a program has made its socket."""
-    with trio.fail_after(SECONDS):
-        while not await trio.Path(path).exists():  # noqa: ASYNC110 -- another process makes it
-            await trio.sleep(0.01)

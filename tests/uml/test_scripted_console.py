@@ -10,11 +10,12 @@ import trio
 
 from protocol.virtio.ids import DeviceId
 from tests.rig import process, uml
+from tests.rig.backend import until_listening
 
 pytestmark = pytest.mark.uml
 
 PROJECT = Path(__file__).parents[2]
-SECONDS = 60
+SECONDS = 120
 
 
 async def test_command_is_run_in_the_guest(directory: Path) -> None:
@@ -23,8 +24,7 @@ async def test_command_is_run_in_the_guest(directory: Path) -> None:
     argv = [sys.executable, program, str(socket), "tty; echo $((6 * 7)); (exit 3)"]
     with trio.fail_after(SECONDS):
         async with process.start(argv, env={"PYTHONPATH": str(PROJECT)}) as example:
-            while not await trio.Path(socket).exists():  # noqa: ASYNC110 -- another process makes it
-                await trio.sleep(0.01)
+            await until_listening(socket)
             async with uml.boot(directory, uml.device(socket, DeviceId.CONSOLE)) as guest:
                 await guest.sh("setsid getty -n -l /bin/sh -L 0 hvc0 vt100 >/dev/null 2>&1 &")
                 assert await example.wait() == 3
