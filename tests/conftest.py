@@ -1,4 +1,4 @@
-"""What holds for every test: nothing is left behind, and properties are tried reproducibly in CI."""
+"""What holds for every test: nothing is left behind, properties are tried reproducibly in CI, failures tell."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.rig.netns import Namespace
+
+# pytest has the assertions of test files say what they saw; here are those of the modules that these share.
+pytest.register_assert_rewrite(
+    *(f"tests.{each.parent.name}" for each in Path(__file__).parent.glob("*/__init__.py"))
+)
 
 # A machine that is busy with a guest's boot is slow, not wrong: no deadlines.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
