@@ -1,4 +1,4 @@
-"""What holds for every test: nothing is left behind, properties are tried reproducibly in CI, failures tell."""
+"""What holds for every test: nothing is left behind, properties are reproducible in CI, failures tell why."""
 
 from __future__ import annotations
 

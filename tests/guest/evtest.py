@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _EVENT = re.compile(r"^Event: time [\d.]+, type (\d+) \(\w+\), code (\d+) \(\w+\), value (-?\d+)$")
 _SYN = re.compile(r"^Event: time [\d.]+, -------------- SYN_REPORT ------------$")
+#: How the line of each ends: evtest writes it in pieces, and so somebody may find its beginning alone.
+_EVENT_ENDS = r"\(value -\?[0-9]\+\|------------\)"
 #: If fewer events come, what did come is shown after a while.
 _RUN = """
 rm -f /tmp/evtest
@@ -27,7 +29,7 @@ until grep -qs '^Testing' /tmp/evtest; do usleep 10000; done
 echo started
 {then}
 for i in $(seq 1000); do
-    [ $(grep -c '{of}' /tmp/evtest) -ge {count} ] && break
+    [ $(grep -c '^Event:.*{of}.*{ends}$' /tmp/evtest) -ge {count} ] && break
     usleep 10000
 done
 kill $evtest
@@ -62,14 +64,14 @@ class Shown:
 
 @asynccontextmanager
 async def running(
-    guest: Shell, device: str, count: int, *, of: str = "^Event:", then: str = ""
+    guest: Shell, device: str, count: int, *, of: str = "", then: str = ""
 ) -> AsyncIterator[list[Shown]]:
     """Run evtest until `count` events have come; at the end of the block, what it printed is in the list.
 
-    Counted are the lines `of` events. `then` are shell commands that are to be done once it runs.
+    Counted are the lines with `of` in them. `then` are shell commands that are to be done once it runs.
     """
     shown: list[Shown] = []
-    command = await guest.start(_RUN.format(device=device, count=count, of=of, then=then))
+    command = await guest.start(_RUN.format(device=device, count=count, of=of, ends=_EVENT_ENDS, then=then))
     assert await command.line() == "started"
     yield shown
     with trio.fail_after(SECONDS):
