@@ -26,6 +26,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -119,6 +120,10 @@ static int connect_to(const struct place *place)
     int fd = socket(place->any.sa_family, SOCK_STREAM, 0);
     if (fd < 0)
         die("socket");
+    struct timeval patience = { .tv_sec = PATIENCE }; // in place of Linux's two seconds
+    if (place->any.sa_family == AF_VSOCK &&
+        setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &patience, sizeof patience))
+        die("setsockopt");
     while (connect(fd, &place->any, place->size))
         if (errno == EAGAIN) // a UNIX socket whose queue is full
             usleep(1000);
