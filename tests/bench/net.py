@@ -46,6 +46,7 @@ class Bench:
     def __init__(self, directory: Path, net: Namespace) -> None:
         self.directory = directory
         self.net = net
+        self._host = iperf.Host(directory, net)
         self.rates: dict[str, dict[str, list[float]]] = {way: defaultdict(list) for way in WAYS}
         self.cpu: dict[str, dict[str, list[float]]] = {way: defaultdict(list) for way in WAYS}
 
@@ -54,12 +55,11 @@ class Bench:
         for number, (host, _) in enumerate(NETWORKS.values()):
             self.net.add_tap(f"tap{number}")
             self.net.address(f"tap{number}", host)
-        async with iperf.server(self.directory, self.net):
-            for _ in range(rounds):
-                async with self._ours() as guest:
-                    await self._measure("ours", guest)
-                async with self._qemus() as guest:
-                    await self._measure(QEMU, guest)
+        for _ in range(rounds):
+            async with self._ours() as guest:
+                await self._measure("ours", guest)
+            async with self._qemus() as guest:
+                await self._measure(QEMU, guest)
         self._print()
 
     @asynccontextmanager
@@ -89,7 +89,7 @@ class Bench:
         await guest.sh(f"ip address add {address}/24 dev eth0 && ping -c 1 {host}")
         for way, to_guest in WAYS.items():
             before = _cpu_seconds(self._pids)
-            done = await iperf.transfer(guest, host, to_guest=to_guest, seconds=SECONDS)
+            done = await self._host.transfer(guest, host, f"-t {SECONDS}", to_guest=to_guest)
             self.rates[way][name].append(done.megabytes_per_second)
             self.cpu[way][name].append((_cpu_seconds(self._pids) - before) / done.bytes * 1e12)
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.rig import guest as rig
 from tests.rig import iperf
-from tests.rig.backend import RunningBackend, start_backend
+from tests.rig.backend import RunningBackend, start_backend, until_printed
+from tests.rig.network import HOST, MAC, Card, bring_up
 from vhost_user import control_client
 
 if TYPE_CHECKING:
@@ -18,39 +19,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.rig.netns import Namespace
-    from vhost_user.control_client import ControlClient
 
 pytestmark = pytest.mark.guest
 
-HOST, GUEST = "192.0.2.1", "192.0.2.2"
-MAC = "52:54:00:aa:bb:cc"
-MTU = 1500
 PLAIN = "romfile=,vectors=0"
 """Nothing to boot from, which takes seconds. No MSI-X: without KVM, QEMU 7.2 crashes when it is used."""
 
 
 @dataclass(frozen=True)
-class World:
-    """A guest with an address in a network of its own, and what can be done to its device."""
+class World(Card):
+    """A guest with our card, and its back-end."""
 
     guest: rig.Guest
     backend: RunningBackend
     options: tuple[str, ...]
     """Those of the back-end."""
-    control: ControlClient
-
-    async def pings(self, size: int = 56) -> bool:
-        output = await self.guest.sh(f"ping -c 1 -W 20 -s {size} {HOST}")
-        return "1 packets received" in output
-
-    async def statistics(self) -> dict[str, int]:
-        counts = await self.control.call("statistics")
-        assert isinstance(counts, dict)
-        return counts
-
-    async def until_carrier(self, value: int) -> None:
-        path = "/sys/class/net/eth0/carrier"
-        await self.guest.sh(f"until [ $(cat {path}) = {value} ]; do usleep 20000; done")
 
 
 @asynccontextmanager
@@ -71,29 +54,17 @@ async def world(directory: Path, net: Namespace, *, queues: int = 1, cpus: int =
         ]
         async with rig.boot(*arguments, shared=True, tools=("net",)) as guest:
             await guest.sh("modprobe virtio_net")
-            await guest.sh(f"ip link set eth0 up && ip address add {GUEST}/24 dev eth0")
+            await bring_up(guest)
             async with control_client.connect(control) as client:
-                yield World(guest, backend, options, client)
-
-
-def mean_size(before: dict[str, int], after: dict[str, int], way: str) -> float:
-    """Return how large frames were, on the average."""
-    frames = after[f"{way}_frames"] - before[f"{way}_frames"]
-    return (after[f"{way}_bytes"] - before[f"{way}_bytes"]) / frames
+                yield World(guest, client, backend, options)
 
 
 async def test_guest_pings_and_large_segments_go_both_ways(directory: Path, net: Namespace) -> None:
-    async with world(directory, net) as here, iperf.server(directory, net):
-        assert await here.guest.sh("cat /sys/class/net/eth0/address") == MAC
+    async with world(directory, net) as here:
+        assert await here.address() == MAC
         assert await here.pings()
         assert await here.pings(20_000)
-        for to_guest, way in ((False, "from_guest"), (True, "to_guest")):
-            before = await here.statistics()
-            done = await iperf.transfer(here.guest, HOST, to_guest=to_guest, seconds=1)
-            after = await here.statistics()
-            assert done.bytes > 1e6
-            assert mean_size(before, after, way) > 4 * MTU
-            assert after["to_guest_dropped"] == after["from_guest_dropped"] == 0
+        await here.check_large_segments(iperf.Host(directory, net))
 
         # With QEMU, it is QEMU that tells the guest of its link; frames go through as we say.
         await here.guest.qmp.execute("set_link", name="net0", up=False)
@@ -102,18 +73,20 @@ async def test_guest_pings_and_large_segments_go_both_ways(directory: Path, net:
         await here.until_carrier(1)
         assert await here.pings()
         await here.control.call("set_link", up=False)
-        assert "100% packet loss" in await here.guest.sh(f"ping -c 1 -W 1 {HOST} || true")
+        assert await here.is_cut_off()
         assert await here.guest.sh("cat /sys/class/net/eth0/carrier") == "1"
         await here.control.call("set_link", up=True)
         assert await here.pings()
 
         await here.guest.reboot()
-        await here.guest.sh(f"modprobe virtio_net && ip link set eth0 up && ip addr add {GUEST}/24 dev eth0")
+        await here.guest.sh("modprobe virtio_net")
+        await bring_up(here.guest)
         assert await here.pings(20_000)
 
 
 async def test_each_cpu_has_a_pair_of_queues(directory: Path, net: Namespace) -> None:
-    async with world(directory, net, queues=2, cpus=2) as here, iperf.server(directory, net):
+    host = iperf.Host(directory, net)
+    async with world(directory, net, queues=2, cpus=2) as here:
         assert (await here.guest.sh("ls /sys/class/net/eth0/queues")).split() == [
             "rx-0",
             "rx-1",
@@ -123,7 +96,7 @@ async def test_each_cpu_has_a_pair_of_queues(directory: Path, net: Namespace) ->
         data: Any = net.link("tap0")["IFLA_LINKINFO"]
         assert data.get_attr("IFLA_INFO_DATA").get_attr("IFLA_TUN_NUM_QUEUES") == 2
         for to_guest in (False, True):
-            done = await iperf.transfer(here.guest, HOST, to_guest=to_guest, streams=4, seconds=1)
+            done = await host.transfer(here.guest, HOST, "-n 16M", to_guest=to_guest, streams=4)
             assert done.bytes > 1e6
         assert await here.pings()
         assert started(here.backend) == {"0", "1", "2", "3"}
@@ -133,6 +106,7 @@ async def test_each_cpu_has_a_pair_of_queues(directory: Path, net: Namespace) ->
         await here.backend.program.wait()
         async with start_backend(directory, "net", *here.options) as another:
             await here.guest.sh(f"until ping -c 1 -W 1 {HOST}; do :; done")
+            await until_printed(another.program, "starts at", 4)
             assert started(another) == {"0", "1", "2", "3"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.rig import guest as rig
+from tests.rig import iperf
 from tests.rig.tools import TOOLS
 
 pytestmark = pytest.mark.guest
@@ -17,7 +18,7 @@ ls -d gpio_virtio i2c_virtio virtio_blk virtio_console virtio_input virtio_net v
     vmw_vsock_virtio_transport /sys/bus/i2c/drivers/lm75 /sys/bus/i2c/drivers/at24 \
     /sys/class/i2c-dev /dev/vsock
 """
-TRIED = """
+TRIED = f"""
 fio --version
 i2cdetect -V 2>&1
 i2cdetect -l
@@ -26,9 +27,8 @@ for tool in gpiodetect gpiofind gpioget gpioinfo gpiomon gpioset; do $tool --ver
 gpiodetect
 evtest --version
 ip link set lo up
-iperf3 --server --one-off --daemon --pidfile /tmp/iperf3
-until [ -s /tmp/iperf3 ]; do usleep 10000; done
-iperf3 --client 127.0.0.1 --bytes 1M --connect-timeout 5000 | grep -c receiver
+{iperf.serve()}
+iperf3 --client 127.0.0.1 --bytes 1M | grep -c receiver
 ping -c 1 127.0.0.1 | grep -c ' 0% packet loss'
 """
 """Runs a program of each set; tests/uml does so too."""

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
 from tests.rig import process, tool_archive, tools
+from tests.rig.backend import until_printed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.rig.guest import Shell
     from tests.rig.netns import Namespace
 
-_START_SECONDS = 60
+_SECONDS = 600
 _LISTENS = "Server listening"
+_ONE_CLIENT = "--server --one-off --forceflush"
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,37 @@ class Transfer:
         return self.bytes / self.seconds / 1e6
 
 
-@asynccontextmanager
-async def server(directory: Path, net: Namespace) -> AsyncIterator[None]:
-    """Run iperf3's server in a network namespace, for as long as the block runs."""
-    argv = net.command([*_program(directory), "-s", "--forceflush"])
-    async with process.start(argv) as program:
-        with trio.fail_after(_START_SECONDS):
-            while _LISTENS not in program.output():  # noqa: ASYNC110 -- another process prints it
-                await trio.sleep(0.01)
-        yield
+class Host:
+    """iperf3 on the host, in a network namespace.
+
+    Each transfer has a server of its own: one that has not quite finished with a client refuses the next.
+    """
+
+    def __init__(self, directory: Path, net: Namespace) -> None:
+        """Unpack iperf3 below `directory`."""
+        self._command = net.command(_program(directory))
+
+    async def transfer(
+        self, guest: Shell, address: str, amount: str, *, to_guest: bool = False, streams: int = 1
+    ) -> Transfer:
+        """Have TCP carry as much as it can between `guest` and our `address`, one way.
+
+        `amount` is iperf3's option for when to end: "-n 16M", which takes as long as it takes, or "-t 3".
+        """
+        async with process.start([*self._command, *_ONE_CLIENT.split()]) as server:
+            await until_printed(server, _LISTENS)
+            way = " -R" if to_guest else ""
+            command = f"iperf3 -c {address} -J {amount} -P {streams}{way}"
+            received = json.loads(await guest.sh(command, seconds=_SECONDS))["end"]["sum_received"]
+            with trio.fail_after(_SECONDS):
+                await server.wait()
+        return Transfer(received["bytes"], received["seconds"])
 
 
-async def transfer(
-    guest: Shell, host: str, *, to_guest: bool = False, streams: int = 1, seconds: float = 2
-) -> Transfer:
-    """Have TCP carry as much as it can between guest and host, one way, for a while."""
-    way = " -R" if to_guest else ""
-    output = await guest.sh(f"iperf3 -c {host} -J -t {seconds:g} -P {streams}{way}")
-    received: dict[str, Any] = json.loads(output)["end"]["sum_received"]
-    return Transfer(received["bytes"], received["seconds"])
+def serve(options: str = "") -> str:
+    """Return the shell command with which a guest begins to serve one client, and waits until it listens."""
+    server = f"iperf3 {_ONE_CLIENT} {options}".rstrip()
+    return f"{server} >/tmp/iperf3 2>&1 & until grep -qs '{_LISTENS}' /tmp/iperf3; do usleep 10000; done"
 
 
 def _program(directory: Path) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +10,7 @@ import trio
 
 from protocol.virtio.ids import DeviceId
 from tests.rig import iperf, uml
+from tests.rig.network import HOST, MAC, Card, bring_up
 from vhost_user import control_client
 
 if TYPE_CHECKING:
@@ -18,57 +18,32 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.rig.netns import Namespace
-    from vhost_user.control_client import ControlClient
 
 pytestmark = pytest.mark.uml
 
-HOST, GUEST = "192.0.2.1", "192.0.2.2"
-MAC, OTHER = "52:54:00:aa:bb:cc", "52:54:00:dd:ee:ff"
-MTU = 1500
+OTHER = "52:54:00:dd:ee:ff"
 SECONDS = 60
 ARP = b"\x08\x06"
-
-
-@dataclass(frozen=True)
-class World:
-    """A guest with an address in a network of its own, and what can be done to its device."""
-
-    guest: uml.Guest
-    control: ControlClient
-    net: Namespace
-
-    async def pings(self, size: int = 56) -> bool:
-        output = await self.guest.sh(f"ping -c 1 -W 20 -s {size} {HOST}")
-        return "1 packets received" in output
-
-    async def statistics(self) -> dict[str, int]:
-        counts = await self.control.call("statistics")
-        assert isinstance(counts, dict)
-        return counts
-
-    async def until(self, path: str, value: str) -> None:
-        """Wait until a file of the interface's in sysfs holds this."""
-        await self.guest.sh(f"until [ $(cat /sys/class/net/eth0/{path}) = {value} ]; do usleep 20000; done")
 
 
 @asynccontextmanager
 async def world(
     directory: Path, net: Namespace, *options: str, tools: tuple[str, ...] = ()
-) -> AsyncIterator[World]:
+) -> AsyncIterator[Card]:
     net.add_tap("tap0")
     control = directory / "control"
     argv = ("--tap", "tap0", "--netns", net.name, "--mac", MAC, "--control", str(control), *options)
     async with uml.boot_with(directory, DeviceId.NET, "net", *argv, tools=tools) as (guest, _):
         net.address("tap0", HOST)
-        await guest.sh(f"ip link set eth0 up && ip address add {GUEST}/24 dev eth0")
+        await bring_up(guest)
         async with control_client.connect(control) as client:
-            yield World(guest, client, net)
+            yield Card(guest, client)
 
 
 async def test_guest_pings_and_is_what_its_driver_makes_of_it(directory: Path, net: Namespace) -> None:
     async with world(directory, net) as here:
         guest = here.guest
-        assert await guest.sh("cat /sys/class/net/eth0/address") == MAC
+        assert await here.address() == MAC
         assert await here.pings()
         assert await here.pings(20_000)
 
@@ -90,25 +65,19 @@ async def test_guest_pings_and_is_what_its_driver_makes_of_it(directory: Path, n
 
 
 async def test_large_segments_go_both_ways(directory: Path, net: Namespace) -> None:
-    async with world(directory, net, tools=("net",)) as here, iperf.server(directory, net):
-        for to_guest, way in ((False, "from_guest"), (True, "to_guest")):
-            before = await here.statistics()
-            done = await iperf.transfer(here.guest, HOST, to_guest=to_guest, seconds=1)
-            after = await here.statistics()
-            assert done.bytes > 1e6
-            size = after[f"{way}_bytes"] - before[f"{way}_bytes"]
-            assert size / (after[f"{way}_frames"] - before[f"{way}_frames"]) > 4 * MTU
+    async with world(directory, net, tools=("net",)) as here:
+        await here.check_large_segments(iperf.Host(directory, net))
 
 
 async def test_link_goes_down_and_up_and_the_guest_announces_itself(directory: Path, net: Namespace) -> None:
     async with world(directory, net) as here:
         assert await here.pings()
         await here.control.call("set_link", up=False)
-        await here.until("carrier", "0")
+        await here.until_carrier(0)
         assert net.link("tap0")["IFLA_CARRIER"] == 0
-        assert "100% packet loss" in await here.guest.sh(f"ping -c 1 -W 1 {HOST} || true")
+        assert await here.is_cut_off()
         await here.control.call("set_link", up=True)
-        await here.until("carrier", "1")
+        await here.until_carrier(1)
         assert await here.pings()
 
         with net.packets("tap0") as host:
@@ -125,14 +94,14 @@ async def test_driver_is_bound_again(directory: Path, net: Namespace) -> None:
     async with world(directory, net) as here:
         await here.guest.sh(
             "cd /sys/bus/virtio/drivers/virtio_net;"
-            " for round in 1 2 3; do echo virtio0 >unbind; echo virtio0 >bind; done;"
-            f" ip link set eth0 up && ip address add {GUEST}/24 dev eth0"
+            " for round in 1 2 3; do echo virtio0 >unbind; echo virtio0 >bind; done"
         )
+        await bring_up(here.guest)
         assert await here.pings()
         assert await here.pings(20_000)
 
 
-async def until_counted(here: World, name: str, least: int) -> None:
+async def until_counted(here: Card, name: str, least: int) -> None:
     """Wait until a count of the device's is as high."""
     with trio.fail_after(SECONDS):
         while (await here.statistics())[name] < least:
