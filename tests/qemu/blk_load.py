@@ -45,13 +45,15 @@ class Load:
     model: dict[int, bytes] = field(default_factory=lambda: dict.fromkeys(range(SECTORS), bytes(512)))
     completed: int = 0
     stop: bool = False
+    gone: bool = False
+    """True once the device has gone: what is out stays so."""
     outstanding: dict[int, Flight] = field(default_factory=dict)
     """By what names the request in its ring."""
     progress: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
     async def run(self) -> None:
-        """Submit requests until told to stop, and wait for the last ones."""
-        while not self.stop or self.outstanding:
+        """Submit requests until told to stop, and wait for the last ones, unless the device has gone."""
+        while not self.gone and (not self.stop or self.outstanding):
             while not self.stop and len(self.outstanding) < DEPTH:
                 await self.submit()
             await self.queue.kick()

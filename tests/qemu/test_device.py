@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import ivshmem_server
-from tests.qemu.helpers import SECONDS, until_ready
+from tests.qemu.helpers import SECONDS, knock, until_joined, until_ready
 from tests.rig import msix, pci
 from tests.rig.ivshmem import DEVICE, MEMORY_BAR, MSIX_BAR, REGISTERS_BAR, VENDOR, doorbell_arguments, probe
 from tests.rig.qemu import start_qemu
@@ -50,6 +50,7 @@ async def test_bars_are_registers_msix_and_the_memory(guest: IvshmemDevice) -> N
 async def test_iv_position_is_the_id_that_peers_know(host: ivshmem_server.Peer, guest: IvshmemDevice) -> None:
     assert host.id == 0
     assert await guest.position() == 1
+    await until_joined(host, 1)
     assert host.peers == {1: 2}
 
 
@@ -75,8 +76,7 @@ async def test_one_machine_may_have_two_devices(server: RunningServer) -> None:
         assert [await first.position(), await second.position()] == [0, 1]
         await first.write(0, b"one memory")
         assert await second.read(0, 10) == b"one memory"
-        await first.ring(1, 1)
-        assert await second.msix.wait(1) == msix.message(1)
+        assert await knock(first, 1, second, vector=1) == msix.message(1)
 
 
 @pytest.mark.parametrize(("option", "size"), [("4K", 4096), ("256M", 256 * MIB), ("4G", 4 * GIB)])

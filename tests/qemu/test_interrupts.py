@@ -9,6 +9,7 @@ import trio
 
 from ivshmem_server import connect
 from tests.qemu.helpers import SECONDS, knock, until_joined, until_ready
+from tests.rig.backend import until_printed
 from tests.rig.ivshmem import doorbell_arguments, probe
 from tests.rig.msix import message, vector_count
 from tests.rig.qemu import start_qemu
@@ -116,7 +117,7 @@ async def test_device_with_fewer_vectors_than_the_server(directory: Path) -> Non
         for vector in range(4):
             host.ring(GUEST, vector)
         assert [await guest.msix.wait(vector) for vector in range(2)] == [message(0), message(1)]
-        assert "device has 2 vectors" in machine.program.output()
+        await until_printed(machine.program, "device has 2 vectors")
 
 
 async def test_device_with_more_vectors_than_the_server(directory: Path) -> None:

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.qemu
 
 RNG = 4
-SECONDS = 20
+SECONDS = 60
 DEVICE_STATUS = 20
 QUEUES = 2
 

@@ -11,7 +11,7 @@ import trio
 
 from tests.rig import packages, process
 from tests.rig.apt import SetupError
-from tests.rig.lines import QemuGoneError, connection
+from tests.rig.lines import ANSWER_SECONDS, QemuGoneError, connection
 from tests.rig.pci import PciBus
 from tests.rig.qmp import Qmp
 from tests.rig.qtest import QTest
@@ -49,7 +49,7 @@ class Machine:
     qmp: Qmp
     bus: PciBus
 
-    async def stopped(self, *, seconds: float = 20) -> int:
+    async def stopped(self, *, seconds: float = ANSWER_SECONDS) -> int:
         """Wait until QEMU ends by itself; return its exit code. Raises trio.TooSlowError."""
         with trio.fail_after(seconds):
             return await self.program.wait()

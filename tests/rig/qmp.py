@@ -56,7 +56,7 @@ class Qmp:
             raise QmpError(answer["error"]["desc"])
         return answer["return"]
 
-    async def wait_event(self, name: str, *, seconds: float = 10) -> dict[str, Any]:
+    async def wait_event(self, name: str, *, seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
         """Return the data of the next event called `name`; events before it are dropped.
 
         Raises trio.TooSlowError after `seconds`.

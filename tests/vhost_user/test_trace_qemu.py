@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.qemu
 
 QUEUE_SIZE = 8
+CONFIG_CHANGE = (True, "request", "CONFIG_CHANGE_MSG need_reply")
 CONFIG_VECTOR, QUEUE_VECTOR = 0, 1
 
 
@@ -63,7 +64,8 @@ def directory() -> Iterator[Path]:
 
 
 def traced(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / "trace.json").read_text().splitlines()]
+    lines = (directory / "trace.json").read_text().rpartition("\n")[0].splitlines()
+    return [json.loads(line) for line in lines]
 
 
 @asynccontextmanager
@@ -176,12 +178,23 @@ async def test_backend_requests_pass_and_are_told(directory: Path) -> None:
                 device.grow()
                 await disk.device.msix.wait(CONFIG_VECTOR, seconds=SECONDS)
                 assert await disk.device.config(0, 8) == (200).to_bytes(8, "little")
+                await until_traced(directory, (True, "reply", "reply to CONFIG_CHANGE_MSG value=0"))
             nursery.cancel_scope.cancel()
-    events = [
-        (event["channel"], event["kind"], event["text"].split(" offset")[0])
-        for event in traced(directory)
-        if "text" in event
-    ]
-    told = events[events.index((True, "request", "CONFIG_CHANGE_MSG need_reply")) :]
-    assert (True, "reply", "reply to CONFIG_CHANGE_MSG value=0") in told
-    assert (False, "request", "GET_CONFIG") in told
+    events = messages(directory)
+    assert (False, "request", "GET_CONFIG") in events[events.index(CONFIG_CHANGE) :]
+
+
+def messages(directory: Path) -> list[tuple[bool, str, str]]:
+    """Return of each message whether it went over the back-end's channel, its kind, and what it says."""
+    told = [event for event in traced(directory) if "text" in event]
+    return [(event["channel"], event["kind"], event["text"].split(" offset")[0]) for event in told]
+
+
+async def until_traced(directory: Path, message: tuple[bool, str, str]) -> None:
+    """Wait until the trace has seen a message behind CONFIG_CHANGE."""
+    with trio.fail_after(SECONDS):
+        while True:
+            told = messages(directory)
+            if CONFIG_CHANGE in told and message in told[told.index(CONFIG_CHANGE) :]:
+                return
+            await trio.sleep(0.01)
