@@ -16,7 +16,7 @@ import trio
 from tests.docs.documents import PROJECT, read, session
 from tests.rig import guest as rig
 from tests.rig import process, shell
-from tests.rig.backend import until_listening
+from tests.rig.backend import until_listening, until_printed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -118,12 +118,10 @@ async def test_vhost_user(directory: Path) -> None:
 async def set_faults(disk: process.Program, file: Path, command: str) -> None:
     """Do as `echo RULE > faults` does; return when the back-end has taken it over."""
     _, *rules = command.removesuffix(" > faults").split(" ")
-    before = disk.output().count("faults from")
+    told = f" {len(rules)} faults from"
+    before = disk.output().count(told)
     await trio.Path(file).write_text("".join(f"{rule}\n" for rule in rules) or "\n")
-    with trio.fail_after(SECONDS):
-        while disk.output().count("faults from") == before:  # noqa: ASYNC110 -- another process tells
-            await trio.sleep(0.01)
-    assert f"{len(rules)} faults from" in disk.output().splitlines()[-1]
+    await until_printed(disk, told, before + 1)  # perhaps after none, as it looked while the file was empty
 
 
 async def test_make_guest_is_a_shell_on_the_terminal() -> None:
