@@ -26,7 +26,8 @@ def built(release: str) -> Path:
     `release` is that of the kernel in packages.guest_root(). Raises SetupError.
     """
     directory = packages.fetched(f"{_prefix(release)}{fingerprint()}", lambda root: _build(release, root))
-    for old in set(packages.cache().glob(f"{_prefix(release)}*")) - {directory}:
+    # What another process is building has a longer name.
+    for old in set(packages.cache().glob(_prefix(release) + "?" * len(fingerprint()))) - {directory}:
         shutil.rmtree(old, ignore_errors=True)
     return directory
 

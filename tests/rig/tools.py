@@ -55,7 +55,8 @@ def root() -> Path:
     Raises SetupError.
     """
     directory = packages.fetched(name(), _fetch)
-    for old in set(packages.cache().glob("tools-*/")) - {directory}:
+    # What another process is fetching has a longer name.
+    for old in set(packages.cache().glob("tools-" + "?" * (len(name()) - len("tools-")))) - {directory}:
         shutil.rmtree(old, ignore_errors=True)
     return directory
 
