@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 MARKER = "QEMU_COMPANION_TESTS"
 """The environment variable by which a daemon that has left our process tree is known as ours."""
 
-PATIENCE_SECONDS = 10.0
-"""How long an orphan may take to notice that its parent has gone."""
+PATIENCE_SECONDS = 20.0
+"""How long an orphan may take to notice that its parent has gone, on a machine that is busy."""
 
 _SHM = Path("/dev/shm")
 

@@ -25,7 +25,8 @@ ACCELERATOR_VARIABLE = "QEMU_COMPANION_ACCEL"
 #: A guest boots in about two seconds under TCG on an idle machine.
 _BOOT_SECONDS = 120
 _MEMORY = "256M"
-_COMMAND_SECONDS = 60
+#: Most take milliseconds; Python from the host's files takes some seconds, and machines may be busy.
+_COMMAND_SECONDS = 180
 
 
 class CommandError(Exception):

@@ -36,7 +36,8 @@ until [ -n "$port" ]; do
 done
 
 exec 3<>"$port"
-echo "READY $(cut -d ' ' -f 1 /proc/uptime)" >&3
+# The line break ends what a guest that was reset has left unfinished.
+printf '\nREADY %s\n' "$(cut -d ' ' -f 1 /proc/uptime)" >&3
 while read -r token command <&3; do
     echo "$command" | base64 -d >/tmp/command
     sh /tmp/command </dev/null >&3 2>&1
