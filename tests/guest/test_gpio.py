@@ -91,7 +91,7 @@ async def test_chip_of_the_host(directory: Path) -> None:
             while (line := await command.line()) != "done":
                 lines.append(line)
                 if line.endswith(" change"):
-                    await control.call("toggle", on="button")
+                    await control.call("toggle", on="button", within=SECONDS)
         assert lines == [
             "button led, which is IN",
             "OUT 1",
@@ -142,12 +142,12 @@ async def check_pause_with_interrupts(guest: rig.Guest, control: ControlClient) 
     """Nor is an interrupt lost that comes while the machine is paused."""
     monitor = gpio.Monitor(guest, "", count=4)
     await monitor.start()
-    await control.call("wait_for_interrupts", on="button")
-    await control.call("pulse", on="button")
+    await control.call("wait_for_interrupts", on="button", within=SECONDS)
+    await control.call("pulse", on="button", within=SECONDS)
     await guest.qmp.execute("stop")
     await control.call("set", on="button", value=1, wait=False)
     await guest.qmp.execute("cont")
-    await control.call("set", on="button", value=0)
+    await control.call("set", on="button", value=0, within=SECONDS)
     assert await monitor.finish() == ["RISING", "FALLING", "RISING", "FALLING"]
 
 
@@ -183,7 +183,7 @@ async def check_reboot(guest: rig.Guest, control: ControlClient, *, has_interrup
     await gpio.light(guest, control)
     if has_interrupts:
         await gpio.Monitor(guest, "", count=1).start()
-        await control.call("wait_for_interrupts", on="button")
+        await control.call("wait_for_interrupts", on="button", within=SECONDS)
     await guest.reboot()
     await guest.sh("modprobe gpio-virtio")
     states = await control.call("state")

@@ -112,10 +112,10 @@ async def _check_edges(guest: Shell, control: ControlClient, option: str, expect
     edges_a_pulse = len(set(expected))
     monitor = Monitor(guest, option, count=len(expected))
     await monitor.start()
-    await control.call("wait_for_interrupts", on="button")
+    await control.call("wait_for_interrupts", on="button", within=SECONDS)
     for seen in range(0, len(expected), FIFO_EDGES):
         count = min(FIFO_EDGES, len(expected) - seen)
-        await control.call("pulse", on="button", count=count // edges_a_pulse, seconds=0)
+        await control.call("pulse", on="button", count=count // edges_a_pulse, seconds=0, within=SECONDS)
         await monitor.until_it_saw(seen + count)
     assert await monitor.finish() == expected
     state = await control.call("state", on="button")
@@ -125,10 +125,10 @@ async def _check_edges(guest: Shell, control: ControlClient, option: str, expect
 async def light(guest: Shell, control: ControlClient) -> None:
     """Have the guest light the LED until `darken()`."""
     await guest.sh("gpioset --mode=signal gpiochip0 1=1 </dev/null >/dev/null 2>&1 &")
-    await control.call("wait_for", on="led", value=1)
+    await control.call("wait_for", on="led", value=1, within=SECONDS)
 
 
 async def darken(guest: Shell, control: ControlClient) -> None:
     """Have the guest let go of the LED."""
     await guest.sh("killall gpioset")
-    await control.call("wait_for", on="led", value=0)
+    await control.call("wait_for", on="led", value=0, within=SECONDS)

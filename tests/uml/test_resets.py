@@ -32,7 +32,7 @@ READ_DISK = """
     [ "$line" = "round $round" ] || { echo "round $round: $line"; exit 1; }
 """
 WRITE_DISK = 'echo "round $round" 1<>/dev/vda'
-LOOP_SECONDS = 300
+LOOP_SECONDS = 1200
 
 
 def loop(driver: str, device: str, before: str, after: str) -> str:
