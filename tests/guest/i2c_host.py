@@ -6,6 +6,7 @@ import sys
 
 import trio
 
+from protocol.io.command_line import UserError
 from vhost_user.devices.i2c_chips import Message
 from vhost_user.devices.i2c_host import HostBus, find_bus
 
@@ -16,20 +17,41 @@ def read(address: int, pointer: int, size: int) -> list[Message]:
     return [Message(address, data=bytes([pointer])), Message(address, read=True, size=size)]
 
 
-async def main(name: str) -> None:
+I2C = {
+    "temperature": read(SENSOR, 0, 2),
+    "write": [Message(EEPROM, data=b"\x10a host's")],
+    "read": read(EEPROM, 0x10, 8),
+    "two chips": read(SENSOR, 0, 1) + read(EEPROM, 0x12, 2),
+    "quick": [Message(SENSOR)],
+    "absent": [Message(ABSENT)],
+    "group that fails": [*read(SENSOR, 0, 2), Message(ABSENT, data=b"\0")],
+    "after it": read(SENSOR, 1, 1),
+}
+SMBUS = {
+    "quick": [Message(SENSOR)],
+    "word": read(SENSOR, 0, 2),
+    "write word": [Message(SENSOR, data=b"\x01\xab\xcd")],
+    "byte": read(SENSOR, 1, 1),
+    "write byte": [Message(SENSOR, data=b"\x02\x12")],
+    "write code": [Message(SENSOR, data=b"\x02")],
+    "read byte": [Message(SENSOR, read=True, size=1)],
+    "write block": [Message(EEPROM, data=b"\x10a host's")],
+    "block": read(EEPROM, 0x10, 8),
+    "too long": read(EEPROM, 0, 33),
+    "two chips": read(SENSOR, 0, 1) + read(EEPROM, 0x12, 2),
+    "absent": [Message(ABSENT)],
+    "after it": read(SENSOR, 2, 1),
+}
+
+
+async def main(kind: str, name: str) -> None:
     """Do transfers on the adapter that is called `name`, and print what comes of each."""
-    bus = HostBus(find_bus(name), [SENSOR, EEPROM, ABSENT])
-    transfers = {
-        "temperature": read(SENSOR, 0, 2),
-        "write": [Message(EEPROM, data=b"\x10a host's")],
-        "read": read(EEPROM, 0x10, 8),
-        "two chips": read(SENSOR, 0, 1) + read(EEPROM, 0x12, 2),
-        "quick": [Message(SENSOR)],
-        "absent": [Message(ABSENT)],
-        "group that fails": [*read(SENSOR, 0, 2), Message(ABSENT, data=b"\0")],
-        "after it": read(SENSOR, 1, 1),
-    }
-    for title, messages in transfers.items():
+    try:
+        bus = HostBus(find_bus(name), [SENSOR, EEPROM, ABSENT])
+    except UserError as error:
+        print(error)
+        return
+    for title, messages in {"i2c": I2C, "smbus": SMBUS}[kind].items():
         done = await bus.transfer(messages)
         data = [message.data for message in messages if message.read and done]
         print(f"{title}: {done} of {len(messages)}", *data)
@@ -37,4 +59,4 @@ async def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1])
+    trio.run(main, sys.argv[1], sys.argv[2])

@@ -32,7 +32,7 @@ _MODULES = (
     *("vfio_pci", "vfio_iommu_type1", "uio_pci_generic", "9p", "9pnet_virtio"),
     *("virtio_rng", "virtio_blk", "ext4", "crc32c_generic"),  # ext4 asks for crc32c by what it does
     *("virtio_net", "vmw_vsock_virtio_transport", "virtio_input", "evdev"),
-    *("i2c_virtio", "i2c_dev", "lm75", "at24", "gpio_virtio"),
+    *("i2c_virtio", "i2c_dev", "i2c_stub", "lm75", "at24", "gpio_virtio"),
 )
 _XZ = b"\xfd7zXZ\x00"
 _ZSTD = b"\x28\xb5\x2f\xfd"

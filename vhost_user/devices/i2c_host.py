@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from protocol.io.command_line import UserError
+from vhost_user.devices import i2c_smbus
 from vhost_user.devices.i2c_chips import FIRST_ADDRESS, LAST_ADDRESS
 
 if TYPE_CHECKING:
@@ -80,29 +83,47 @@ def find_bus(name: str, sysfs: Path = SYSFS) -> int:
 
 
 class HostBus:
-    """Some chips on an I2C bus of the host. A transfer is one ioctl, in a thread of its own."""
+    """Some chips on an I2C bus of the host. A transfer is one ioctl, in a thread of its own.
+
+    Where the host's adapter does SMBus commands only, a transfer has to be one of those (i2c_smbus.py).
+    """
 
     def __init__(self, number: int, addresses: Sequence[int], devices: Path = DEVICES) -> None:
-        """Open /dev/i2c-`number`. Raises UserError where it cannot be had, or cannot do I2C."""
+        """Open /dev/i2c-`number`. Raises UserError where it, or a chip, cannot be had."""
         self.addresses = frozenset(addresses)
+        self._number = number
         self._path = devices / f"i2c-{number}"
         self._library = _import_smbus2()
-        self._bus = self._library.SMBus()
-        try:
-            self._open()
-        except BaseException:
-            self._bus.close()
-            raise
+        self._told = False
+        with ExitStack() as opened:
+            # Each address has a descriptor, for the kernel keeps it there: two guests' threads may meet.
+            self._chips = {address: self._open(address, opened) for address in sorted(self.addresses)}
+            functions: int = next(iter(self._chips.values())).funcs
+            self._does_i2c = bool(functions & self._library.I2cFunc.I2C)
+            self._commands = i2c_smbus.commands_of(functions, self._library)
+            if not self._does_i2c and not self._commands:
+                raise UserError(
+                    f"{self._path} does neither I2C transfers nor SMBus commands; see 'i2cdetect -F {number}'"
+                )
+            self._opened = opened.pop_all()
 
     def close(self) -> None:
         """Close it."""
-        self._bus.close()
+        self._opened.close()
 
     async def transfer(self, messages: Sequence[Message]) -> int:
         """Do messages as one transfer; return how many the kernel says were done."""
         return await trio.to_thread.run_sync(self._transfer, messages)
 
     def _transfer(self, messages: Sequence[Message]) -> int:
+        try:
+            return self._do_i2c(messages) if self._does_i2c else self._do_smbus(messages)
+        except OSError as error:
+            _log.debug("%s: a transfer failed: %s", self._path, error.strerror)
+            return 0
+
+    def _do_i2c(self, messages: Sequence[Message]) -> int:
+        """Do a transfer. Raises OSError where the kernel does not say how far it came."""
         kind = self._library.i2c_msg
         given: list[Any] = [
             kind.read(message.address, message.size)
@@ -111,20 +132,34 @@ class HostBus:
             for message in messages
         ]
         request = self._library.i2c_rdwr_ioctl_data.create(*given)
-        try:
-            # Not SMBus.i2c_rdwr(): some adapters fail by having done less, which it does not tell.
-            done: int = fcntl.ioctl(self._bus.fd, self._library.I2C_RDWR, request)
-        except OSError as error:
-            _log.debug("%s: a transfer failed: %s", self._path, error.strerror)
-            return 0
+        # Not SMBus.i2c_rdwr(): some adapters fail by having done less, which it does not tell.
+        done: int = fcntl.ioctl(self._chips[messages[0].address].fd, self._library.I2C_RDWR, request)
         for message, result in zip(messages[:done], given, strict=False):
             if message.read:
                 message.data = bytes(result)
         return done
 
-    def _open(self) -> None:
+    def _do_smbus(self, messages: Sequence[Message]) -> int:
+        """Do a transfer that is an SMBus command; none of one that is not. Raises OSError."""
+        command = i2c_smbus.find(messages, self._commands)
+        if command is None:
+            self._tell_once(i2c_smbus.describe(messages))
+            return 0
+        fd: int = self._chips[messages[0].address].fd
+        i2c_smbus.perform(command, messages, fd, self._library)
+        return len(messages)
+
+    def _tell_once(self, transfer: str) -> None:
+        if not self._told:
+            self._told = True
+            text = "%s does SMBus commands only: a transfer that is none fails, such as '%s'"
+            _log.warning(text, self._path, transfer)
+
+    def _open(self, address: int, opened: ExitStack) -> Any:
+        """Return the bus, opened for a chip."""
+        bus = opened.enter_context(self._library.SMBus())
         try:
-            self._bus.open(str(self._path))
+            bus.open(str(self._path))
         except FileNotFoundError:
             raise UserError(
                 f"there is no {self._path}; 'modprobe i2c-dev' makes it, if there is such a bus"
@@ -135,8 +170,21 @@ class HostBus:
             raise UserError(
                 f"{self._path} is no I2C bus: {error.strerror}; 'i2cdetect -l' lists those"
             ) from None
-        if not self._bus.funcs & self._library.I2cFunc.I2C:
-            raise UserError(f"{self._path} does SMBus commands only, no I2C transfers; see 'i2cdetect -F'")
+        self._claim(bus.fd, address)
+        return bus
+
+    def _claim(self, fd: int, address: int) -> None:
+        """Have SMBus commands go to an address, which the kernel allows where no driver has its chip."""
+        try:
+            fcntl.ioctl(fd, self._library.I2C_SLAVE, address)
+        except OSError as error:
+            chip = f"{self._number}-{address:04x}"
+            if error.errno != errno.EBUSY:
+                raise UserError(f"cannot have {address:#04x} of {self._path}: {error.strerror}") from None
+            raise UserError(
+                f"{address:#04x} of {self._path} belongs to a driver of the host; "
+                f"'echo {chip} > {SYSFS}/{chip}/driver/unbind' frees it"
+            ) from None
 
 
 def _import_smbus2() -> ModuleType:

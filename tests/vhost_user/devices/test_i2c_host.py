@@ -2,58 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import fcntl
 import os
 import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-import smbus2.smbus2
-from smbus2.smbus2 import I2C_FUNCS, I2C_M_RD, I2C_RDWR, I2cFunc
+from smbus2.smbus2 import I2cFunc
 
 from protocol.io.command_line import UserError
+from tests.vhost_user.devices.i2c_kernel import Kernel
 from vhost_user.devices.i2c_chips import Message
 from vhost_user.devices.i2c_host import HostBus, HostChips, find_bus, parse_device_list
-
-
-class Kernel:
-    """Plays the ioctls of i2c-dev: a chip at 0x48 that reads as 1, 2, 3."""
-
-    def __init__(self) -> None:
-        self.functions = int(I2cFunc.I2C)
-        self.tells = False
-        """Whether it says how many messages were done where some were not, as some adapters do."""
-        self.transfers: list[list[tuple[int, bool, bytes]]] = []
-
-    def ioctl(self, fd: int, request: int, argument: ctypes.Structure) -> int:
-        os.fstat(fd)
-        if request == I2C_FUNCS:
-            assert isinstance(argument, ctypes.c_ulong)
-            argument.value = self.functions
-            return 0
-        assert request == I2C_RDWR
-        messages = [argument.msgs[number] for number in range(argument.nmsgs)]
-        self.transfers.append(
-            [(each.addr, each.flags == I2C_M_RD, bytes(each.buf[: each.len])) for each in messages]
-        )
-        for number, each in enumerate(messages):
-            if each.addr != 0x48:
-                if self.tells:
-                    return number
-                raise OSError(errno.EREMOTEIO, os.strerror(errno.EREMOTEIO))
-            if each.flags == I2C_M_RD:
-                ctypes.memmove(each.buf, bytes(range(1, each.len + 1)), each.len)
-        return len(messages)
 
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch, devices: Path) -> Kernel:
     kernel = Kernel()
-    monkeypatch.setattr(smbus2.smbus2, "ioctl", kernel.ioctl)
-    monkeypatch.setattr(fcntl, "ioctl", kernel.ioctl)
+    kernel.play(monkeypatch)
     (devices / "i2c-7").touch()
     return kernel
 
@@ -159,11 +125,23 @@ def test_bus_that_may_not_be_opened(devices: Path) -> None:
         os.seteuid(user)
 
 
-def test_bus_of_smbus_commands_only(kernel: Kernel, devices: Path) -> None:
-    kernel.functions = int(I2cFunc.SMBUS_BYTE_DATA | I2cFunc.SMBUS_QUICK)
+def test_bus_that_does_nothing_for_a_guest(kernel: Kernel, devices: Path) -> None:
+    kernel.functions = int(I2cFunc.SMBUS_PEC)
     before = descriptors()
-    with pytest.raises(UserError, match="i2c-7 does SMBus commands only, no I2C transfers"):
+    with pytest.raises(UserError, match="i2c-7 does neither I2C transfers nor SMBus commands; see 'i2cdet"):
         HostBus(7, [0x48], devices)
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("functions", [I2cFunc.I2C, I2cFunc.SMBUS_BYTE_DATA])
+def test_chip_that_a_driver_of_the_host_has(kernel: Kernel, devices: Path, functions: I2cFunc) -> None:
+    """Two drivers of one chip would spoil each other's work."""
+    kernel.functions = int(functions)
+    kernel.busy = {0x4A}
+    before = descriptors()
+    told = r"0x4a of .*/i2c-7 belongs to a driver of the host; .* /sys/bus/i2c/devices/7-004a/driver/unbind"
+    with pytest.raises(UserError, match=told):
+        HostBus(7, [0x48, 0x4A], devices)
     assert descriptors() == before
 
 
