@@ -29,7 +29,7 @@ NO_ZERO_LENGTH = 1
 """Bit of the first byte."""
 
 SIZE = 16
-SENSOR, EEPROM, LARGE = 0x48, 0x50, 0x51
+SENSOR, EEPROM, LARGE, SEVERAL = 0x48, 0x50, 0x51, 0x52
 _FEATURES = int(Feature.VERSION_1 | Feature.INDIRECT_DESC)
 
 _guest = GuardedGuest()
@@ -42,7 +42,8 @@ def one_input(data: bytes) -> None:
         features |= int(I2cFeature.ZERO_LENGTH_REQUEST)
     table, avail, used, end = parts_of("split", SIZE)
     _guest.begin(data[1:], [(used, end - used)])
-    chips = {SENSOR: Lm75(), EEPROM: At24(), LARGE: At24("24c32")}
+    several = At24("24c04")
+    chips = {SENSOR: Lm75(), EEPROM: At24(), LARGE: At24("24c32"), SEVERAL: several, SEVERAL + 1: several}
     try:
         ring = SplitRing(
             _guest.memory, RingConfig(SIZE, USER + table, USER + avail, USER + used, _FEATURES), 0
@@ -65,7 +66,7 @@ def one_input(data: bytes) -> None:
     except BrokenRingError:
         pass
     _guest.check()
-    for chip in (chips[EEPROM], chips[LARGE]):
+    for chip in (chips[EEPROM], chips[LARGE], several):
         if isinstance(chip, At24) and len(chip.read_memory()) != chip.model.size:
             raise DefectError("an EEPROM has another size now")
 
@@ -100,6 +101,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
         "wrong_way": ([header(SENSOR, read), b"\0"], [1]),
         "no_status": ([header(SENSOR), b"\0"], []),
         "short": ([header(SENSOR)[:5]], [1]),
+        "second_block": ([header(SEVERAL + 1), b"\xfe0123"], [1]),
     }
     for name, request in requests.items():
         yield name, b"\0" + memory("split", SIZE, _FEATURES, [request], indirect=False)

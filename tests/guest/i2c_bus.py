@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from tests.rig.guest import Shell
 
-SENSOR, EEPROM, OWN = 0x48, 0x50, 0x20
+SENSOR, EEPROM, LARGE, OWN = 0x48, 0x50, 0x54, 0x20
+LARGE_ADDRESSES = range(LARGE, LARGE + 4)
+ADDRESSES = {OWN, SENSOR, EEPROM, *LARGE_ADDRESSES}
 DEVICES = "/sys/bus/i2c/devices"
 
 
@@ -33,6 +35,7 @@ def chips(directory: Path) -> list[str]:
     return [
         *("--chip", f"lm75@{SENSOR:#x},temperature=21.5"),
         *("--chip", f"24c02@{EEPROM:#x},file={directory / 'eeprom'}"),
+        *("--chip", f"24c08@{LARGE:#x}"),
         *("--chip", f"{__name__}:Own@{OWN:#x}"),
         *("--control", str(directory / "control")),
     ]
@@ -44,7 +47,8 @@ async def check(guest: Shell, directory: Path) -> None:
     await check_tools(guest, bus)
     await check_sensor(guest, bus, directory)
     await check_eeprom(guest, bus, directory)
-    assert await detected(guest, bus, "-r") == {OWN: f"{OWN:x}", SENSOR: "UU", EEPROM: "UU"}
+    await check_large_eeprom(guest, bus, directory)
+    assert await detected(guest, bus, "-r") == dict.fromkeys(ADDRESSES, "UU") | {OWN: f"{OWN:x}"}
 
 
 async def find_bus(guest: Shell) -> int:
@@ -66,7 +70,7 @@ async def detected(guest: Shell, bus: int, *options: str) -> dict[int, str]:
 
 async def check_tools(guest: Shell, bus: int) -> None:
     """i2cdetect, i2cget, i2cset, i2ctransfer: SMBus commands and plain messages."""
-    everything = {address: f"{address:x}" for address in (OWN, SENSOR, EEPROM)}
+    everything = {address: f"{address:x}" for address in ADDRESSES}
     assert await detected(guest, bus, "-r") == everything
     assert await detected(guest, bus, "-q") == everything  # requests of length zero
 
@@ -124,6 +128,19 @@ async def check_eeprom(guest: Shell, bus: int, directory: Path) -> None:
         assert bytes.fromhex(await control.call("read_memory", on=f"{EEPROM:#x}"))[4:13] == (
             content[4:6] + b"hello" + content[11:13]
         )
+
+
+async def check_large_eeprom(guest: Shell, bus: int, directory: Path) -> None:
+    """One that has four addresses, which the driver takes when it is told of the first."""
+    await guest.sh(f"echo 24c08 {LARGE:#x} >{DEVICES}/i2c-{bus}/new_device")
+    eeprom = f"{DEVICES}/{bus}-00{LARGE:x}/eeprom"
+    content = random.Random(2).randbytes(1024)
+    async with control_client.connect(str(directory / "control")) as control:
+        await control.call("write_memory", on=f"{LARGE:#x}", offset=0, data=content.hex())
+        assert await digest(guest, eeprom) == hashlib.sha256(content).hexdigest()
+        await guest.sh(f"head -c 1024 /dev/urandom >/tmp/large && cat /tmp/large >{eeprom}")
+        written = bytes.fromhex(await control.call("read_memory", on=f"{LARGE:#x}"))
+        assert await digest(guest, "/tmp/large") == hashlib.sha256(written).hexdigest()
 
 
 async def digest(guest: Shell, path: str) -> str:

@@ -22,19 +22,28 @@ class Model(NamedTuple):
     page: int
     """Bytes that one write can change; it goes on at the beginning of the page after its end."""
     pointer: int
-    """Bytes by which the guest says where."""
+    """Bytes by which the guest says where, within what has an address of its own."""
+
+    @property
+    def block(self) -> int:
+        """Bytes at each of its addresses."""
+        return min(self.size, 1 << 8 * self.pointer)
 
 
 MODELS = {
     "24c01": Model(128, 8, 1),
     "24c02": Model(256, 8, 1),
+    "24c04": Model(512, 16, 1),
+    "24c08": Model(1024, 16, 1),
+    "24c16": Model(2048, 16, 1),
     "24c32": Model(4096, 32, 2),
     "24c64": Model(8192, 32, 2),
     "24c128": Model(16384, 64, 2),
     "24c256": Model(32768, 64, 2),
     "24c512": Model(65536, 128, 2),
+    "24c1024": Model(131072, 256, 2),
+    "24c2048": Model(262144, 256, 2),
 }
-"""Those at one address; a 24c04, 24c08 or 24c16 has several."""
 
 
 class At24(I2cChip):
@@ -50,6 +59,7 @@ class At24(I2cChip):
         if model not in MODELS:
             raise ValueError(f"there is no EEPROM '{model}' here; there are {', '.join(MODELS)}")
         self.model = MODELS[model]
+        self.address_count = self.model.size // self.model.block
         self._content = bytearray([ERASED]) * self.model.size
         self._pointer = 0
         self._read_only = read_only
@@ -68,10 +78,11 @@ class At24(I2cChip):
 
     def write(self, data: bytes) -> None:
         """Set the pointer, and write what follows into the page that it points into."""
-        size, page, width = self.model
+        page, width = self.model.page, self.model.pointer
         if len(data) < width:
             raise NackError(f"{len(data)} byte of an address of {width}")
-        self._pointer = int.from_bytes(data[:width], "big") % size
+        first = self.model.block * (self.addressed % self.address_count)
+        self._pointer = first + int.from_bytes(data[:width], "big") % self.model.block
         data = data[width:]
         if not data:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Protocol
 
-from vhost_user.devices.i2c_chips import FIRST_ADDRESS, LAST_ADDRESS, run_transfer
+from vhost_user.devices.i2c_chips import run_transfer
 from vhost_user.simulation import Simulation
 
 if TYPE_CHECKING:
@@ -32,16 +32,16 @@ class ChipBus(Simulation):
     """Simulated chips by their addresses; each is a part that is named by its address, as in "0x48"."""
 
     def __init__(self, chips: Mapping[int, I2cChip]) -> None:
-        """Own `chips` from now on. Raises ValueError for an address that is reserved."""
+        """Own `chips` from now on. Raises ValueError for an address that cannot be, or is used twice."""
         super().__init__()
-        for address, chip in chips.items():
-            if not FIRST_ADDRESS <= address <= LAST_ADDRESS:
-                raise ValueError(
-                    f"{address:#04x} is no address of a chip; "
-                    f"they are {FIRST_ADDRESS:#04x} to {LAST_ADDRESS:#04x}"
-                )
-            self.add_part(f"{address:#04x}", chip)
-        self._chips = dict(chips)
+        self._owned = tuple(chips.values())
+        self._chips: dict[int, I2cChip] = {}
+        for first, chip in chips.items():
+            self.add_part(f"{first:#04x}", chip)
+            for address in chip.addresses_from(first):
+                if address in self._chips:
+                    raise ValueError(f"address {address:#04x} is used twice")
+                self._chips[address] = chip
 
     @property
     def addresses(self) -> frozenset[int]:
@@ -54,7 +54,7 @@ class ChipBus(Simulation):
 
     def close(self) -> None:
         """Close the chips."""
-        for chip in self._chips.values():
+        for chip in self._owned:
             chip.close()
 
 

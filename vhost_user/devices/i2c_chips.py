@@ -46,9 +46,25 @@ class I2cChip(Simulation):
     none may block. Any of the four methods of the bus may raise NackError.
     """
 
+    address_count = 1
+    """How many addresses it has, its own the first of them; that is a multiple of how many there are."""
+
     def __init__(self) -> None:
         super().__init__()
+        self.addressed = 0
+        """To which of its addresses the message went that is being taken; 0 for `transfer`."""
         self._nacks = 0
+
+    def addresses_from(self, first: int) -> range:
+        """Return its addresses. Raises ValueError where `first` cannot be the first of them."""
+        count = self.address_count
+        check_address(f"{first:#04x}", first)
+        if first % count:
+            raise ValueError(
+                f"{first:#04x} is no address of a chip that has {count}; "
+                f"give a multiple of {count}, such as {first - first % count:#04x}"
+            )
+        return range(first, first + count)
 
     def start(self, *, read: bool) -> None:
         """Take notice of a start, or a repeated one, with the chip's address."""
@@ -98,12 +114,13 @@ class I2cChip(Simulation):
         """Change a register, also one that the guest cannot write."""
         raise CallError(f"{type(self).__name__} has no registers; use transfer")
 
-    def take_start(self, *, read: bool) -> None:
-        """Start, unless the chip was told to refuse that. For the bus."""
+    def take_start(self, message: Message) -> None:
+        """Start with a message, unless the chip was told to refuse that. For the bus."""
         if self._nacks:
             self._nacks -= 1
             raise NackError("it was told to refuse")
-        self.start(read=read)
+        self.addressed = message.address
+        self.start(read=message.read)
 
 
 @dataclass(frozen=True)
@@ -205,26 +222,34 @@ class RegisterChip(I2cChip):
         return register
 
 
+def check_address(text: str, address: int) -> None:
+    """Raise ValueError where `address`, which is given as `text`, is no chip's."""
+    if not FIRST_ADDRESS <= address <= LAST_ADDRESS:
+        raise ValueError(
+            f"{text} is no address of a chip; they are {FIRST_ADDRESS:#04x} to {LAST_ADDRESS:#04x}"
+        )
+
+
 def run_transfer(chips: Mapping[int, I2cChip], messages: Sequence[Message]) -> int:
     """Do messages one after the other, with repeated starts; return how many were done.
 
     The first one that a chip does not acknowledge, or for which there is no chip, ends the transfer.
     """
-    addressed: dict[int, I2cChip] = {}
+    addressed: dict[I2cChip, None] = {}  # in this order, each once
     done = 0
     try:
         for message in messages:
             chip = chips.get(message.address)
             if chip is None:
                 raise NackError("nobody has that address")
-            chip.take_start(read=message.read)
-            addressed[message.address] = chip
+            chip.take_start(message)
+            addressed[chip] = None
             _exchange(chip, message)
             done += 1
     except NackError as error:
         _log.debug("not acknowledged at %#04x: %s", messages[done].address, error)
     finally:
-        for chip in addressed.values():
+        for chip in addressed:
             chip.stop()
     return done
 

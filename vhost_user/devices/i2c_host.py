@@ -14,7 +14,7 @@ import trio
 
 from protocol.io.command_line import UserError
 from vhost_user.devices import i2c_smbus
-from vhost_user.devices.i2c_chips import FIRST_ADDRESS, LAST_ADDRESS
+from vhost_user.devices.i2c_chips import check_address
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,10 +61,7 @@ def parse_address(text: str) -> int:
         address = int(text, 16 if text.lower().startswith("0x") else 10)
     except ValueError:
         raise ValueError(f"'{text}' is no address; give one such as 0x48, or 72") from None
-    if not FIRST_ADDRESS <= address <= LAST_ADDRESS:
-        raise ValueError(
-            f"{text} is no address of a chip; they are {FIRST_ADDRESS:#04x} to {LAST_ADDRESS:#04x}"
-        )
+    check_address(text, address)
     return address
 
 

@@ -22,9 +22,7 @@ from vhost_user.options import parsed_by
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
-
-    from vhost_user.devices.i2c_host import HostChips
+    from collections.abc import Callable, Iterable
 
 CHIPS: dict[str, Callable[..., I2cChip]] = {
     "lm75": Lm75,
@@ -83,13 +81,17 @@ def buses_from(options: argparse.Namespace) -> tuple[dict[int, I2cChip], list[Ho
     """Make the chips, open the buses that a command line names; the caller closes them. Raises UserError."""
     if not options.chip and not options.device_list:
         raise UserError("the bus has no chips; give --chip lm75@0x48, or --device-list for chips of the host")
-    _check_addresses(options)
+    taken: set[int] = set()
     chips: dict[int, I2cChip] = {}
     buses: list[HostBus] = []
+    for entry in options.device_list:
+        _take(entry.addresses, taken)
     with ExitStack() as made:
         for option in options.chip:
-            chips[option.address] = chip = make_chip(option)
+            chip = make_chip(option)
             made.callback(chip.close)
+            _take(_addresses(option, chip), taken)
+            chips[option.address] = chip
         for entry in options.device_list:
             bus = HostBus(find_bus(entry.bus), entry.addresses)
             made.callback(bus.close)
@@ -111,12 +113,19 @@ def make_chip(option: ChipOption) -> I2cChip:
         raise UserError(f"cannot make the chip {option.name}: {reason}") from error
 
 
-def _check_addresses(options: argparse.Namespace) -> None:
-    entries: list[HostChips] = options.device_list
-    addresses = [option.address for option in options.chip]
-    addresses += [address for entry in entries for address in entry.addresses]
-    if twice := {address for address in addresses if addresses.count(address) > 1}:
-        raise UserError(f"address {min(twice):#04x} is given twice; the guest has one bus for all chips")
+def _addresses(option: ChipOption, chip: I2cChip) -> range:
+    try:
+        return chip.addresses_from(option.address)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _take(addresses: Iterable[int], taken: set[int]) -> None:
+    """Add `addresses` to those that are taken. Raises UserError for one that is already."""
+    for address in addresses:
+        if address in taken:
+            raise UserError(f"address {address:#04x} is given twice; the guest has one bus for all chips")
+        taken.add(address)
 
 
 def _load(where: str) -> type[I2cChip]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from vhost_user import CallError, call
 from vhost_user.devices.i2c import At24, I2c, I2cChip, Lm75, Register, RegisterChip
 from vhost_user.devices.i2c_at24 import MODELS
+from vhost_user.devices.i2c_buses import ChipBus
 from vhost_user.devices.i2c_chips import Message, run_transfer
 
 if TYPE_CHECKING:
@@ -243,14 +244,18 @@ def test_eeprom_writes_go_on_at_the_beginning_of_their_page(eeprom: At24) -> Non
 
 
 @given(st.sampled_from(sorted(MODELS)), st.data())
-def test_eeprom_keeps_what_is_written_within_a_page(name: str, data: st.DataObject) -> None:
+async def test_eeprom_keeps_what_is_written_within_a_page(name: str, data: st.DataObject) -> None:
     size, page, width = MODELS[name]
     offset = data.draw(st.integers(0, size - 1))
     content = data.draw(st.binary(min_size=1, max_size=page - offset % page))
     chip = At24(name)
-    exchange(chip, offset.to_bytes(width, "big") + content)
-    _, read = exchange(chip, offset.to_bytes(width, "big"), len(content))
-    assert read == content
+    bus = ChipBus({0x50: chip})
+    address, pointer = 0x50 + (offset >> 8 * width), (offset % (1 << 8 * width)).to_bytes(width, "big")
+    assert address in bus.addresses
+    read = Message(address, read=True, size=len(content))
+    messages = [Message(address, data=pointer + content), Message(address, data=pointer), read]
+    assert await bus.transfer(messages) == 3
+    assert read.data == content
     expected = bytearray(b"\xff" * size)
     expected[offset : offset + len(content)] = content
     assert chip.read_memory() == expected
@@ -262,6 +267,46 @@ def test_eeprom_of_two_address_bytes_wants_both() -> None:
     chip.write_memory(0x1234, b"here")
     assert exchange(chip, b"\x12\x34", 4) == [b"\x12\x34", b"here"]
     assert exchange(chip, b"\xf2\x34", 4) == [b"\xf2\x34", b"here"]  # the upper bits do not matter
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [("24c02", 1), ("24c04", 2), ("24c08", 4), ("24c16", 8), ("24c512", 1), ("24c1024", 2), ("24c2048", 4)],
+)
+async def test_eeprom_has_as_many_addresses_as_its_pointer_is_short_of(model: str, count: int) -> None:
+    bus = ChipBus({0x50: At24(model)})
+    assert bus.addresses == set(range(0x50, 0x50 + count))
+    assert list(bus.parts) == ["0x50"]
+    assert await bus.transfer([Message(0x50 + count - 1)]) == 1
+    assert await bus.transfer([Message(0x50 + count)]) == 0
+
+
+async def test_eeprom_of_several_addresses_reads_on_from_one_to_the_next() -> None:
+    chip = At24("24c04")
+    chip.write_memory(0, bytes(number % 251 for number in range(512)))
+    bus = ChipBus({0x52: chip})
+    read = [Message(0x53, read=True, size=2), Message(0x52, read=True, size=2)]
+    assert await bus.transfer([Message(0x52, data=b"\xff"), *read]) == 3
+    assert [message.data for message in read] == [b"\x04\x05", b"\x06\x07"]
+    again = Message(0x53, read=True, size=3)
+    assert await bus.transfer([Message(0x53, data=b"\xfe"), again]) == 2
+    assert again.data == bytes([510 % 251, 511 % 251, 0])
+
+
+@pytest.mark.parametrize(
+    ("chips", "told"),
+    [
+        ({0x51: "24c04"}, "0x51 is no address of a chip that has 2; give a multiple of 2, such as 0x50"),
+        ({0x54: "24c16"}, "0x54 is no address of a chip that has 8; give a multiple of 8, such as 0x50"),
+        ({0x50: "24c16", 0x57: "24c02"}, "address 0x57 is used twice"),
+        ({0x51: "24c02", 0x50: "24c04"}, "address 0x51 is used twice"),
+        ({0x78: "24c02"}, "0x78 is no address of a chip; they are 0x08 to 0x77"),
+        ({0x00: "24c16"}, "0x00 is no address of a chip; they are 0x08 to 0x77"),
+    ],
+)
+def test_addresses_that_cannot_be(chips: dict[int, str], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        I2c({address: At24(model) for address, model in chips.items()})
 
 
 def test_eeprom_that_is_read_only_takes_an_address_alone(eeprom: At24) -> None:
@@ -314,5 +359,5 @@ def test_short_file_is_made_longer_and_a_long_one_refused(tmp_path: Path) -> Non
 
 
 def test_unknown_eeprom() -> None:
-    with pytest.raises(ValueError, match="there is no EEPROM '24c04' here; there are 24c01, "):
-        At24("24c04")
+    with pytest.raises(ValueError, match="there is no EEPROM '24c03' here; there are 24c01, "):
+        At24("24c03")
