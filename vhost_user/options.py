@@ -100,6 +100,7 @@ def _add_socket_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
     )
     if many:
         group.add_argument(
+            "-c",
             "--socket-count",
             type=whole_number(1, MAX_SOCKETS),
             metavar="N",

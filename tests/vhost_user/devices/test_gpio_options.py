@@ -51,7 +51,7 @@ def test_simulated_chips_as_rust_vmm_has_them() -> None:
 
 
 def test_chip_for_each_socket() -> None:
-    devices = made("--device-list", "s4:s8", "--socket-count", "2")
+    devices = made("-l", "s4:s8", "-c", "2")
     assert [len(device.interrupts) for device in devices] == [4, 8]
     simulation = devices[0].simulation
     assert simulation is not None
