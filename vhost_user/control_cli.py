@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -30,8 +31,10 @@ PROGRAM = "vhost-user control"
 _DESCRIPTION = """\
 Make a call of a device that runs with --control PATH, and print its result as JSON. Without a call,
 print the calls that there are. A VALUE is as the call wants it: a text as it is, anything else as JSON
-has it; without its name it is the next argument's.
+has it, or a number as 0x1F; without its name it is the next argument's.
 """
+
+_HEXADECIMAL = re.compile(r"-?0[xX][0-9a-fA-F]+")
 
 _TEXTS = ("str", "bytes", "'")
 """How the types begin of arguments that are texts in JSON."""
@@ -141,8 +144,10 @@ def _by_name(types: dict[str, str], values: Sequence[str]) -> dict[str, Any]:
 
 
 def _from_text(value: str) -> Any:
-    """Return what a text is in JSON; itself where it is none, which the call will refuse."""
+    """Return what a text is in JSON, or as a hexadecimal number; itself otherwise, which the call refuses."""
     try:
+        if _HEXADECIMAL.fullmatch(value):
+            return int(value, 16)
         return json.loads(value)
     except ValueError:
         return value

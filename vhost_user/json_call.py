@@ -52,7 +52,7 @@ class Call:
         try:
             return _from_json(value, self._hints[name])
         except (TypeError, ValueError):
-            wanted = self.arguments[name].partition(" = ")[0]
+            wanted = self.arguments[name].partition(" = ")[0].replace("bytes", "bytes as hexadecimal digits")
             raise CallError(f"{self.name}: {name} is {value!r}; it has to be {wanted}") from None
 
     def _describe(self, parameter: inspect.Parameter) -> str:

@@ -61,6 +61,9 @@ async def test_calls_events_and_help(directory: Path, control: Path) -> None:
         assert await run(control, "state", "--on", "hall") == (0, '{"on": true}\n', "")
         code, printed, _ = await run(control, "--on", "attic/left", "echo", "5", "text=a=b", "2.5", "00ff")
         assert (code, json.loads(printed)[:4]) == (0, [5, 2.5, "a=b", "00ff"])
+        for text, number in {"0x1F": 31, "number=-0X10": -16}.items():  # as data sheets have them
+            code, printed, _ = await run(control, "--on", "hall", "echo", "--", text)
+            assert (code, json.loads(printed)[0]) == (0, number)
         code, printed, _ = await run(control)
         assert code == 0
         assert "flood(count: int)  Emit that many events." in printed.splitlines()
@@ -85,6 +88,7 @@ async def test_errors_are_one_line(directory: Path, control: Path) -> None:
     async with start_backend(directory, LAMPS, "--control", str(control)):
         for arguments, complaint in [
             (["switch", "--on", "hall", "maybe"], "switch: lit is 'maybe'; it has to be bool"),
+            (["echo", "--on", "hall", "0xg"], "echo: number is '0xg'; it has to be int or null"),
             (["switch", "--on", "hall", "true", "0"], "0 is no percentage from 1 to 100"),
             (["switch", "--on", "hall"], "switch: missing a required argument: 'lit'; it takes ("),
             (["state", "--on", "hall", "1"], "'1' is one argument too many; the call takes ()"),

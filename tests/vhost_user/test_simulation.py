@@ -64,7 +64,7 @@ async def test_arguments_are_what_json_says(given: dict[str, object], place: int
         ({"number": 1.0}, "number is 1.0"),
         ({"real": "warm"}, "real is 'warm'; it has to be float"),
         ({"text": 5}, "text is 5; it has to be str"),
-        ({"raw": "0g"}, "raw is '0g'; it has to be bytes"),
+        ({"raw": "0g"}, "raw is '0g'; it has to be bytes as hexadecimal digits"),
         ({"raw": [1]}, "raw is"),
         ({"many": [1, "2"]}, "many is"),
         ({"many": 1}, "many is 1"),
