@@ -21,6 +21,8 @@ Devices = Mapping[str, SimulatedInput]
 
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s)", re.ASCII)
 _SECONDS = {"ms": 1e-3, "s": 1.0}
+_BYTE_ORDER_MARK = "\ufeff"
+"""With which editors on Windows begin a text."""
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 
@@ -67,7 +69,7 @@ class Parser:
 
     def parse_line(self, number: int, line: str) -> Step | None:
         """Return the step of one line; None for an empty one or a comment. Raises ScriptError."""
-        line = line.removesuffix("\r").lstrip()
+        line = line.removeprefix(_BYTE_ORDER_MARK).removesuffix("\r").lstrip()
         if not line or line.startswith("#"):
             return None
         try:
@@ -89,6 +91,8 @@ class Parser:
                 raise ValueError(f"there is no device '{name}' here; {_among(devices)}")
             devices = {name: devices[name]}
             word, rest = _split(line)
+            if not word:
+                raise ValueError(f"'on {name}' says nothing to do; write on DEVICE COMMAND")
         command = _COMMANDS.get(word)
         if command is None:
             raise ValueError(f"there is no command '{word}'; there are {', '.join([*_COMMANDS, *_OTHERS])}")
@@ -128,9 +132,9 @@ def _at(line: str) -> tuple[float, str]:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """Return the first word, and what is after it and one space."""
-    word, _, rest = text.lstrip().partition(" ")
-    return word, rest
+    """Return the first word, and what is after it and one space or tab."""
+    word, *rest = re.split(r"[ \t]", text.lstrip(), maxsplit=1)
+    return word, "".join(rest)
 
 
 def _method(devices: Devices, call: str, word: str) -> Callable[..., Awaitable[None]]:

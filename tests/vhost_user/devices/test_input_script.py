@@ -69,6 +69,7 @@ TOUCH_UP: list[tuple[int, int, int]] = [(EventType.KEY, BTN_TOUCH, 0)]
 
 CASES: dict[str, tuple[str, Reports]] = {
     "type a b": ("keyboard", keys("A", "-A", "SPACE", "-SPACE", "B", "-B")),
+    "key\tdown\tA\nkey up A": ("keyboard", keys("A", "-A")),
     "type  x ": ("keyboard", keys("SPACE", "-SPACE", "X", "-X", "SPACE", "-SPACE")),
     r"type 1\n\t\\": (
         "keyboard",
@@ -135,7 +136,7 @@ async def test_comments_and_empty_lines_do_nothing(devices: InputDevices) -> Non
         ("wait led power on", "line 1: there is no LED 'power'"),
         ("on trackball move 1 1", "there is no device 'trackball' here; there are keyboard, mouse"),
         ("on keyboard move 1 1", "line 1: no device here can 'move'; there are keyboard"),
-        ("on mouse", "line 1: there is no command ''"),
+        ("on mouse", "line 1: 'on mouse' says nothing to do; write on DEVICE COMMAND"),
     ],
 )
 def test_error_names_line_cause_and_remedy(devices: InputDevices, script: str, error: str) -> None:
@@ -208,7 +209,7 @@ async def test_script_waits_for_a_led(devices: InputDevices) -> None:
 
 
 async def test_file_is_played_once_the_driver_is_ready(tmp_path: Path) -> None:
-    (tmp_path / "script").write_text("type a\npress B\n")
+    (tmp_path / "script").write_bytes(b"\xef\xbb\xbftype a\r\npress B\r\n")  # as Windows has texts
     keyboard = Keyboard()
     devices = InputDevices([keyboard])
     player = Player(open_script(str(tmp_path / "script"), devices.parser), devices)
