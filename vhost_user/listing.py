@@ -73,8 +73,8 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def ask(program: str) -> Qemu:
-    """Ask a QEMU what it has; one that cannot be run has no version."""
-    version = re.search(r"version (\S+)", _output(program, "--version"))
+    """Ask a QEMU what it has; what cannot be run, or is none, has no version."""
+    version = re.search(r"^QEMU emulator version (\S+)", _output(program, "--version"))
     if version is None:
         return Qemu(program, "")
     models = re.findall(r'^name "([^"]+)"', _output(program, "-device", "help"), re.MULTILINE)
@@ -112,7 +112,7 @@ def _describe(name: str, qemu: Qemu) -> Sequence[str]:
 def _attachment(device: type[VirtioDevice], qemu: Qemu) -> str:
     model = device.qemu_model()
     if not qemu.version:
-        return f"{model}; there is no {qemu.program} here to be asked whether it has it"
+        return f"{model}; there is no QEMU '{qemu.program}' here to be asked whether it has it"
     if qemu.attaches(device):
         return f"{model}, which {qemu.name} has" + (f" ({device.qemu_limits})" if device.qemu_limits else "")
     return f"{model}, which {qemu.name} does not have; User Mode Linux attaches any device"

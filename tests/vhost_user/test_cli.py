@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def test_list_without_a_qemu() -> None:
-    result = run("list", "--qemu", "no-such-qemu")
+@pytest.mark.parametrize("program", ["no-such-qemu", "cat"])  # cat has a version, too
+def test_list_without_a_qemu(program: str) -> None:
+    result = run("list", "--qemu", program)
     assert result.returncode == 0
     _, _, rng = result.stdout.partition("\nrng: ")
     assert rng.splitlines()[:3] == [
         "Random bytes for a guest, from a file of the host.",
-        "    QEMU: vhost-user-rng-pci; there is no no-such-qemu here to be asked whether it has it",
+        f"    QEMU: vhost-user-rng-pci; there is no QEMU '{program}' here to be asked whether it has it",
         "    --filename FILE  --period MS  --max-bytes N",
     ]
 
