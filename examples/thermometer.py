@@ -36,24 +36,26 @@ class Thermometer(RegisterChip):
     def __init__(self, source: str) -> None:
         super().__init__()
         self.source = source
-        self.last = 20.0
+        self.last = b"20"
 
     def register_read(self, register: int) -> int:
-        return round(self.celsius() * 256) & 0xFFFF if register == 0 else super().register_read(register)
+        if register != 0:
+            return super().register_read(register)
+        try:
+            return round(self.celsius() * 256) & 0xFFFF
+        except (OSError, ValueError, OverflowError) as error:
+            raise NackError(f"no temperature: {error}") from error  # the guest gets an error
 
     def celsius(self) -> float:
         if self.source == "sine":
             return 20 + 5 * math.sin(time.monotonic() / 10)
-        try:
-            return self.last if self.source == "-" else float(Path(self.source).read_text())
-        except (OSError, ValueError) as error:
-            raise NackError(f"no temperature: {error}") from error  # the guest gets an error
+        return float(self.last if self.source == "-" else Path(self.source).read_text())
 
     async def run(self) -> None:
         rest = b""
         while self.source == "-" and (data := await read_stdin()):
             *lines, rest = (rest + data).split(b"\n")
-            self.last = float(lines[-1]) if lines else self.last
+            self.last = lines[-1] if lines else self.last
 
 
 async def read_stdin() -> bytes:

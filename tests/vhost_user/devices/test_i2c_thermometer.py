@@ -63,8 +63,9 @@ async def test_file(directory: Path) -> None:
         for celsius in (21.5, -40.25):
             file.write_text(f"{celsius}\n")
             assert await temperature(queue) == celsius
-        file.write_text("warm\n")
-        assert await temperature(queue) is None
+        for none in ("warm\n", "nan\n", "1e999\n"):
+            file.write_text(none)
+            assert await temperature(queue) is None
 
 
 async def test_sine(directory: Path) -> None:
@@ -85,6 +86,14 @@ async def test_numbers_on_standard_input(directory: Path) -> None:
         await process.stdin.send_all(b"0.25\n")
         with trio.fail_after(SECONDS):
             while await temperature(queue) != 30.25:
+                pass
+        await process.stdin.send_all(b"broken\n")
+        with trio.fail_after(SECONDS):
+            while await temperature(queue) is not None:
+                pass
+        await process.stdin.send_all(b"5\n")
+        with trio.fail_after(SECONDS):
+            while await temperature(queue) != 5:
                 pass
 
 
