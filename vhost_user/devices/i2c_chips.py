@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from protocol.virtio.i2c import MAX_MESSAGE
 from vhost_user.json_call import CallError
@@ -130,13 +130,13 @@ class Register:
     reset: int = 0
     """What is in it at first."""
     size: int = 1
-    """Bytes, the most significant first."""
+    """Bytes."""
     mask: int = -1
     """The bits that the guest can write: all of them by default, 0 for a register that is read-only."""
 
 
 class RegisterChip(I2cChip):
-    """A chip with registers behind a pointer of 8 bits: the first byte of a write sets it.
+    """A chip with registers behind a pointer, mostly of 8 bits: the first byte of a write sets it.
 
     ::
 
@@ -150,6 +150,10 @@ class RegisterChip(I2cChip):
 
     registers: ClassVar[Mapping[int, Register]] = {}
     """By pointer. Others read as 0xFF, and take no data."""
+    pointer_size: ClassVar[int] = 1
+    """Bytes of the pointer, the most significant first."""
+    byte_order: ClassVar[Literal["big", "little"]] = "big"
+    """Of registers of several bytes; "little": the least significant first."""
     auto_increment: ClassVar[bool] = True
     """Whether the register after the one that was read or written is the next: otherwise it is the same."""
 
@@ -181,16 +185,19 @@ class RegisterChip(I2cChip):
 
     def write(self, data: bytes) -> None:
         """Set the pointer, and write what follows into registers."""
-        self.pointer, position = data[0], 1
+        position = self.pointer_size
+        if len(data) < position:
+            raise NackError(f"{len(data)} byte of a pointer of {position}")
+        self.pointer = int.from_bytes(data[:position], "big")
         while position < len(data):
             register = self.registers.get(self.pointer)
             if register is None:
                 raise NackError(f"there is no register {self.pointer:#x}")
             part = data[position : position + register.size]
             if len(part) == register.size:  # half a register is not stored
-                self._store(self.pointer, register, int.from_bytes(part, "big"))
+                self._store(self.pointer, register, int.from_bytes(part, self.byte_order))
             position += register.size
-            self._go_on(register)
+            self._go_on()
 
     def read(self, size: int) -> bytes:
         """Return registers from the pointer on."""
@@ -199,10 +206,9 @@ class RegisterChip(I2cChip):
             register = self.registers.get(self.pointer)
             if register is None:
                 data += bytes([IDLE])
-                self.pointer = (self.pointer + self.auto_increment) & 0xFF
             else:
-                data += self.register_read(self.pointer).to_bytes(register.size, "big")
-                self._go_on(register)
+                data += self.register_read(self.pointer).to_bytes(register.size, self.byte_order)
+            self._go_on()
         return data[:size]
 
     def _store(self, number: int, register: Register, value: int) -> None:
@@ -211,9 +217,9 @@ class RegisterChip(I2cChip):
         self.register_written(number, value)
         self.emit("written", register=number, value=value)
 
-    def _go_on(self, register: Register) -> None:
+    def _go_on(self) -> None:
         if self.auto_increment:
-            self.pointer = (self.pointer + 1) & 0xFF
+            self.pointer = (self.pointer + 1) % (1 << 8 * self.pointer_size)
 
     def _find(self, number: int) -> Register:
         register = self.registers.get(number)

@@ -51,6 +51,14 @@ class Still(Light):
     auto_increment = False
 
 
+class Wide(RegisterChip):
+    """A chip of another kind: a pointer of 16 bits, and the low byte first."""
+
+    registers: ClassVar = {0x0100: Register(0x1234, size=2), 0x0101: Register(0x56)}
+    pointer_size = 2
+    byte_order = "little"
+
+
 @pytest.fixture
 def light() -> Light:
     return Light()
@@ -94,6 +102,16 @@ def test_register_that_is_not_there_reads_as_an_idle_bus_and_takes_nothing(light
     assert get(light, 0x80, 3) == b"\xff\xff\xff"
     assert get(light, 0xFF, 3) == b"\xff\x42\x00"
     assert exchange(light, b"\x80\x01") == [None]
+
+
+def test_pointer_of_two_bytes_and_the_low_byte_first() -> None:
+    wide = Wide()
+    assert exchange(wide, b"\x01\x00", 4) == [b"\x01\x00", b"\x34\x12\x56\xff"]
+    assert exchange(wide, b"\x01\x00\xcd\xab\xef", b"\x01\x01", 1)[2] == b"\xef"
+    assert (wide.get_register(0x100), wide.pointer) == (0xABCD, 0x102)
+    assert exchange(wide, b"\x01") == [None]
+    assert exchange(wide, b"\xff\xff", 1)[1] == b"\xff"
+    assert wide.pointer == 0
 
 
 def test_guest_writes_the_bits_that_it_can(light: Light) -> None:
