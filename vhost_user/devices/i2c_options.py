@@ -46,11 +46,13 @@ def parse_chip(text: str) -> ChipOption:
     name, at, address = chip.rpartition("@")
     if not at or not name:
         raise ValueError(f"'{chip}' is no NAME@ADDRESS, as in lm75@0x48")
-    arguments = {}
+    arguments: dict[str, str] = {}
     for part in rest:
         key, equals, value = part.partition("=")
         if not equals or not key.isidentifier():
             raise ValueError(f"'{part}' is no KEY=VALUE")
+        if key in arguments:
+            raise ValueError(f"'{key}' is given twice")
         arguments[key] = value
     return ChipOption(name, parse_address(address), arguments)
 

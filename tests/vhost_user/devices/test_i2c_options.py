@@ -126,6 +126,7 @@ def test_argument_of_another_type_is_a_text() -> None:
         (("--chip", "lm75@0x7f"), "0x7f is no address of a chip; they are 0x08 to 0x77"),
         (("--chip", "lm75@0x48,warm"), "'warm' is no KEY=VALUE"),
         (("--chip", "lm76@0x48"), "there is no chip 'lm76'; give one of lm75, 24c01, "),
+        (("--chip", "lm75@0x48,temperature=1,temperature=2"), "'temperature' is given twice"),
         (("--chip", "lm75@0x48,colour=red"), "lm75 has no option 'colour'; there are: temperature"),
         (("--chip", "lm75@0x48,temperature=warm"), "'warm' is no value of 'temperature' of the chip lm75"),
         (("--chip", "lm75@0x48,temperature=999"), "cannot make the chip lm75: 999.0 degrees cannot be"),
