@@ -48,6 +48,7 @@ class Gpio(VirtioDevice):
 
     device_id = DeviceId.GPIO
     name = "gpio"
+    qemu_limits = "QEMU before 9.0 does not pass interrupts on"
     num_queues = 2
     features = GpioFeature.IRQ
     many_sockets = True
