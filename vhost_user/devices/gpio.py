@@ -24,6 +24,7 @@ from vhost_user.devices.gpio_interrupts import Interrupt, give_back, put_back_bu
 from vhost_user.devices.gpio_options import add_options, chips_from
 from vhost_user.devices.gpio_requests import BadRequestError, Request, answer, parse, parse_event
 from vhost_user.devices.gpio_simulation import SimulatedChip, SimulatedLine
+from vhost_user.once import Once
 from vhost_user.simulation import Simulation
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
     from vhost_user.queue import Virtqueue
 
 __all__ = ["Gpio", "SimulatedChip", "SimulatedLine"]
-
-_MOST_TOLD = 100
-"""How many different errors of a guest are logged."""
 
 _log = logging.getLogger("vhost_user.gpio")
 
@@ -65,7 +63,7 @@ class Gpio(VirtioDevice):
         """The interrupts of all lines."""
         chip.attach(self.interrupts)
         self._has_interrupts = False
-        self._told: set[str] = set()
+        self._once = Once(_log, 100)
         if isinstance(chip, SimulatedChip):
             self.simulation = chip
 
@@ -139,7 +137,7 @@ class Gpio(VirtioDevice):
             request = parse(chain, len(self.interrupts), len(self._names))
             data = await self._execute(request)
         except (BadRequestError, LineError) as error:
-            self._tell_once(str(error))
+            self._once.warning(f"the guest gets an error for {error}")
             answer(chain, GpioStatus.ERR)
         else:
             answer(chain, GpioStatus.OK, data)
@@ -149,7 +147,7 @@ class Gpio(VirtioDevice):
         try:
             line = parse_event(chain, len(self.interrupts))
         except BadRequestError as error:
-            self._tell_once(str(error))
+            self._once.warning(f"the guest gets an error for {error}")
             give_back(chain, IrqStatus.INVALID)
             return
         if self.interrupts[line].type.is_level:
@@ -192,9 +190,3 @@ class Gpio(VirtioDevice):
         if await self._chip.direction(line) is Direction.OUT:
             raise LineError(f"line {line} is an output, which has no interrupts")
         self.interrupts[line].enable(kind, await self._chip.watch(line, kind))
-
-    def _tell_once(self, error: str) -> None:
-        """Log what the guest does wrong, not for ever what it does for ever."""
-        if error not in self._told and len(self._told) < _MOST_TOLD:
-            self._told.add(error)
-            _log.warning("the guest gets an error for %s", error)

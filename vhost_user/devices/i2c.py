@@ -17,6 +17,7 @@ from vhost_user.devices.i2c_chips import I2cChip, NackError, Register, RegisterC
 from vhost_user.devices.i2c_lm75 import Lm75
 from vhost_user.devices.i2c_options import add_options, buses_from
 from vhost_user.devices.i2c_requests import Groups, answer, completion_order
+from vhost_user.once import Once
 
 if TYPE_CHECKING:
     import argparse
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
     from vhost_user.queue import Virtqueue
 
 __all__ = ["At24", "Bus", "I2c", "I2cChip", "Lm75", "NackError", "Register", "RegisterChip"]
-
-_MOST_TOLD = 20
-"""How many reasons are logged, each once: a guest can think of any number."""
 
 _log = logging.getLogger("vhost_user.i2c")
 
@@ -61,7 +59,7 @@ class I2c(VirtioDevice):
         self.simulation: ChipBus = ChipBus(self.chips)
         self._buses = Buses([self.simulation, *host])
         self._runs_chips = True
-        self._told: set[str] = set()
+        self._once = Once(_log)
 
     def for_another_guest(self) -> Self:
         """Return a device for another guest, with the same chips. A transfer has them to itself.
@@ -103,15 +101,10 @@ class I2c(VirtioDevice):
         messages: list[Message] = []
         for request in requests:
             if request.message is None:
-                self._tell_once(request.reason)
+                self._once.warning(f"refused a request: {request.reason}")
                 break
             messages.append(request.message)
         return await self._buses.transfer(messages)
-
-    def _tell_once(self, reason: str) -> None:
-        if reason not in self._told and len(self._told) < _MOST_TOLD:
-            self._told.add(reason)
-            _log.warning("refused a request: %s", reason)
 
     @classmethod
     def add_options(cls, parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ import trio
 from protocol.io.command_line import UserError
 from vhost_user.devices import i2c_smbus
 from vhost_user.devices.i2c_chips import check_address
+from vhost_user.once import Once
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +92,7 @@ class HostBus:
         self._number = number
         self._path = devices / f"i2c-{number}"
         self._library = _import_smbus2()
-        self._told = False
+        self._once = Once(_log, 1)
         with ExitStack() as opened:
             # Each address has a descriptor, for the kernel keeps it there: two guests' threads may meet.
             self._chips = {address: self._open(address, opened) for address in sorted(self.addresses)}
@@ -140,17 +141,14 @@ class HostBus:
         """Do a transfer that is an SMBus command; none of one that is not. Raises OSError."""
         command = i2c_smbus.find(messages, self._commands)
         if command is None:
-            self._tell_once(i2c_smbus.describe(messages))
+            what = i2c_smbus.describe(messages)
+            self._once.warning(
+                f"{self._path} does SMBus commands only: a transfer that is none fails, such as '{what}'"
+            )
             return 0
         fd: int = self._chips[messages[0].address].fd
         i2c_smbus.perform(command, messages, fd, self._library)
         return len(messages)
-
-    def _tell_once(self, transfer: str) -> None:
-        if not self._told:
-            self._told = True
-            text = "%s does SMBus commands only: a transfer that is none fails, such as '%s'"
-            _log.warning(text, self._path, transfer)
 
     def _open(self, address: int, opened: ExitStack) -> Any:
         """Return the bus, opened for a chip."""
