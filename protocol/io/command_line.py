@@ -48,6 +48,12 @@ def print_result(program: str, text: str) -> int:
     """Print what a command was for; return its exit code. What cannot be written is an error of one line."""
     try:
         print(text, flush=True)
+    except UnicodeEncodeError as error:
+        missing = ascii(text[error.start : error.end])
+        remedy = "set PYTHONIOENCODING=utf-8:surrogateescape"
+        return fail(
+            program, f"cannot write {missing} to standard output, which is {error.encoding}; {remedy}"
+        )
     except BrokenPipeError:
         settle_output()
         return BROKEN_PIPE

@@ -170,6 +170,22 @@ def test_output_that_nobody_takes(argv: list[str]) -> None:
     assert (result.returncode, result.stderr) == (141, "")
 
 
+def test_output_that_the_encoding_has_no_character_for() -> None:
+    """As of a terminal with another encoding than the name of the socket."""
+    result = subprocess.run(
+        [sys.executable, "-m", "vhost_user.cli", "run", "rng", "-s", "/tmp/ä", "--print-qemu-args"],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    told = "cannot write '\\xe4' to standard output, which is ascii; "
+    assert line.endswith(f"{told}set PYTHONIOENCODING=utf-8:surrogateescape")
+
+
 def test_device_is_to_be_given() -> None:
     assert refusal("run", code=2).startswith("vhost-user run: the following arguments are required: DEVICE;")
 
