@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import os
 
     from protocol.io import FdStream, Listener
-    from vhost_user.simulation import Simulation
+    from vhost_user.simulation import Event, Simulation
 
 MAX_LINE = 1 << 20
 """Most bytes of a request."""
@@ -150,8 +150,8 @@ class _Client:
             task_status.started()
             try:
                 async for event in events:
-                    on = {"on": event.on} if event.on else {}
-                    await self._send(_encode({"event": event.name, **on, "data": event.data}))
+                    if line := _event_line(event):
+                        await self._send(line)
             except OSError:
                 self._nursery.cancel_scope.cancel()  # it has gone
 
@@ -203,6 +203,16 @@ def _parse(line: bytes) -> dict[str, Any]:
     if not isinstance(request.get("arguments", {}), dict | None):
         raise CallError("'arguments' has to be an object")
     return request
+
+
+def _event_line(event: Event) -> bytes:
+    """Return the line that tells of an event; b"", and a log entry, where JSON cannot say its data."""
+    on = {"on": event.on} if event.on else {}
+    try:
+        return _encode({"event": event.name, **on, "data": event.data})
+    except (TypeError, ValueError):
+        _log.exception("the event '%s' cannot be told", event.name)
+        return b""
 
 
 def _encode(message: object) -> bytes:

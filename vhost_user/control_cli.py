@@ -91,10 +91,8 @@ async def _main(options: argparse.Namespace) -> int:
     try:
         async with connect(options.path) as client:
             return await _run(client, options)
-    except CallError as error:
+    except (CallError, ControlError) as error:
         return fail(PROGRAM, error)
-    except ControlError as error:
-        return fail(PROGRAM, f"{error}; see what it printed")
     except BrokenPipeError:
         raise
     except OSError as error:

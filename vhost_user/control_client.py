@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from protocol.io import connect as connect_socket
+from vhost_user.control import MAX_LINE
 from vhost_user.json_call import CallError
 from vhost_user.simulation import Event
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from protocol.io import FdStream
 
 _CHUNK = 65536
+_SHOWN_BYTES = 80
+_CLOSED = "the program has closed the control socket; see what it printed"
 
 
 class ControlError(OSError):
@@ -42,7 +45,10 @@ class ControlClient:
         """
         self._number += 1
         request = {"execute": name, "on": on, "arguments": arguments, "id": self._number}
-        await self._send(json.dumps(request, default=_plain).encode() + b"\n")
+        line = json.dumps(request, default=_plain).encode()
+        if len(line) > MAX_LINE:
+            raise CallError(f"{name}: the request has more than {MAX_LINE} bytes; make several calls")
+        await self._send(line + b"\n")
         while True:
             message = await self._receive()
             if message.get("id") != self._number:
@@ -68,22 +74,29 @@ class ControlClient:
         try:
             await self._stream.send(line)
         except OSError as error:
-            raise ControlError("the program has closed the control socket") from error
+            raise ControlError(_CLOSED) from error
 
     async def _receive(self) -> dict[str, Any]:
         """Wait for the next message; an event is kept as well."""
-        message = json.loads(await self._line())
-        if "event" in message:
-            self._events.append(Event(message["event"], message["data"], message.get("on", "")))
-        elif not message.keys() & {"return", "error"}:
-            raise ControlError(f"this is no answer of a control socket: {message}")
+        line = await self._line()
+        try:
+            message = json.loads(line)
+            if "event" in message:
+                self._events.append(Event(message["event"], message["data"], message.get("on", "")))
+            elif not message.keys() & {"return", "error"}:
+                raise KeyError
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            said = line[:_SHOWN_BYTES].decode(errors="replace")
+            raise ControlError(
+                f"this is no answer of a control socket: {said!r}; give the path of a device's --control"
+            ) from None
         return message  # type: ignore[no-any-return]
 
     async def _line(self) -> bytes:
         while not self._lines:
             data, _ = await self._stream.receive(_CHUNK, 0)
             if not data:
-                raise ControlError("the program has closed the control socket")
+                raise ControlError(_CLOSED)
             *lines, self._rest = (self._rest + data).split(b"\n")
             self._lines.extend(lines)
         return self._lines.popleft()

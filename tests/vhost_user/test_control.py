@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from protocol.io import connect as connect_socket
+from protocol.io import listen
 from tests.vhost_user.lamp import House, Lamp
 from vhost_user import CallError
 from vhost_user.control import MAX_LINE, serve_control
@@ -129,6 +130,13 @@ async def test_a_line_without_end(path: Path) -> None:
         assert await other.call("state", on="hall") == {"on": False}
 
 
+async def test_a_call_that_is_too_long_for_a_line_is_refused(path: Path) -> None:
+    async with controlled(path), connect(path) as client:
+        with pytest.raises(CallError, match=f"echo: the request has more than {MAX_LINE} bytes"):
+            await client.call("echo", on="attic/left", raw=bytes(MAX_LINE))
+        assert await client.call("state", on="hall") == {"on": False}
+
+
 async def flood(stream: FdStream) -> None:
     with contextlib.suppress(OSError):
         while True:
@@ -182,6 +190,18 @@ async def test_a_client_that_does_not_fetch_its_events_is_left(
         assert await client.call("state", on="hall") == {"on": False}
 
 
+async def test_an_event_that_json_cannot_tell_is_left_out(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with controlled(path) as house, connect(path) as client:
+        await client.subscribe()
+        house.emit("odd", what=object())
+        house.flood(1)
+        assert await client.next_event() == Event("drop", {"number": 0})
+        assert await client.call("state", on="hall") == {"on": False}
+    assert "the event 'odd' cannot be told" in caplog.text
+
+
 async def all_events(client: ControlClient) -> None:
     while True:
         await client.next_event()
@@ -222,3 +242,13 @@ async def test_a_client_is_told_when_the_program_ends(path: Path) -> None:
             await client.call("state", on="hall")
         with pytest.raises(ControlError, match="has closed the control socket"):
             await client.call("state", on="hall")
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n", b"\xff\xfe\n", b"5\n", b'{"QMP": {}}\n'])
+async def test_a_program_that_is_no_control_socket_is_found_out(path: Path, said: bytes) -> None:
+    with listen(str(path)) as listener, trio.fail_after(SECONDS):
+        async with connect(path) as client:
+            with await listener.accept() as stream:
+                await stream.send(said)
+                with pytest.raises(ControlError, match="this is no answer of a control socket: "):
+                    await client.call("state")
