@@ -75,6 +75,8 @@ class Console(VirtioDevice):
         self.simulation: ConsoleSimulation = ConsoleSimulation(self)
         self._ports = Ports(max_ports, rows_first=rows_first, resized=self.notify_config_changed)
         self._control = self._ports.control
+        self._has_port_0_only = False
+        """True while there is a driver without MULTIPORT."""
         self._complaints: set[str] = set()
 
     # Ports
@@ -96,6 +98,7 @@ class Console(VirtioDevice):
     def plug(self, number: int, options: PortOptions) -> PortSimulation:
         """Plug in port `number`. Raises ValueError where it or its name is taken, UserError."""
         part = self._ports.plug(number, options)
+        self._open_port_0_if_alone()
         self.simulation.add_part(options.name, part)
         self.simulation.emit("added", name=options.name)
         return part
@@ -123,15 +126,16 @@ class Console(VirtioDevice):
 
     def negotiated(self, features: Feature) -> None:
         """Without MULTIPORT, there is but port 0, which the guest has open from the start."""
-        with self._ports.guest_changes():
-            if not features & ConsoleFeature.MULTIPORT:
-                self._open_port_0()
-            elif not self._control.is_ready:
+        self._has_port_0_only = not features & ConsoleFeature.MULTIPORT
+        if not self._has_port_0_only and not self._control.is_ready:
+            with self._ports.guest_changes():
                 self._control.reset()
+        self._open_port_0_if_alone()
 
     def reset(self) -> None:
         """Forget what the driver was told and has opened. What is on its way in either direction stays."""
         self._complaints.clear()
+        self._has_port_0_only = False
         with self._ports.guest_changes():
             self._control.reset()
 
@@ -142,9 +146,10 @@ class Console(VirtioDevice):
         finally:
             self.reset()
 
-    def _open_port_0(self) -> None:
-        if 0 in self._control.ports:
-            self._control.ports[0].guest_open = True
+    def _open_port_0_if_alone(self) -> None:
+        if self._has_port_0_only and 0 in self._control.ports:
+            with self._ports.guest_changes():
+                self._control.ports[0].guest_open = True
 
     def read_config(self, offset: int, size: int) -> bytes:
         """Return part of the configuration space."""
@@ -157,6 +162,7 @@ class Console(VirtioDevice):
         """Put out a character, by emergency write. Raises RefusedError for all else.
 
         A front-end may write the whole configuration space where the driver has written one field.
+        Nothing makes a driver wait that writes here: what a port that blocks has no room for is lost.
         """
         at = EMERG_WR_OFFSET - offset
         if not 0 <= at < len(data):
@@ -166,7 +172,7 @@ class Console(VirtioDevice):
         port = self._ports.get(0)
         if port is None:
             self._complain("the guest makes an emergency write, and there is no console")
-        elif data[at] or not at:
+        elif (data[at] or not at) and port.has_room:
             port.put_output(data[at : at + 1])
 
     # Queues

@@ -174,6 +174,9 @@ class PtyHost:
                 nursery.start_soon(self._watch_size, port)
                 await _converse(port, fd)
                 nursery.cancel_scope.cancel()
+            # What the one who left had set is in force for the next one, too: with ECHO, the guest's own
+            # output would come back to it as if somebody typed it.
+            tty.setraw(fd, termios.TCSANOW)
             port.host_closed()
 
     async def _watch_size(self, port: Port) -> None:

@@ -81,6 +81,18 @@ async def test_without_multiport_there_is_but_port_0() -> None:
     assert not part.port.state.guest_open
 
 
+async def test_port_0_that_is_plugged_in_later_is_open_without_multiport() -> None:
+    """Such a driver has its queues from the start, and says nothing of ports."""
+    console = Console()
+    async with driving(console, DEFAULT_FEATURES) as driver:
+        await driver.start_port(0)
+        for _ in range(2):
+            part = console.add_port("console", console=True)
+            part.send("root\n")
+            assert await driver.receive(0) == b"root\n"
+            await console.remove_port("console")
+
+
 async def test_configuration_space_follows_the_size_of_port_0() -> None:
     console = Console(max_ports=5)
     part = console.add_port("console", console=True)
@@ -129,6 +141,18 @@ async def test_emergency_write_without_a_console_is_told(caplog: pytest.LogCaptu
     async with driving(Console()) as driver:
         await driver.frontend.request(SetConfig(8, b"A"))
     assert "there is no console" in caplog.text
+
+
+async def test_emergency_writes_are_dropped_where_nobody_reads() -> None:
+    """A guest does not wait for them, so they are the one output that may not wait for a reader."""
+    console = Console()
+    part = console.add_port("console", "none,full=block,backlog=4", console=True)
+    async with driving(console) as driver:
+        for byte in b"too much":
+            await driver.frontend.request(SetConfig(8, bytes([byte])))
+        assert part.read() == "too "
+        await driver.frontend.request(SetConfig(8, b"A"))
+        assert part.read() == "A"
 
 
 async def test_ports_are_plugged_in_and_out_while_the_guest_runs() -> None:

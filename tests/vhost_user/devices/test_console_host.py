@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import termios
 from typing import TYPE_CHECKING
 
 import pytest
@@ -176,6 +177,24 @@ async def test_second_client_waits_and_may_be_let_in(host: HostSide, directory: 
             assert host.hang_up()
             assert await given(port, 6) == b"second"
             assert await first.at_its_end()
+
+
+
+async def test_pseudo_terminal_is_raw_again_for_whoever_comes_next() -> None:
+    """One that left it echoing would have the guest's output typed back to the guest."""
+    host = PtyHost()
+    async with running(host) as port:
+        with Client(host.path) as first:
+            await until(lambda: port.state.host_open)
+            changed = termios.tcgetattr(first.fd)
+            changed[3] |= termios.ECHO | termios.ICANON
+            termios.tcsetattr(first.fd, termios.TCSANOW, changed)
+        await until(lambda: not port.state.host_open)
+        with Client(host.path) as second:
+            port.put_output(b"login: \n")
+            assert await second.receive(8) == b"login: \n"
+            await second.send(b"root")
+            assert await given(port, 4) == b"root"
 
 
 async def test_size_of_a_pseudo_terminal_is_passed_on() -> None:
