@@ -165,12 +165,15 @@ async def test_another_qemu_waits(directory: Path) -> None:
                     await trio.sleep(0.01)
 
 
-async def test_migration_is_refused(directory: Path) -> None:
+@pytest.mark.parametrize("device", ["rng", "i2c --chip lm75@0x48", "gpio --line lamp", "vsock"])
+async def test_migration_is_refused(directory: Path, device: str) -> None:
     (line,) = lines("Migration is refused")
-    async with start_backend(directory, "rng") as backend:
-        device = ["-device", "vhost-user-rng-pci,chardev=backend,addr=2"]
-        async with start_machine(directory, *backend.chardev(), *device) as machine:
-            with pytest.raises(QmpError, match=re.escape(line.removeprefix("Error: "))):
+    name, *options = device.split()
+    expected = line.removeprefix("Error: ").replace("vhost-user-rng", f"vhost-user-{name}")
+    async with start_backend(directory, name, *options) as backend:
+        model = ["-device", f"vhost-user-{name}-pci,chardev=backend,addr=2"]
+        async with start_machine(directory, *backend.chardev(), *model) as machine:
+            with pytest.raises(QmpError, match=re.escape(expected)):
                 await machine.qmp.execute("migrate", uri="exec:cat >/dev/null")
 
 

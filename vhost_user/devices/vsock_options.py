@@ -109,6 +109,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def guests(options: argparse.Namespace) -> list[GuestOptions]:
     """Return what the command line says of each guest. Raises UserError."""
+    _check_paths(options)
     common = {field.name: getattr(options, field.name) for field in fields(GuestOptions)}
     if not options.vm:
         return [GuestOptions(**common)]
@@ -119,6 +120,15 @@ def guests(options: argparse.Namespace) -> list[GuestOptions]:
         )
     settings = [{name: value for name, value in vm.items() if name != "socket"} for vm in options.vm]
     return [GuestOptions(**{**common, **vm}) for vm in settings]
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    """Find a path that is given twice, of which the second would seem to be another program's."""
+    paths = [options.socket_path, options.uds_path]
+    paths += [vm.get(name) for vm in options.vm for name in ("socket", "uds_path")]
+    for path in paths:
+        if path is not None and paths.count(path) > 1:
+            raise UserError(f"{path} is given for two sockets; give each a path of its own")
 
 
 def make_all(kind: type[_Vsock], options: argparse.Namespace) -> list[_Vsock]:
@@ -170,6 +180,7 @@ def _vm(text: str) -> dict[str, object]:
     found: dict[str, object] = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
+        name = name.replace("_", "-")  # rust-vmm's takes both
         if name not in _TYPES or not value:
             raise argparse.ArgumentTypeError(
                 f"'{part}' is none of {', '.join(f'{one}=...' for one in _TYPES)}"

@@ -22,7 +22,7 @@ from vhost_user.devices.vsock_host import GREETING_SECONDS, UnixSockets, parse_g
 from vhost_user.devices.vsock_stream import ANSWER_SECONDS
 from vhost_user.devices.vsock_table import FIRST_PORT
 from vhost_user.json_call import CallError
-from vhost_user.options import build_parser
+from vhost_user.options import build_parser, parse_options
 from vhost_user.program import qemu_args
 
 if TYPE_CHECKING:
@@ -311,6 +311,13 @@ def test_options_have_the_names_and_defaults_of_rust_vmms() -> None:
     assert default.groups == ("default",)
 
 
+def test_options_may_be_written_in_each_way_that_rust_vmms_are() -> None:
+    assert parse_options(Vsock, "vhost-user-vsock", ["--socket", "/tmp/x"]).socket_path == "/tmp/x"
+    ways = ["guest_cid=7,socket=/x,uds_path=/y,tx_buffer_size=4096", "guest-cid=7,socket=/x,uds-path=/y"]
+    one, other = options("--vm", ways[0], "--vm", f"{ways[1]},tx-buffer-size=4096").vm
+    assert one == other == {"guest_cid": 7, "socket": "/x", "uds_path": "/y", "tx_buffer_size": 4096}
+
+
 @pytest.fixture
 def made(directory: Path) -> Iterator[list[Vsock]]:
     """Two devices of one command line."""
@@ -377,6 +384,10 @@ def test_what_cannot_be_had_is_told_in_one_line(directory: Path, path: str) -> N
     both = ("--vm", f"socket={path}1,uds-path={path}", "--vm", f"socket={path}2")
     assert refused(*both) == "two guests have the CID 3; give each its own (guest-cid=)"
     assert refused("--socket-path", "/x", *both[:2]).startswith("--vm says where each guest's sockets are")
+    for one, other in ((f"socket={path}", f"socket={path}"), ("socket=/x,uds-path=/y", "socket=/y")):
+        twice = refused("--vm", f"guest-cid=3,{one}", "--vm", f"guest-cid=4,{other}")
+        assert twice == f"{other.partition('=')[2]} is given for two sockets; give each a path of its own"
+    assert refused("--socket-path", path, "--uds-path", path).startswith(f"{path} is given for two sockets")
     assert refused("--uds-path", f"{directory}/none/x") == (
         f"cannot listen on {directory}/none/x: No such file or directory; create the directory first"
     )
