@@ -113,7 +113,7 @@ class Connection:
     @property
     def wants_data(self) -> bool:
         """Tell whether it is of use to look for bytes to send: some may be sent, or credit be asked for."""
-        return self.state is State.OPEN and self.can_send and (self.credit > 0 or not self._asked_for_credit)
+        return self.state is State.OPEN and self.can_send and (not self._asked_for_credit or self.credit > 0)
 
     @property
     def held(self) -> int:

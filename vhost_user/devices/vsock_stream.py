@@ -156,8 +156,8 @@ class Stream:
         """Return the next packet's header, its payload being in `room`; None: there is nothing to send."""
         connection = self.connection
         if not connection.wants_packet and self._readable:
-            if connection.credit:
-                if length := self._read(room):
+            if credit := connection.credit:
+                if length := self._read(first(room, min(credit, MAX_PAYLOAD))):
                     return connection.data_packet(length)
             else:
                 connection.starve()
@@ -166,10 +166,9 @@ class Stream:
             self.deadline = trio.current_time() + CLOSE_SECONDS
         return header
 
-    def _read(self, room: Sequence[memoryview]) -> int:
-        """Read from the socket; return how many bytes came, 0 where none did."""
+    def _read(self, buffers: list[memoryview]) -> int:
+        """Read from the socket into `buffers`; return how many bytes came, 0 where none did."""
         assert self._sock is not None
-        buffers = first(room, min(self.connection.credit, MAX_PAYLOAD))
         try:
             if len(buffers) == 1:
                 count = self._sock.recv_into(buffers[0])
