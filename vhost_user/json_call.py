@@ -63,6 +63,10 @@ class Call:
         return ", ".join(f"{name}: {text}" for name, text in self.arguments.items())
 
 
+_NAMES: dict[Any, str] = {types.NoneType: "null", bytes: "bytes as hexadecimal digits"}
+"""What types are called that JSON has otherwise."""
+
+
 def _name(hint: Any) -> str:
     """Return what an annotation is called."""
     if typing.get_origin(hint) is Literal:
@@ -71,7 +75,7 @@ def _name(hint: Any) -> str:
         return " or ".join(_name(choice) for choice in typing.get_args(hint))
     if isinstance(hint, type) and issubclass(hint, Enum):
         return " or ".join(repr(member.value) for member in hint)
-    return {types.NoneType: "null"}.get(hint, getattr(hint, "__name__", str(hint)))
+    return _NAMES.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def _from_json(value: object, hint: Any) -> object:

@@ -29,7 +29,7 @@ class Plug:
     part: PortSimulation
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event | None = None
-    """None while there is no task."""
+    """None where there never was a task. Each has a scope and an event of its own."""
 
 
 class Ports:
@@ -141,7 +141,7 @@ class Ports:
 
     def _start(self, plug: Plug) -> None:
         if self._nursery is not None and plug.port.host is not None:
-            plug.ended = trio.Event()
+            plug.scope, plug.ended = trio.CancelScope(), trio.Event()
             self._nursery.start_soon(_run_host_side, plug, name=f"port {plug.part.name}")
 
 
@@ -154,4 +154,5 @@ async def _run_host_side(plug: Plug) -> None:
         with plug.scope:
             await host.run(plug.port)
     finally:
+        plug.port.host_closed()
         ended.set()

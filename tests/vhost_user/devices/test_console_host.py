@@ -12,6 +12,7 @@ import trio
 
 from tests.vhost_user.devices.console_driver import until
 from tests.vhost_user.devices.console_ends import resize, running
+from vhost_user.devices.console import Console
 from vhost_user.devices.console_host import FileHost, PtyHost, TcpHost, UnixHost
 from vhost_user.devices.console_port import INPUT_LIMIT
 
@@ -179,7 +180,6 @@ async def test_second_client_waits_and_may_be_let_in(host: HostSide, directory: 
             assert await first.at_its_end()
 
 
-
 async def test_pseudo_terminal_is_raw_again_for_whoever_comes_next() -> None:
     """One that left it echoing would have the guest's output typed back to the guest."""
     host = PtyHost()
@@ -195,6 +195,20 @@ async def test_pseudo_terminal_is_raw_again_for_whoever_comes_next() -> None:
             assert await second.receive(8) == b"login: \n"
             await second.send(b"root")
             assert await given(port, 4) == b"root"
+
+
+async def test_host_sides_run_again_after_their_end(directory: Path) -> None:
+    """As where a test serves one device twice. Whoever was connected is not any more in between."""
+    with Console() as console:
+        part = console.add_port("agent", f"unix:{directory}/socket")
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(console.run_host)
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(f"{directory}/socket")
+                    await until(lambda: part.port.state.host_open)
+                    nursery.cancel_scope.cancel()
+            assert not part.port.state.host_open
 
 
 async def test_size_of_a_pseudo_terminal_is_passed_on() -> None:
