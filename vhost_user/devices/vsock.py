@@ -93,7 +93,6 @@ class Vsock(VirtioDevice):
         """The guest's connections."""
         self.is_up = False
         """True while the guest has a driver that answers."""
-        self._nursery: trio.Nursery | None = None
         self._running: set[int] = set()
         self._begun: set[int] = set()
         """The queues with which the driver has begun anew."""
@@ -169,15 +168,10 @@ class Vsock(VirtioDevice):
     async def run_host(self) -> None:
         """Move bytes between guest and host, and ask the guest for what programs of the host want."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            try:
-                nursery.start_soon(self.table.watch_sockets)
-                nursery.start_soon(self.table.expire)
-                if self._host is not None:
-                    nursery.start_soon(self._host.serve, self)
-                await trio.sleep_forever()
-            finally:
-                self._nursery = None
+            nursery.start_soon(self.table.watch_sockets)
+            nursery.start_soon(self.table.expire)
+            if self._host is not None:
+                nursery.start_soon(self._host.serve, self)
 
     async def run(self) -> None:
         """Close the host's sockets when the guest is gone."""
@@ -290,20 +284,7 @@ class Vsock(VirtioDevice):
         elif self._host is None:
             raise ConnectionRefusedError("nobody listens")
         else:
-            try:
-                stream.accept(self._host.connect_now(port))
-            except BlockingIOError:
-                if self._nursery is None:
-                    raise
-                self._nursery.start_soon(self._join_later, self._host, stream, port)
-
-    async def _join_later(self, host: UnixSockets, stream: Stream, port: int) -> None:
-        """Join a connection to a program that has to accept others first."""
-        with trio.CancelScope(deadline=stream.deadline):
-            try:
-                stream.accept(await host.connect(port))
-            except OSError:
-                stream.reset()
+            self._host.join(stream, port)
 
     def _join_sibling(self, stream: Stream, own: Address) -> None:
         """Join a connection to one that we ask another guest for, by a pair of sockets."""

@@ -11,12 +11,14 @@ import errno
 import logging
 import os
 import socket
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from protocol.io import listen
 from protocol.io.stream import MAX_PATH
+from vhost_user.devices.vsock_connection import State
 
 if TYPE_CHECKING:
     from vhost_user.devices.vsock_stream import Stream
@@ -29,7 +31,7 @@ LAST_PORT = 0xFFFF_FFFE
 """The port after that means any."""
 
 _CONNECT_SECONDS = 0.005
-"""How often to try to connect to a program that is slow to accept others."""
+"""How often to try to connect to a program that is slow to accept others: nothing tells when it has."""
 _NO_FILES_SECONDS = 0.1
 
 _PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -57,28 +59,66 @@ class UnixSockets:
         self._path = path
         self._listener = listen(path)
         self._most = trio.Semaphore(most)
+        self._waiting: dict[int, deque[Stream]] = {}
+        """What the guest asks for at ports whose programs have others to accept first."""
+        self._are_waiting = trio.lowlevel.ParkingLot()
 
     def close(self) -> None:
         """Remove the socket at PATH."""
         self._listener.close()
 
     async def serve(self, device: Asking) -> None:
-        """Have `device` ask for what programs want; runs until cancelled."""
+        """Have `device` ask for what programs want, and programs for what the guest does; until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._join_waiting)
             while True:
                 await self._most.acquire()
                 nursery.start_soon(self._serve, await self._accept(), device)
 
-    async def connect(self, port: int) -> socket.socket:
-        """Connect to the program that listens for the guest at `port`. Raises OSError."""
-        while True:
-            try:
-                return self.connect_now(port)
-            except BlockingIOError:
-                await trio.sleep(_CONNECT_SECONDS)
+    def join(self, stream: Stream, port: int) -> None:
+        """Join what the guest asks for to the program that listens at `port`, once that has room for it.
 
-    def connect_now(self, port: int) -> socket.socket:
-        """As `connect()`, but raises BlockingIOError where that program has to accept others first."""
+        A program with many connections to accept is tried again until `stream` has waited enough.
+        Raises OSError where none listens.
+        """
+        if port in self._waiting or not self._has_joined(stream, port):
+            self._waiting.setdefault(port, deque()).append(stream)
+            self._are_waiting.unpark()
+
+    async def _join_waiting(self) -> None:
+        """Join those that wait as soon as they can be; runs until cancelled."""
+        while True:
+            while not self._waiting:
+                await self._are_waiting.park()
+            await trio.sleep(_CONNECT_SECONDS)
+            for port in list(self._waiting):
+                self._try_again(port)
+
+    def _try_again(self, port: int) -> None:
+        """Join those that wait for one program in their order, without those that wait no longer."""
+        streams = deque(one for one in self._waiting[port] if one.connection.state is State.ASKED)
+        while streams:
+            try:
+                if not self._has_joined(streams[0], port):
+                    break
+            except OSError:
+                streams[0].reset()
+            streams.popleft()
+        if streams:
+            self._waiting[port] = streams
+        else:
+            del self._waiting[port]
+
+    def _has_joined(self, stream: Stream, port: int) -> bool:
+        """Join a connection if that can be; False: the program has to accept others first. Raises OSError."""
+        try:
+            stream.accept(self._connect(port))
+        except BlockingIOError:
+            return False
+        return True
+
+    def _connect(self, port: int) -> socket.socket:
+        """Connect to a program. Raises BlockingIOError where it has to accept others first, OSError."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)

@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import stat
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -183,16 +183,56 @@ async def test_program_that_is_slow_to_accept_is_waited_for(path: str) -> None:
 
 
 async def test_guest_that_waits_for_a_program_may_give_up(path: str) -> None:
+    """The program never hears of that connection: what it accepts next is the one after."""
     async with guest_at(path) as guest, listening(f"{path}_{PORT}", backlog=0) as listener:
         first = await guest.port(1, PORT).connected()
-        second = guest.port(2, PORT)
+        second, third = guest.port(2, PORT), guest.port(3, PORT)
         await second.send(Operation.REQUEST)
+        await third.send(Operation.REQUEST)
         await wait_all_tasks_blocked()
         await second.send(Operation.RST)
-        for _ in range(2):
-            async with await listener.accept():
-                pass
+        async with await listener.accept():
+            await third.expect(Operation.RESPONSE)
         await first.expect(Operation.SHUTDOWN)
+        async with await listener.accept() as stream:
+            await stream.send_all(b"x")
+            await third.expect_data(b"x")
+
+
+async def test_those_that_wait_for_a_program_come_in_their_order(path: str) -> None:
+    async with guest_at(path) as guest, listening(f"{path}_{PORT}", backlog=0) as listener:
+        await guest.port(0, PORT).connected()
+        for number in range(1, 20):
+            await guest.port(number, PORT).send(Operation.REQUEST)
+        answered = []
+        async with AsyncExitStack() as stack:
+            for _ in range(1, 20):
+                await stack.enter_async_context(await listener.accept())
+                answered.append((await guest.packet())[0].dst_port)
+            assert answered == list(range(1, 20))
+
+
+async def test_many_that_wait_for_a_program_ask_no_more_often_than_one(
+    path: str, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
+    connect = socket.socket.connect
+
+    def counted(sock: socket.socket, address: str) -> None:
+        tried.append(address)
+        connect(sock, address)
+
+    monkeypatch.setattr(socket.socket, "connect", counted)
+    async with guest_at(path) as guest, listening(f"{path}_{PORT}", backlog=0):
+        await guest.port(0, PORT).connected()
+        for number in range(1, 50):
+            await guest.port(number, PORT).send(Operation.REQUEST)
+        await wait_all_tasks_blocked()
+        before = len(tried)
+        for _ in range(10):
+            mock_clock.jump(vsock_host._CONNECT_SECONDS)
+            await wait_all_tasks_blocked()
+        assert len(tried) - before == 10
 
 
 async def test_program_that_never_accepts(
