@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import stat
 import termios
 import threading
 import tty
@@ -129,8 +130,11 @@ class StdioHost:
 def _own(fd: int, flags: int) -> OwnedFd:
     """Return another descriptor for the file of `fd` that does not block, while others of that file may.
 
-    What cannot be opened anew, such as a socket, becomes non-blocking as a whole.
+    What cannot be opened anew, such as a socket, becomes non-blocking as a whole. A regular file never
+    blocks, and goes on from where it is, as whoever has it open with us does.
     """
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return OwnedFd(os.dup(fd))
     try:
         return OwnedFd(os.open(f"/proc/self/fd/{fd}", flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError:
@@ -151,13 +155,15 @@ def _raw(terminal: int | None) -> Iterator[Callable[[], None]]:
     before = termios.tcgetattr(terminal)
 
     def set_raw() -> None:
-        tty.setraw(terminal, termios.TCSADRAIN)
-        attributes = termios.tcgetattr(terminal)
-        attributes[_OUTPUT_FLAGS] = before[_OUTPUT_FLAGS] | termios.OPOST
-        termios.tcsetattr(terminal, termios.TCSADRAIN, attributes)
+        with contextlib.suppress(termios.error):  # it has gone: SIGHUP comes with a SIGCONT
+            tty.setraw(terminal, termios.TCSADRAIN)
+            attributes = termios.tcgetattr(terminal)
+            attributes[_OUTPUT_FLAGS] = before[_OUTPUT_FLAGS] | termios.OPOST
+            termios.tcsetattr(terminal, termios.TCSADRAIN, attributes)
 
     set_raw()
     try:
         yield set_raw
     finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):
+            termios.tcsetattr(terminal, termios.TCSADRAIN, before)

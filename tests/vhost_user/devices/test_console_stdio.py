@@ -7,7 +7,7 @@ import signal
 import subprocess
 import termios
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 import trio
@@ -128,6 +128,18 @@ async def test_pipes_pass_all_bytes_and_may_end(tmp_path: Path) -> None:
         os.close(fd)
 
 
+async def test_files_are_read_and_written_from_where_they_are(tmp_path: Path) -> None:
+    """As by a shell that has read, or written, some of them before: `>>`, or `<` in a loop."""
+    (tmp_path / "typed").write_bytes(b"for others for the guest")
+    (tmp_path / "shown").write_bytes(b"before ")
+    with (tmp_path / "typed").open("rb", buffering=0) as stdin, (tmp_path / "shown").open("ab") as stdout:
+        stdin.read(len(b"for others "))
+        async with running(StdioHost(stdin.fileno(), stdout.fileno()), is_console=True) as port:
+            assert await given_input(port, 13) == b"for the guest"
+            port.put_output(b"and after")
+            await until(lambda: (tmp_path / "shown").read_bytes() == b"before and after")
+
+
 async def test_reader_that_has_gone_is_told(caplog: pytest.LogCaptureFixture) -> None:
     shown, showing = os.pipe()
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -141,11 +153,13 @@ async def test_reader_that_has_gone_is_told(caplog: pytest.LogCaptureFixture) ->
 
 
 @asynccontextmanager
-async def program(directory: Path, terminal: int) -> AsyncIterator[trio.Process]:
+async def program(
+    directory: Path, terminal: int, *, stderr: IO[bytes] | int = subprocess.DEVNULL
+) -> AsyncIterator[trio.Process]:
     """Run the console device on a terminal that is its own, without any option but the socket."""
     argv = command("console", "--socket-path", str(directory / "console.sock"))
     process = await trio.lowlevel.open_process(
-        ["setsid", "--ctty", *argv], stdin=terminal, stdout=terminal, stderr=subprocess.DEVNULL
+        ["setsid", "--ctty", *argv], stdin=terminal, stdout=terminal, stderr=stderr
     )
     try:
         with trio.fail_after(SECONDS):
@@ -175,3 +189,16 @@ async def until_raw(fd: int) -> None:
     with trio.fail_after(SECONDS):
         while not is_raw(fd):  # noqa: ASYNC110 -- another process makes it so
             await trio.sleep(0.01)
+
+
+async def test_terminal_that_is_gone_ends_the_program_cleanly(directory: Path) -> None:
+    """As where a window is closed, or a connection breaks: nothing is left to be restored."""
+    ours, theirs = os.openpty()
+    with (directory / "log").open("wb") as log:
+        async with program(directory, theirs, stderr=log) as process:
+            await until_raw(theirs)
+            os.close(theirs)
+            os.close(ours)
+            assert await process.wait() == 0
+    assert "Traceback" not in (directory / "log").read_text()
+    assert os.listdir(directory) == ["log"]  # noqa: PTH208
