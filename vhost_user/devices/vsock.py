@@ -30,7 +30,7 @@ from vhost_user.devices.vsock_options import (
     add_options,
     make_all,
 )
-from vhost_user.devices.vsock_ports import PortListener, Ports
+from vhost_user.devices.vsock_ports import PortListener, Ports, check_port
 from vhost_user.devices.vsock_siblings import Siblings
 from vhost_user.devices.vsock_simulation import Answer, VsockSimulation
 from vhost_user.devices.vsock_table import Table, TooManyConnectionsError
@@ -102,7 +102,11 @@ class Vsock(VirtioDevice):
     # From Python
 
     async def connect(self, port: int) -> trio.SocketStream:
-        """Connect to `port` of the guest. Raises ConnectionRefusedError; the caller closes the stream."""
+        """Connect to `port` of the guest; the caller closes the stream.
+
+        Raises ConnectionRefusedError, ValueError for what is no port.
+        """
+        check_port(port)
         ours, theirs = socket.socketpair()
         answers: list[bool] = []
         answered = trio.Event()
@@ -124,7 +128,7 @@ class Vsock(VirtioDevice):
     def listen(self, port: int) -> PortListener:
         """Listen for the guest's connections to the host's `port`, in the place of a UNIX socket.
 
-        The caller closes the listener. Raises ValueError where somebody does so already.
+        The caller closes the listener. Raises ValueError where somebody does so already, or for no port.
         """
         return self._ports.listen(port)
 

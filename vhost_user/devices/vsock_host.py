@@ -19,6 +19,7 @@ import trio
 from protocol.io import listen
 from protocol.io.stream import MAX_PATH
 from vhost_user.devices.vsock_connection import State
+from vhost_user.devices.vsock_ports import LAST_PORT
 
 if TYPE_CHECKING:
     from vhost_user.devices.vsock_stream import Stream
@@ -27,8 +28,6 @@ GREETING_SECONDS = 60.0
 """How long a program may take to say what it wants; a person may type it."""
 MAX_GREETING = 32
 """Most bytes of that."""
-LAST_PORT = 0xFFFF_FFFE
-"""The port after that means any."""
 
 _CONNECT_SECONDS = 0.005
 """How often to try to connect to a program that is slow to accept others: nothing tells when it has."""

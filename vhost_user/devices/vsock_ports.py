@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 
 BACKLOG = 128
 """How many connections a listener may have that it has not accepted; more are refused."""
+LAST_PORT = 0xFFFF_FFFE
+"""The port after that means any."""
+
+
+def check_port(port: int) -> int:
+    """Return `port`, if there can be one of that number. Raises ValueError."""
+    if not 0 <= port <= LAST_PORT:
+        raise ValueError(f"{port} is no port: 0 to {LAST_PORT}")
+    return port
 
 
 class PortListener(trio.abc.Listener[trio.SocketStream]):
@@ -70,8 +79,8 @@ class Ports:
         self._listeners: dict[int, PortListener] = {}
 
     def listen(self, port: int) -> PortListener:
-        """Return a new listener. Raises ValueError where the port has one."""
-        if port in self._listeners:
+        """Return a new listener. Raises ValueError where the port has one, or is none."""
+        if check_port(port) in self._listeners:
             raise ValueError(f"somebody listens at port {port} already")
         listener = self._listeners[port] = PortListener(self, port)
         return listener

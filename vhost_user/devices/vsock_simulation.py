@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from vhost_user.devices.vsock_ports import check_port
 from vhost_user.json_call import CallError
 from vhost_user.simulation import Simulation, call
 
@@ -43,7 +44,7 @@ class VsockSimulation(Simulation):
         return self._answers.get(port, Answer.NORMAL)
 
     def on_change(self, event: str, stream: Stream) -> None:
-        """Tell of a connection that was opened or closed."""
+        """Tell of a connection that was opened, closed or refused."""
         self.emit(event, connection=name_of(stream))
 
     @call
@@ -63,17 +64,17 @@ class VsockSimulation(Simulation):
     @call
     def refuse(self, port: int) -> None:
         """Refuse the guest's connections to a port, whoever listens there."""
-        self._answers[port] = Answer.REFUSED
+        self._answers[check_port(port)] = Answer.REFUSED
 
     @call
     def ignore(self, port: int) -> None:
         """Do not answer the guest's connections to a port: the guest waits until it has waited enough."""
-        self._answers[port] = Answer.IGNORED
+        self._answers[check_port(port)] = Answer.IGNORED
 
     @call
     def allow(self, port: int) -> None:
         """Undo 'refuse' and 'ignore'."""
-        self._answers.pop(port, None)
+        self._answers.pop(check_port(port), None)
 
     @call
     def reset_transport(self) -> None:

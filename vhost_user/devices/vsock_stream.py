@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import socket
@@ -64,8 +65,8 @@ class Stream:
     """
 
     __slots__ = (
-        *("connection", "deadline", "is_queued", "_answered", "_at_end", "_owner", "_readable"),
-        *("_sock", "_unsent", "_was_reset"),
+        *("connection", "deadline", "is_queued", "was_open", "_answered", "_at_end", "_owner"),
+        *("_readable", "_sock", "_unsent", "_was_reset"),
     )
 
     def __init__(
@@ -77,6 +78,8 @@ class Stream:
         """When somebody has taken too long."""
         self.is_queued = False
         """For the owner: it is among those that may have something to send."""
+        self.was_open = False
+        """Both sides have accepted it, though it may be over by now."""
         self._owner = owner
         self._answered = answered
         self._sock: socket.socket | None = None
@@ -120,9 +123,8 @@ class Stream:
             sock.close()
             return
         self.attach(sock)
-        self.deadline = float("inf")
         self.connection.accept()
-        self._owner.is_open(self)
+        self._is_open()
         self._owner.has_work(self)
 
     def reset(self) -> None:
@@ -211,9 +213,8 @@ class Stream:
         if event is Event.DATA:
             self._pass_on(payload, header.length)
         elif event is Event.OPENED:
-            self.deadline = float("inf")
             self._answer(accepted=True)
-            self._owner.is_open(self)
+            self._is_open()
         elif event is Event.ENDED:
             self._end_if_passed_on()
         elif event is Event.DEAF:
@@ -295,6 +296,12 @@ class Stream:
         else:
             self._end_if_passed_on()
         self._owner.is_over(self)
+
+    def _is_open(self) -> None:
+        """Take notice that both sides have accepted the connection."""
+        self.was_open = True
+        self.deadline = math.inf
+        self._owner.is_open(self)
 
     def _answer(self, *, accepted: bool) -> None:
         answered, self._answered = self._answered, None

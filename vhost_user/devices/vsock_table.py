@@ -51,7 +51,7 @@ class Table:
         """Let each connection hold `buf_alloc` bytes, and have at most `most` of them.
 
         `asked()` gets each one that the guest asks for, and has to accept or reset it. `changed()` is
-        told of each that is "opened" or "closed".
+        told of each that is "opened" and "closed", or "refused".
         """
         self.cid = cid
         self.work = trio.lowlevel.ParkingLot()
@@ -249,7 +249,7 @@ class Table:
         key = connection.own, connection.peer.port
         if self._streams.get(key) is stream:  # else it was refused late, and another one is there
             del self._streams[key]
-            self._changed("closed", stream)
+            self._changed("closed" if stream.was_open else "refused", stream)
         if connection.owes_reset:
             self._reply(connection.reset_packet())
 

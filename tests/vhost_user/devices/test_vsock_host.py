@@ -278,6 +278,49 @@ async def test_connections_are_listed_and_reset(path: str) -> None:
     ]
 
 
+async def test_connection_that_does_not_come_about_is_told_as_refused() -> None:
+    device = Vsock()
+    async with attached_guest(device) as guest:
+        with device.simulation.events() as events:
+            end = guest.port(1000, PORT)
+            await end.send(Operation.REQUEST)
+            await end.expect(Operation.RST)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(refused, device)
+                asked, _ = await guest.packet()
+                await guest.send(asked.answer(Operation.RST))
+            told = [await anext(events) for _ in range(2)]
+    assert [(event.name, event.data) for event in told] == [
+        ("refused", {"connection": "2:5000-1000"}),
+        ("refused", {"connection": f"2:{FIRST_PORT}-{PORT}"}),
+    ]
+
+
+async def refused(device: Vsock) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        await device.connect(PORT)
+
+
+@pytest.mark.parametrize("port", [-1, (1 << 32) - 1])
+@pytest.mark.parametrize("name", ["refuse", "ignore", "allow"])
+async def test_rule_for_what_is_no_port_is_refused(name: str, port: int) -> None:
+    with Vsock() as device, pytest.raises(ValueError, match=f"{port} is no port: 0 to 4294967294"):
+        await device.simulation.find_call(name).make({"port": port})
+
+
+@pytest.mark.parametrize("port", [-1, (1 << 32) - 1])
+async def test_what_is_no_port_is_refused_before_the_guest_hears_of_it(port: int) -> None:
+    device = Vsock()
+    async with attached_guest(device) as guest:
+        with pytest.raises(ValueError, match=f"{port} is no port"):
+            device.listen(port)
+        with pytest.raises(ValueError, match=f"{port} is no port"):
+            await device.connect(port)
+        with device.listen(PORT) as listener:
+            await guest.port(1000, PORT).connected()
+            await (await listener.accept()).aclose()
+
+
 async def test_port_is_refused_ignored_and_allowed(autojump_clock: MockClock) -> None:
     device = Vsock()
     async with attached_guest(device) as guest:
