@@ -216,7 +216,7 @@ class Console(VirtioDevice):
                 self._complain(f"a control message is ignored: {error}")
                 continue
             if isinstance(told, PortReady) and not told.ok:
-                _log.warning("the guest could not set up port %d", told.port)
+                self._complain(f"the guest could not set up port {told.port}")
             self._ports.tell()
 
     async def _give(self, queue: Virtqueue, number: int) -> None:
