@@ -13,6 +13,7 @@ The guest needs a getty on hvc0, which systemd starts for a kernel that was boot
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from functools import partial
@@ -27,17 +28,19 @@ if TYPE_CHECKING:
     from vhost_user.devices.console_simulation import PortSimulation
 
 PROMPT = "[#$] "
+WHENEVER = math.inf
+"""A guest may have to be started yet, and to boot, and a command may take its time."""
 
 
 async def run_in_guest(port: PortSimulation, command: str) -> tuple[str, int]:
     """Log in, if need be; return the output of `command`, and its exit code."""
-    if (await port.expect_regex(f"login: |{PROMPT}")).endswith("login: "):
+    if (await port.expect_regex(f"login: |{PROMPT}", WHENEVER)).endswith("login: "):
         port.send_line("root")
-        await port.expect_regex(PROMPT)
+        await port.expect_regex(PROMPT, WHENEVER)
     port.send_line("stty -echo; PS1=; echo rea''dy")
-    await port.expect("ready\r\n")
+    await port.expect("ready\r\n", WHENEVER)
     port.send_line(f"{command}; echo status $?.")
-    output = await port.expect_regex(r"status \d+\.")
+    output = await port.expect_regex(r"status \d+\.", WHENEVER)
     text, _, status = output.replace("\r\n", "\n").rpartition("status ")
     return re.sub(r"\x1b\[[0-9;]*\w", "", text), int(status.removesuffix("."))
 
