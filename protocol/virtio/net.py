@@ -100,6 +100,7 @@ class NetStatus(IntFlag):
 
 HEADER = struct.Struct("<BBHHHHH")
 """flags, gso_type, hdr_len, gso_size, csum_start, csum_offset, num_buffers."""
+GSO_TYPE_OFFSET = 1
 NUM_BUFFERS_OFFSET = 10
 LEGACY_HEADER_SIZE = 10
 """Bytes for a driver with neither VERSION_1 nor MRG_RXBUF: num_buffers is not there."""

@@ -69,11 +69,12 @@ class Net(VirtioDevice):
         self.from_guest = Counters()
         self.mac = mac or net_options.stable_mac("")
         self._mtu = mtu
+        self._told_mtu: int | None = None
         self._is_plugged_in = True
         self._is_announcing = False
         self._negotiated = NetFeature.NONE
         self._used_pairs = 1
-        self._receiving: dict[int, trio.CancelScope] = {}
+        self._receiving: dict[int, tuple[QueueReceiver, trio.CancelScope]] = {}
         self._changed = trio.lowlevel.ParkingLot()
         self._control = Control(self, self.mac, port.queue_pairs)
         self.net = NetSimulation(self)
@@ -149,6 +150,7 @@ class Net(VirtioDevice):
         """Forget what the driver has changed."""
         self._control = Control(self, self.mac, self.port.queue_pairs)
         self._is_announcing = False
+        self._told_mtu = None
         self.negotiated(Feature.NONE)
 
     def negotiated(self, features: Feature) -> None:
@@ -188,7 +190,8 @@ class Net(VirtioDevice):
             self.port.flush(0)
 
     def set_mtu(self, mtu: int) -> None:
-        """Take notice of the MTU that the guest was told by the front-end."""
+        """Take notice of the MTU that the guest was told by the front-end; it gets nothing beyond that."""
+        self._told_mtu = mtu
         if self.port.mtu is not None and mtu > self.port.mtu:
             _log.warning(
                 "the guest's MTU is %d, but the host's %d: large frames are lost", mtu, self.port.mtu
@@ -297,7 +300,9 @@ class Net(VirtioDevice):
         return batch[sent:]
 
     async def _receive(self, queue: Virtqueue, pair: int) -> None:
-        receiver = QueueReceiver(queue, self._control.filter, self.to_guest)
+        knows_mtu = NetFeature.MTU in self._negotiated
+        mtu = (self._told_mtu or self.mtu) if knows_mtu else None
+        receiver = QueueReceiver(queue, self._control.filter, self.to_guest, mtu)
         try:
             with queue.until_stop():
                 async with trio.open_nursery() as nursery:
@@ -305,8 +310,9 @@ class Net(VirtioDevice):
                     while True:
                         while not self._may_receive(pair):
                             await self._changed.park()
+                        receiver.is_stopped = False
                         with trio.CancelScope() as scope:
-                            self._receiving[pair] = scope
+                            self._receiving[pair] = receiver, scope
                             await self.port.receive(pair, receiver)
         finally:
             self._receiving.pop(pair, None)
@@ -316,8 +322,9 @@ class Net(VirtioDevice):
         return self.link_up and pair < self._used_pairs
 
     def _recheck(self) -> None:
-        for pair, scope in self._receiving.items():
+        for pair, (receiver, scope) in self._receiving.items():
             if not self._may_receive(pair):
+                receiver.is_stopped = True  # a frame that is there already would come before the scope's end
                 scope.cancel()
         self._changed.unpark_all()
 

@@ -1,4 +1,4 @@
-"""QueueReceiver: one rx queue of the guest, filled with frames (virtio 1.2, section 5.1.6.4)."""
+"""QueueReceiver: one rx queue of the guest, filled with frames (virtio 1.3, sections 5.1.6.3 and 5.1.6.4)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.virtio.net import LEGACY_HEADER_SIZE, NUM_BUFFERS_OFFSET, NetFeature, header_size
+from protocol.virtio.net import (
+    GSO_ECN,
+    GSO_TYPE_OFFSET,
+    LEGACY_HEADER_SIZE,
+    NUM_BUFFERS_OFFSET,
+    NetFeature,
+    header_size,
+)
 from vhost_user.devices.net_filter import FILTERED_BYTES
+from vhost_user.devices.net_frames import ETHERNET_HEADER, tag_bytes
 from vhost_user.devices.net_host import MAX_FRAME, ROOM_SECONDS, Receiver, copy
 
 if TYPE_CHECKING:
@@ -33,13 +41,23 @@ class QueueReceiver(Receiver):
     are in stock in the end go back into the queue: `put_back()`.
     """
 
-    def __init__(self, queue: Virtqueue, wanted: Filter, counters: Counters) -> None:
-        """Serve `queue`, leave out what `wanted` does not want, count in `counters`; `run()` runs beside."""
+    def __init__(self, queue: Virtqueue, wanted: Filter, counters: Counters, mtu: int | None = None) -> None:
+        """Serve `queue`, leave out what `wanted` does not want, count in `counters`; `run()` runs beside.
+
+        With an `mtu`, frames beyond it are dropped that are not segments of TCP or UDP in one.
+        """
+        self.is_stopped = False
+        """True while the guest is to get nothing: there is no room then."""
         self._queue = queue
         self._filter = wanted
         self._counters = counters
         self._merges = bool(queue.features & NetFeature.MRG_RXBUF)
+        self._knows_flags = bool(queue.features & NetFeature.GUEST_CSUM)
         self._header_size = header_size(queue.features)
+        # Shorter buffers are of no use. Merged ones may be of any length.
+        self._least = 1 if self._merges else self._header_size + ETHERNET_HEADER
+        self._mtu = mtu
+        self._longest = MAX_FRAME if mtu is None else self._header_size + ETHERNET_HEADER + mtu
         self._stock: list[Chain] = []
         # The buffers of all that is in stock, with MRG_RXBUF; otherwise of the first chain.
         self._buffers: list[memoryview] = []
@@ -76,7 +94,8 @@ class QueueReceiver(Receiver):
 
     def window(self) -> Sequence[memoryview] | None:
         """Return buffers for a frame of any size."""
-        if not self._has(MAX_FRAME if self._merges else 1) and (self._waiting_size or not self._stock):
+        has_enough = self._has(MAX_FRAME if self._merges else 1)
+        if not has_enough and (self.is_stopped or self._waiting_size or not self._stock):
             return None
         return self._buffers if self._bytes >= MAX_FRAME else [*self._buffers, self._spare]
 
@@ -92,7 +111,9 @@ class QueueReceiver(Receiver):
             if self._merges:
                 self._waiting_size, self._spare_from = size, self._bytes
             else:
-                self._drop()
+                self._drop("the buffers that the driver gives")
+        elif size > self._longest and self._exceeds_mtu(size):
+            self._drop(f"the guest's MTU, which is {self._mtu}")
         elif self._filter.is_open or self._filter.wants(self._front()):
             self._complete(size)
         else:
@@ -112,7 +133,7 @@ class QueueReceiver(Receiver):
                 await self._more.park()
         if scope.cancelled_caught and self._waiting_size:
             self._waiting_size = 0
-            self._drop()
+            self._drop("the buffers that the driver gives")
         return not scope.cancelled_caught
 
     # The stock
@@ -126,15 +147,16 @@ class QueueReceiver(Receiver):
             self._add(chains)
         if self._waiting_size and self._bytes >= self._waiting_size:
             self._finish_waiting()
-        return self._bytes >= size and not self._waiting_size
+        return self._bytes >= size and not self._waiting_size and not self.is_stopped
 
     def _add(self, chains: list[Chain]) -> None:
         for chain in chains:
             element = chain.element
-            if not element.writable:
+            if element.writable_length < self._least:
                 if not self._told:
                     self._told = True
-                    _log.warning("the driver gives a buffer to receive into that cannot be written to")
+                    length = element.writable_length
+                    _log.warning("the driver gives a buffer to receive into with room for %d bytes", length)
                 self._queue.complete_together([(chain, 0)])
                 continue
             self._stock.append(chain)
@@ -163,6 +185,8 @@ class QueueReceiver(Receiver):
             size -= length
         if self._header_size > LEGACY_HEADER_SIZE:
             self._write_num_buffers(len(done))
+        if not self._knows_flags:
+            self._buffers[0][0] = 0
         counters = self._counters
         counters.frames += 1
         for chain, written in done:
@@ -191,9 +215,14 @@ class QueueReceiver(Receiver):
             return bytes(self._buffers[0][begin:end])
         return b"".join(_from(self._buffers, begin))[:FILTERED_BYTES]
 
-    def _drop(self) -> None:
+    def _exceeds_mtu(self, size: int) -> bool:
+        """Tell whether a frame of more than `_longest` bytes is one packet, and too long without its tags."""
+        (kind,) = _from(self._buffers, GSO_TYPE_OFFSET)[0][:1]
+        return not kind & ~GSO_ECN and size - tag_bytes(self._front()) > self._longest
+
+    def _drop(self, too_large_for: str) -> None:
         if not self._counters.dropped:
-            _log.warning("a frame is dropped that is too large for the buffers that the driver gives")
+            _log.warning("a frame is dropped that is too large for %s", too_large_for)
         self._counters.dropped += 1
 
 
