@@ -194,9 +194,10 @@ class Virtqueue:
         In this order, and from any task. Unlike with `Chain.complete()`, the caller sees to it that
         none was completed before, and that the bytes fit.
         """
-        for chain, _ in done:
+        finished = self._done
+        for chain, written in done:
             chain.completed = True
-        self._done += [(chain.element, written) for chain, written in done]
+            finished.append((chain.element, written))
 
     def flush(self) -> None:
         """Publish completed chains now: the driver sees them, and is called if it wants to be."""

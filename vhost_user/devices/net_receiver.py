@@ -173,32 +173,33 @@ class QueueReceiver(Receiver):
 
     def _complete(self, size: int) -> None:
         done = []
-        buffers = 0
+        buffers = taken = 0
         for chain in self._stock:
             element = chain.element
             length = element.writable_length
             buffers += len(element.writable)
-            if size <= length:
-                done.append((chain, size))
+            left = size - taken
+            taken += length
+            if left <= length:
+                done.append((chain, left))
                 break
             done.append((chain, length))
-            size -= length
         if self._header_size > LEGACY_HEADER_SIZE:
             self._write_num_buffers(len(done))
         if not self._knows_flags:
             self._buffers[0][0] = 0
-        counters = self._counters
-        counters.frames += 1
-        for chain, written in done:
-            counters.bytes += written
-            self._bytes -= chain.element.writable_length
-        counters.bytes -= self._header_size
+        self._counters.frames += 1
+        self._counters.bytes += size - self._header_size
+        self._queue.complete_together(done)
         del self._stock[: len(done)]
-        del self._buffers[:buffers]
-        if not self._merges and self._stock:
+        if self._merges:
+            self._bytes -= taken
+            del self._buffers[:buffers]
+        elif self._stock:
             self._buffers = list(self._stock[0].element.writable)
             self._bytes = self._stock[0].element.writable_length
-        self._queue.complete_together(done)
+        else:
+            self._buffers, self._bytes = [], 0
 
     def _write_num_buffers(self, count: int) -> None:
         number = _NUM_BUFFERS.pack(count)
