@@ -31,6 +31,7 @@ from vhost_user.devices.net_counters import Counters
 from vhost_user.devices.net_filter import Filter
 from vhost_user.devices.net_host import MAX_FRAME, Port, copy
 from vhost_user.devices.net_receiver import QueueReceiver
+from vhost_user.devices.net_transmitter import QueueTransmitter
 from vhost_user.ring import BrokenRingError, RingConfig, SplitRing
 
 if TYPE_CHECKING:
@@ -128,10 +129,12 @@ def one_input(data: bytes) -> None:
 def _serve(queue: _Queue, kind: str) -> None:
     with Net(_Port()) as device:
         device.negotiated(Feature(queue.features | _CONTROL_FEATURES))
+        transmitter = QueueTransmitter(queue, device.port, 1, Counters(), lambda: True)  # type: ignore[arg-type]
         while chains := queue.take_now(4):
             if kind == "transmit":
-                if device._send(queue, 1, chains):  # type: ignore[arg-type]
+                if transmitter._send(chains):
                     raise DefectError("frames are left that the port would have taken")
+                transmitter.complete_late()
                 continue
             for chain in chains:
                 device._control.serve(chain)

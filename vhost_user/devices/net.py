@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,24 +22,20 @@ from vhost_user.device import VirtioDevice
 from vhost_user.devices import net_options
 from vhost_user.devices.net_control import Control
 from vhost_user.devices.net_counters import Counters
-from vhost_user.devices.net_frames import ETHERNET_HEADER, rarp
-from vhost_user.devices.net_host import MAX_FRAME
+from vhost_user.devices.net_frames import rarp
 from vhost_user.devices.net_receiver import QueueReceiver
 from vhost_user.devices.net_simulation import NetSimulation, NetSimulations
+from vhost_user.devices.net_transmitter import QueueTransmitter
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
     from typing import Self
 
-    from vhost_user.chain import Chain
     from vhost_user.devices.net_host import Port
     from vhost_user.queue import Virtqueue
 
 _log = logging.getLogger("vhost_user.net")
-
-_BATCH = 32
-"""How many frames the guest sends before it may have their buffers back: a few hundred microseconds."""
 
 _CONTROL = (
     NetFeature.CTRL_VQ
@@ -75,6 +72,7 @@ class Net(VirtioDevice):
         self._negotiated = NetFeature.NONE
         self._used_pairs = 1
         self._receiving: dict[int, tuple[QueueReceiver, trio.CancelScope]] = {}
+        self._transmitting: dict[int, QueueTransmitter] = {}
         self._changed = trio.lowlevel.ParkingLot()
         self._control = Control(self, self.mac, port.queue_pairs)
         self.net = NetSimulation(self)
@@ -262,47 +260,18 @@ class Net(VirtioDevice):
                 queue.complete_together([(chain, 0) for chain in batch])
 
     async def _transmit(self, queue: Virtqueue, pair: int) -> None:
-        async for batch in queue.batches(_BATCH):
-            rest = self._send(queue, pair, batch)
-            while rest:
-                with queue.until_stop() as scope:
-                    await self.port.until_sendable(pair)
-                if scope.cancelled_caught:
-                    for chain in rest:
-                        chain.put_back()
-                    return
-                rest = self._send(queue, pair, rest)
-
-    def _send(self, queue: Virtqueue, pair: int, batch: list[Chain]) -> list[Chain]:
-        """Send frames, and complete them; return those that the port cannot take now."""
-        port, counters = self.port, self.from_guest
-        is_up = self.link_up
-        header = port.header_size
-        least = header + ETHERNET_HEADER
-        sent = frames = size = 0
-        for chain in batch:
-            element = chain.element
-            length = element.readable_length
-            if not is_up or not least <= length <= MAX_FRAME:
-                counters.dropped += 1
-            elif port.send(pair, element.readable, length):
-                frames += 1
-                size += length - header
-            else:
-                break
-            sent += 1
-        counters.frames += frames
-        counters.bytes += size
-        port.flush(pair)
-        queue.complete_together([(chain, 0) for chain in batch[:sent]])
-        if sent < len(batch):
-            queue.flush()
-        return batch[sent:]
+        transmitter = QueueTransmitter(queue, self.port, pair, self.from_guest, lambda: self.link_up)
+        self._transmitting[pair] = transmitter
+        try:
+            await transmitter.run()
+        finally:
+            del self._transmitting[pair]
 
     async def _receive(self, queue: Virtqueue, pair: int) -> None:
         knows_mtu = NetFeature.MTU in self._negotiated
         mtu = (self._told_mtu or self.mtu) if knows_mtu else None
         receiver = QueueReceiver(queue, self._control.filter, self.to_guest, mtu)
+        receiver.flushed = partial(self._complete_late, pair)
         try:
             with queue.until_stop():
                 async with trio.open_nursery() as nursery:
@@ -317,6 +286,10 @@ class Net(VirtioDevice):
         finally:
             self._receiving.pop(pair, None)
             receiver.put_back()
+
+    def _complete_late(self, pair: int) -> None:
+        if (transmitter := self._transmitting.get(pair)) is not None:
+            transmitter.complete_late()
 
     def _may_receive(self, pair: int) -> bool:
         return self.link_up and pair < self._used_pairs

@@ -11,18 +11,37 @@ ETHERNET_HEADER = 14
 MIN_FRAME = 60
 """Bytes of the shortest Ethernet frame, without its checksum."""
 
+LARGEST_ACKNOWLEDGEMENT = ETHERNET_HEADER + 40 + 60
+"""Bytes of TCP over IPv6 without data, and with as many options as there can be."""
+
 _TAG_BYTES = {b"\x81\x00": 4, b"\x88\xa8": 8}
 """What VLAN tags add to an Ethernet header, by the type of the first one: there may be a second one then."""
 
 _RARP = struct.Struct(">6s6sHHHBBH6s4s6s4s")
 _ETHERTYPE_RARP = 0x8035
 _ETHERNET, _IPV4 = 1, 0x0800
+_TYPE_IPV4, _TYPE_IPV6 = b"\x08\x00", b"\x86\xdd"
+_NO_OPTIONS = 0x45
+_TCP, _TCP_SIZE = 6, 20
+_ACK = 0x10
 _REQUEST_REVERSE = 3
 
 
 def tag_bytes(front: bytes) -> int:
     """Return how many bytes of VLAN tags a frame has, of which `front` are the first 14 or more."""
     return _TAG_BYTES.get(front[2 * MAC_SIZE : ETHERNET_HEADER], 0)
+
+
+def only_acknowledges(frame: bytes) -> bool:
+    """Tell whether a frame is TCP without data, of which the only flag is ACK."""
+    kind, ip = frame[2 * MAC_SIZE : ETHERNET_HEADER], frame[ETHERNET_HEADER:]
+    if kind == _TYPE_IPV4 and ip[0:1] == bytes([_NO_OPTIONS]) and ip[9:10] == bytes([_TCP]):
+        tcp, length = ip[20:], int.from_bytes(ip[2:4], "big") - 20
+    elif kind == _TYPE_IPV6 and ip[6:7] == bytes([_TCP]):
+        tcp, length = ip[40:], int.from_bytes(ip[4:6], "big")
+    else:
+        return False
+    return len(tcp) >= _TCP_SIZE and tcp[13] == _ACK and length == (tcp[12] >> 4) * 4
 
 
 def rarp(mac: bytes) -> bytes:

@@ -22,7 +22,7 @@ from vhost_user.devices.net_frames import ETHERNET_HEADER, tag_bytes
 from vhost_user.devices.net_host import MAX_FRAME, ROOM_SECONDS, Receiver, copy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vhost_user.chain import Chain
     from vhost_user.devices.net_counters import Counters
@@ -48,6 +48,8 @@ class QueueReceiver(Receiver):
         """
         self.is_stopped = False
         """True while the guest is to get nothing: there is no room then."""
+        self.flushed: Callable[[], None] = lambda: None
+        """Called when the guest was told of frames: something else may be told of together with them."""
         self._queue = queue
         self._filter = wanted
         self._counters = counters
@@ -122,6 +124,7 @@ class QueueReceiver(Receiver):
     def flush(self) -> None:
         """Show the guest what was filled."""
         self._queue.flush()
+        self.flushed()
 
     async def until_room(self, size: int = 1) -> bool:
         """Wait for room; where the guest may never give it, for ROOM_SECONDS at most."""
