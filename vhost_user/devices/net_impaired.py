@@ -12,11 +12,14 @@ from vhost_user.devices.net_backlog import Backlog
 from vhost_user.devices.net_buffers import as_bytes, with_header_size
 from vhost_user.devices.net_host import MAX_FRAME, Port, Receiver
 from vhost_user.devices.net_impairments import NONE, Impairments, Line
-from vhost_user.devices.net_offload import check, finish
+from vhost_user.devices.net_offload import MOST_OFFLOADS, check, finish, wire_bytes
 from vhost_user.devices.net_wrapper import PortWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from protocol.virtio.features import Feature
+    from protocol.virtio.net import NetFeature
 
 
 class TimedLine:
@@ -27,7 +30,7 @@ class TimedLine:
 
     def __init__(self, settings: Impairments, seed: str, deliver: Callable[[list[bytes]], None]) -> None:
         """Call `deliver()` with the frames that arrive."""
-        self.line = Line(settings, seed=seed)
+        self.line = Line(settings, seed=seed, size=wire_bytes)
         self._deliver = deliver
         self._sleeps_until = -math.inf
         self._changed = trio.lowlevel.ParkingLot()
@@ -70,8 +73,8 @@ class TimedLine:
 class ImpairedPort(PortWrapper):
     """Around any port. What a guest sends goes over `from_guest`, what it gets over `to_guest`.
 
-    A line that is not perfect carries frames as a wire does: with checksums, and large segments cut
-    up, so that one frame of what is lost is one there, too.
+    A line that loses, repeats, damages or reorders frames, or is slow, carries them as a wire does: with
+    checksums, and large segments cut up, so that one frame of what is lost is one there, too.
     """
 
     def __init__(
@@ -79,6 +82,8 @@ class ImpairedPort(PortWrapper):
     ) -> None:
         """Own `inner`. The same `seed` and the same frames give the same losses."""
         super().__init__(inner)
+        self.offloads = inner.offloads & MOST_OFFLOADS
+        self._takes = 0  # a NetFeature, as a number: that is five times as quick
         self.from_guest = TimedLine(from_guest, f"{seed} from guest", self._send_on)
         self.to_guest = TimedLine(to_guest, f"{seed} to guest", self._give)
         self._receivers: dict[int, Backlog] = {}
@@ -87,6 +92,16 @@ class ImpairedPort(PortWrapper):
     def lines(self) -> dict[str, TimedLine]:
         """Both lines, by name."""
         return {"from_guest": self.from_guest, "to_guest": self.to_guest}
+
+    def set_features(self, features: Feature, header_size: int) -> None:
+        """Take notice of what the guest takes, and pass it on."""
+        self._takes = int(features)
+        super().set_features(features, header_size)
+
+    def set_offloads(self, features: NetFeature) -> None:
+        """Take notice of what the guest takes, and pass it on."""
+        self._takes = int(features)
+        super().set_offloads(features)
 
     def set_link(self, up: bool) -> None:
         """Lose what is under way when the cable is pulled out."""
@@ -98,7 +113,10 @@ class ImpairedPort(PortWrapper):
     def send(self, pair: int, buffers: Sequence[memoryview], length: int) -> bool:
         """Send a frame on, or put it into the line."""
         if not self.from_guest.line.is_perfect:
-            self.from_guest.put(self._finished(buffers, length))
+            try:
+                self.from_guest.put(self.copied(buffers, length, self.from_guest.line))
+            except ValueError:
+                self.dropped_from_guest += 1
             return True
         if not self.inner.send(pair, buffers, length):
             return False
@@ -126,18 +144,12 @@ class ImpairedPort(PortWrapper):
         """Count a frame for the guest that it does not get."""
         self.dropped_to_guest += 1
 
-    def finished(self, buffers: Sequence[memoryview], length: int) -> list[bytes]:
-        """Return a copy of a frame as the frames that a wire would carry. Raises ValueError: it is none."""
+    def copied(self, buffers: Sequence[memoryview], length: int, line: Line) -> list[bytes]:
+        """Return a copy of a frame as those that a line is to carry. Raises ValueError: it is none."""
         frame = as_bytes(buffers, length, self.header_size)
         header, _ = check(frame[: HEADER.size], len(frame) - HEADER.size)
-        return finish(header + frame[HEADER.size :])
-
-    def _finished(self, buffers: Sequence[memoryview], length: int) -> list[bytes]:
-        try:
-            return self.finished(buffers, length)
-        except ValueError:
-            self.dropped_from_guest += 1
-            return []
+        frame = header + frame[HEADER.size :]
+        return finish(frame) if line.settings.is_of_packets else [frame]
 
     def _send_on(self, frames: list[bytes]) -> None:
         for frame in frames:
@@ -149,11 +161,22 @@ class ImpairedPort(PortWrapper):
     def _give(self, frames: list[bytes]) -> None:
         receiver = self._receivers[min(self._receivers)] if self._receivers else None
         for frame in frames:
-            buffers, length = with_header_size([memoryview(frame)], len(frame), self.header_size)
-            if receiver is None or not receiver.put(buffers, length):
+            try:
+                taken = self._as_taken(frame)
+            except ValueError:
+                taken = []
                 self.drop()
+            for each in taken:
+                buffers, length = with_header_size([memoryview(each)], len(each), self.header_size)
+                if receiver is None or not receiver.put(buffers, length):
+                    self.drop()
         if receiver is not None:
             receiver.flush()
+
+    def _as_taken(self, frame: bytes) -> list[bytes]:
+        """Return a frame as the guest takes it, which may be another guest by now. Raises ValueError."""
+        _, needed = check(frame[: HEADER.size], len(frame) - HEADER.size)
+        return finish(frame) if needed & ~self._takes else [frame]
 
 
 class _LineReceiver(Receiver):
@@ -207,6 +230,6 @@ class _LineReceiver(Receiver):
 
     def _put(self, buffers: Sequence[memoryview], length: int) -> None:
         try:
-            self._line.put(self._port.finished(buffers, length))
+            self._line.put(self._port.copied(buffers, length, self._line.line))
         except ValueError:
             self._port.drop()

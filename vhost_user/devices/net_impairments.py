@@ -11,6 +11,10 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MOST_FRAMES = 4096
 MOST_BYTES = 16 << 20
@@ -18,6 +22,10 @@ MOST_BYTES = 16 << 20
 
 QUEUE_BYTES = 256 << 10
 """How much waits at most for a line of limited rate: as in a router, frames beyond that are dropped."""
+
+SMOOTH_RATE = 250e6
+"""Bits per second from which on it makes no difference whether a large segment comes at once or in packets:
+it takes 2 ms, and timers are not much more exact."""
 
 _SHARES = ("loss", "duplicate", "corrupt", "reorder")
 _HEADER = 12
@@ -59,6 +67,12 @@ class Impairments:
 
     def __bool__(self) -> bool:
         return self != NONE
+
+    @property
+    def is_of_packets(self) -> bool:
+        """True where each packet of a large segment fares by itself; otherwise one may pass as a whole."""
+        by_chance = self.loss or self.duplicate or self.corrupt or self.reorder
+        return bool(by_chance) or 0 < self.rate < SMOOTH_RATE
 
 
 NONE = Impairments()
@@ -106,8 +120,12 @@ class Line:
     is bytes, with the 12 of the virtio-net header in front. The caller's clock must not go back.
     """
 
-    def __init__(self, settings: Impairments = NONE, *, seed: str = "") -> None:
+    def __init__(
+        self, settings: Impairments = NONE, *, seed: str = "", size: Callable[[bytes], int] = len
+    ) -> None:
+        """Have frames take up `size()` bytes of a line of limited rate."""
         self.settings = settings
+        self._size = size
         self.counts = LineCounts()
         self._dice = _Dice(seed)
         # Under way: when it is through, a number that keeps the order, the frame. A heap.
@@ -226,7 +244,7 @@ class Line:
 
     def _seconds(self, frame: bytes) -> float:
         """Return how long a frame takes up the line."""
-        return len(frame) * 8 / self.settings.rate if self.settings.rate else 0.0
+        return self._size(frame) * 8 / self.settings.rate if self.settings.rate else 0.0
 
 
 def _with_a_wrong_bit(frame: bytes, dice: Random) -> bytes:

@@ -11,10 +11,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol.fds import OwnedFd
 from protocol.virtio.features import Feature
-from protocol.virtio.net import LEGACY_HEADER_SIZE, GsoType
+from protocol.virtio.net import GUEST_OFFLOADS, HOST_OFFLOADS, LEGACY_HEADER_SIZE, GsoType, NetFeature
 from tests.rig import pcapng
 from tests.vhost_user.devices.net_ends import BROADCAST, frame, mac, plugged_in
-from tests.vhost_user.devices.test_net_offload import check_tcp, header, tcp_frame
+from tests.vhost_user.devices.test_net_offload import check_tcp, header, tcp_frame, udp_frame
 from tests.vhost_user.devices.test_net_pcap import read_all
 from tests.vhost_user.devices.test_net_tap import next_of_ours
 from tests.vhost_user.frontend import until
@@ -146,6 +146,80 @@ async def test_bad_line_carries_what_a_wire_does() -> None:
         await wait_all_tasks_blocked()
         assert ends[1].take() == []
     assert ports[0].dropped_from_guest == 1
+
+
+def large_frame() -> tuple[bytes, int]:
+    """Return TCP segments in one frame, and where TCP begins."""
+    data, start = tcp_frame(4, bytes(60000))
+    return header(start, kind=GsoType.TCPV4, size=1448) + data, start
+
+
+@pytest.mark.parametrize("settings", [{"delay": 1, "jitter": 0.5}, {"rate": 1e9}])
+async def test_large_segments_pass_whole_where_that_makes_no_difference(
+    settings: dict[str, float], autojump_clock: MockClock
+) -> None:
+    ports = impaired_link(**settings)  # type: ignore[arg-type]
+    sent, _ = large_frame()
+    async with plugged_in(*ports) as ends:
+        ends[0].send(sent, pieces=9)
+        await trio.sleep(2)
+        assert ends[1].take() == [sent]
+
+
+async def test_large_segment_takes_as_long_as_its_packets(autojump_clock: MockClock) -> None:
+    ports = impaired_link(rate=1e9)
+    sent, _ = large_frame()
+    async with plugged_in(*ports) as ends:
+        seconds = (60000 + 42 * (12 + 14 + 20 + 20)) * 8 / 1e9
+        ends[0].send(sent)
+        await trio.sleep(seconds * 0.99)
+        assert ends[1].take() == []
+        await trio.sleep(seconds * 0.02)
+        assert ends[1].take() == [sent]
+
+
+@pytest.mark.parametrize("settings", [{"loss": 1e-9}, {"delay": 0.1, "reorder": 1e-9}, {"rate": 1e8}])
+async def test_large_segments_are_cut_up_where_each_packet_fares_by_itself(
+    settings: dict[str, float], autojump_clock: MockClock
+) -> None:
+    ports = impaired_link(**settings)  # type: ignore[arg-type]
+    async with plugged_in(*ports) as ends:
+        ends[0].send(large_frame()[0])
+        await trio.sleep(1)
+        assert len(ends[1].take()) == 42
+
+
+async def test_large_segment_is_cut_up_for_a_guest_that_takes_none_by_now(
+    autojump_clock: MockClock,
+) -> None:
+    first, second = Link().ports
+    port = ImpairedPort(first, to_guest=Impairments(delay=1))
+    sent, start = large_frame()
+    async with plugged_in(port, second) as ends:
+        ends[1].send(sent)
+        port.set_offloads(NetFeature.GUEST_CSUM)
+        await trio.sleep(2)
+        got = ends[0].take()
+        assert len(got) == 42
+        assert sum(len(check_tcp(each, start, 14)) - 20 for each in got) == 60000
+
+
+async def test_bad_line_offers_what_can_be_cut_up() -> None:
+    """Of a tap, and UFO is not among that: frames of it would be lost."""
+    tap = Tap()
+    tap.offloads = HOST_OFFLOADS | GUEST_OFFLOADS
+    offered = ImpairedPort(tap).offloads
+    assert tap.offloads.without(offered) == NetFeature.HOST_UFO | NetFeature.GUEST_UFO
+
+
+async def test_datagrams_in_one_frame_are_cut_up_on_a_bad_line() -> None:
+    port = ImpairedPort(tap := Tap(), from_guest=Impairments(loss=1e-9))
+    data, start = udp_frame(4, bytes(10_000))
+    async with plugged_in(port) as (end,):
+        end.send(header(start, kind=GsoType.UDP_L4, size=1000, offset=6) + data)
+        await wait_all_tasks_blocked()
+    assert [len(each) for each in tap.sent] == [12 + 14 + 20 + 8 + 1000] * 10
+    assert port.dropped_from_guest == 0
 
 
 async def test_line_to_a_guest_that_gives_no_room(autojump_clock: MockClock) -> None:

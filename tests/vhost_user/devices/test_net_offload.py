@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.virtio.net import GSO_ECN, HEADER, GsoType, HeaderFlag, NetFeature
-from vhost_user.devices.net_offload import NOTHING_LEFT, check, checksum, finish
+from vhost_user.devices.net_offload import MOST_DATAGRAMS, NOTHING_LEFT, check, checksum, finish, wire_bytes
 
 NEEDS_CSUM = HeaderFlag.NEEDS_CSUM
 ETHERNET = bytes(range(12))
@@ -55,6 +55,15 @@ def tcp_frame(version: int, payload: bytes, *, vlan: bytes = b"", options: bytes
 
 def header(start: int, *, kind: int = 0, size: int = 0, flags: int = NEEDS_CSUM, offset: int = 16) -> bytes:
     return HEADER.pack(flags, kind, start + 20, size, start, offset, 0)
+
+
+def udp_frame(version: int, payload: bytes) -> tuple[bytes, int]:
+    """Return the same of UDP."""
+    length = 8 + len(payload)
+    network = ip_header(version, length, protocol=17)
+    partial = ones_complement_sum(pseudo_header(network, length, 17))
+    start = ETHERNET + struct.pack(">H", 0x0800 if version == 4 else 0x86DD) + network
+    return start + PORTS + struct.pack(">HH", length, partial) + payload, len(start)
 
 
 def check_tcp(frame: bytes, start: int, network: int) -> bytes:
@@ -114,6 +123,44 @@ def test_segments(version: int, payload: bytes, size: int, vlan: bytes, options:
     assert got == payload
 
 
+@given(
+    st.sampled_from([4, 6]),
+    st.integers(0, 3000).map(lambda size: Random(size).randbytes(size)),
+    st.integers(24, 400),
+)
+def test_datagrams(version: int, payload: bytes, size: int) -> None:
+    data, start = udp_frame(version, payload)
+    given = header(start, kind=GsoType.UDP_L4, size=size, offset=6)
+    checked, _ = check(given, len(data))
+    frames = finish(checked + data)
+    assert len(frames) == max(-(-len(payload) // size), 1)
+    got = b""
+    for number, frame in enumerate(frames):
+        assert frame[:12] == NOTHING_LEFT
+        ip, udp = frame[12 + 14 : 12 + start], frame[12 + start :]
+        assert struct.unpack_from(">H", ip, 2 if version == 4 else 4) == (
+            len(udp) + (20 if version == 4 else 0),
+        )
+        if version == 4:
+            assert ones_complement_sum(ip) == 0xFFFF
+            assert struct.unpack_from(">H", ip, 4) == ((0xFFFE + number) % 65536,)
+        assert udp[:6] == PORTS + struct.pack(">H", len(udp))
+        assert ones_complement_sum(pseudo_header(ip, len(udp), 17) + udp) == 0xFFFF
+        assert len(udp) == 8 + size or number == len(frames) - 1
+        got += udp[8:]
+    assert got == payload
+
+
+@pytest.mark.parametrize("kind", [GsoType.TCPV4, GsoType.TCPV6, GsoType.UDP_L4])
+@pytest.mark.parametrize("length", [0, 1, 1400, 1401, 60000])
+def test_bytes_on_a_wire(kind: GsoType, length: int) -> None:
+    version = 6 if kind == GsoType.TCPV6 else 4
+    data, start = (udp_frame if kind == GsoType.UDP_L4 else tcp_frame)(version, bytes(length))
+    frame = header(start, kind=kind, size=1400) + data
+    assert wire_bytes(frame) == sum(map(len, finish(frame)))
+    assert wire_bytes(NOTHING_LEFT + data) == len(data) + 12
+
+
 def test_frame_that_leaves_nothing_stays_as_it_is() -> None:
     frame = NOTHING_LEFT + ETHERNET + b"data"
     assert finish(frame) == [frame]
@@ -129,6 +176,7 @@ def test_frame_that_leaves_nothing_stays_as_it_is() -> None:
             GsoType.TCPV6 | GSO_ECN,
             NetFeature.GUEST_CSUM | NetFeature.GUEST_TSO6 | NetFeature.GUEST_ECN,
         ),
+        (GsoType.UDP_L4, NetFeature.GUEST_CSUM | NetFeature.GUEST_USO4 | NetFeature.GUEST_USO6),
     ],
 )
 def test_what_a_guest_must_take(kind: int, needed: NetFeature) -> None:
@@ -152,6 +200,8 @@ def test_header_of_a_hostile_guest_is_cleaned() -> None:
         (header(34, kind=GSO_ECN, size=1448), "segmentation of kind 0x80"),
         (header(34, kind=GsoType.TCPV4, size=1448, flags=0), "with flags 0x0"),
         (header(34, kind=GsoType.TCPV4, size=47), "segments of 47 bytes"),
+        (header(34, kind=GsoType.UDP_L4 | GSO_ECN, size=1448), "segmentation of kind 0x85"),
+        (header(34, kind=GsoType.UDP_L4, size=0), "segments of 0 bytes"),
     ],
 )
 def test_headers_that_no_driver_may_write(wrong: bytes, message: str) -> None:
@@ -167,7 +217,7 @@ def test_any_header_before_anything(wrong: bytes, data: bytes) -> None:
     except ValueError:
         return
     assert all(frame[:12] == NOTHING_LEFT for frame in frames)
-    assert len(frames) <= 5
+    assert len(frames) <= (MOST_DATAGRAMS if checked[1] == GsoType.UDP_L4 else 5)
 
 
 @given(
