@@ -62,6 +62,7 @@ class Tap(Port):
         self._name = name
         self._queues = queues
         self._attached = [True] * len(queues)
+        self._waiting = [trio.Lock() for _ in queues]  # one task can wait for a descriptor at a time
         self._flags = OffloadFlag.NONE
         self._told = False
         self.offloads = self._possible_offloads()
@@ -108,7 +109,7 @@ class Tap(Port):
         try:
             if len(buffers) > _IOV_MAX:
                 buffers = [memoryview(b"".join(buffers))]
-            os.writev(self._fd(pair if self._attached[pair] else 0), buffers)
+            os.writev(self._fd(self._sender(pair)), buffers)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -120,7 +121,9 @@ class Tap(Port):
 
     async def until_sendable(self, pair: int) -> None:
         """Wait until the tap takes frames."""
-        await trio.lowlevel.wait_writable(self._fd(pair if self._attached[pair] else 0))
+        sender = self._sender(pair)
+        async with self._waiting[sender]:
+            await trio.lowlevel.wait_writable(self._fd(sender))
 
     async def receive(self, pair: int, receiver: Receiver) -> None:
         """Read frames from the tap as long as this runs."""
@@ -162,6 +165,10 @@ class Tap(Port):
 
     def _fd(self, pair: int) -> int:
         return self._queues[pair].fileno()
+
+    def _sender(self, pair: int) -> int:
+        """Return the queue over which a pair sends: the kernel takes frames over one that is attached."""
+        return pair if self._attached[pair] else 0
 
     def _attach(self, pair: int, attached: bool) -> None:
         """Have the kernel give frames to this queue, or no longer; one alone has them anyway."""

@@ -205,6 +205,15 @@ async def test_queues_are_attached_while_they_are_used(net: Namespace) -> None:
             assert await next_of_ours(host) == experiment(60)[HEADER.size :]
 
 
+async def test_pairs_that_send_over_the_same_queue_can_wait_for_it_together(net: Namespace) -> None:
+    """As all do whose own one is not attached, because the guest does not receive over it."""
+    net.add_tap("tap0", multi_queue=True)
+    with open_tap("tap0", queues=3, netns=net.name) as port, trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            for pair in range(3):
+                nursery.start_soon(port.until_sendable, pair)
+
+
 async def test_descriptor_of_a_tap_is_as_good_as_its_name(net: Namespace, tap: str) -> None:
     fd = net.open_tap(tap).detach()
     with net.packets(tap) as host, Net(inherited_tap([fd], 1)) as device:
