@@ -13,6 +13,7 @@ other, 10 seconds each, or as many as a second argument says; at the last one it
 
 from __future__ import annotations
 
+import argparse
 import sys
 from functools import partial
 
@@ -56,4 +57,13 @@ async def main(path: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 10.0)
+    parser = argparse.ArgumentParser(description="Serve two guests, over a network that becomes worse.")
+    parser.add_argument("path", help="where to listen: at PATH0 and PATH1")
+    parser.add_argument("seconds", type=float, nargs="?", default=10.0, help="how long each step takes")
+    options = parser.parse_args()
+    try:
+        trio.run(main, options.path, options.seconds)
+    except* KeyboardInterrupt:
+        pass
+    except* OSError as errors:
+        sys.exit(f"cannot listen at {options.path}0 and {options.path}1: {errors.exceptions[0]}")

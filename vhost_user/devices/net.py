@@ -107,8 +107,8 @@ class Net(VirtioDevice):
 
     @classmethod
     def _with_ports(cls, options: argparse.Namespace, names: Sequence[str]) -> list[Self]:
-        ports = net_options.make_ports(options, len(names))
         macs = [net_options.mac_of(options, *each) for each in enumerate(names)]
+        ports = net_options.make_ports(options, len(names))
         return [cls(port, mac=mac, mtu=options.mtu) for port, mac in zip(ports, macs, strict=True)]
 
     @classmethod

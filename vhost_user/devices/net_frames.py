@@ -27,6 +27,11 @@ _ACK = 0x10
 _REQUEST_REVERSE = 3
 
 
+def is_group(mac: bytes) -> bool:
+    """Tell whether an address is that of several stations, or of all."""
+    return bool(mac[0] & 1)
+
+
 def tag_bytes(front: bytes) -> int:
     """Return how many bytes of VLAN tags a frame has, of which `front` are the first 14 or more."""
     return _TAG_BYTES.get(front[2 * MAC_SIZE : ETHERNET_HEADER], 0)

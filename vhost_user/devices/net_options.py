@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from protocol.io.command_line import UserError
 from protocol.virtio.net import MAC_SIZE, MAX_MTU, MIN_MTU
 from vhost_user.devices import net_switch_options, net_tap_options
+from vhost_user.devices.net_frames import is_group
 from vhost_user.options import whole_number
 
 if TYPE_CHECKING:
@@ -117,10 +118,18 @@ def make_ports(options: argparse.Namespace, count: int) -> list[Port]:
 
 
 def mac_of(options: argparse.Namespace, number: int, name: str) -> bytes:
-    """Return the address of a guest: --mac and those after it, or one made of its socket's name."""
+    """Return the address of a guest: --mac and those after it, or one made of its socket's name.
+
+    Raises UserError where the address after --mac is one of a group.
+    """
     if options.mac is None:
         return stable_mac(str(Path(name).absolute()))
-    return (int.from_bytes(options.mac, "big") + number).to_bytes(MAC_SIZE, "big")
+    mac = (int.from_bytes(options.mac, "big") + number).to_bytes(MAC_SIZE, "big")
+    if is_group(mac):
+        raise UserError(
+            f"--mac {options.mac.hex(':')} has fewer addresses after it than there are sockets: give a lower one"
+        )
+    return mac
 
 
 def stable_mac(name: str) -> bytes:
@@ -145,6 +154,6 @@ def _mac(text: str) -> bytes:
         mac = bytes.fromhex(text.replace(":", ""))
     except ValueError:
         mac = b""
-    if len(mac) != MAC_SIZE or len(text) != 3 * MAC_SIZE - 1 or mac[0] & 1 or not any(mac):
+    if len(mac) != MAC_SIZE or len(text) != 3 * MAC_SIZE - 1 or is_group(mac) or not any(mac):
         raise argparse.ArgumentTypeError(f"'{text}' is no MAC address of one machine, as 52:54:00:12:34:56")
     return mac
