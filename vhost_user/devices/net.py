@@ -258,6 +258,8 @@ class Net(VirtioDevice):
             async for batch in queue.batches():
                 self.from_guest.dropped += len(batch)
                 queue.complete_together([(chain, 0) for chain in batch])
+        with queue.until_stop():
+            await trio.sleep_forever()
 
     async def _transmit(self, queue: Virtqueue, pair: int) -> None:
         transmitter = QueueTransmitter(queue, self.port, pair, self.from_guest, lambda: self.link_up)

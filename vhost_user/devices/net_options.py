@@ -126,9 +126,7 @@ def mac_of(options: argparse.Namespace, number: int, name: str) -> bytes:
         return stable_mac(str(Path(name).absolute()))
     mac = (int.from_bytes(options.mac, "big") + number).to_bytes(MAC_SIZE, "big")
     if is_group(mac):
-        raise UserError(
-            f"--mac {options.mac.hex(':')} has fewer addresses after it than there are sockets: give a lower one"
-        )
+        raise UserError(f"--mac {options.mac.hex(':')} has too few addresses after it: give a lower one")
     return mac
 
 

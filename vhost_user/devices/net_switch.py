@@ -38,9 +38,13 @@ class Switch(Network):
         now = trio.current_time()
         self._table.learn(addresses[6:], source.number, now)
         number = self._table.find(addresses[:6], now)
-        if number is None:
-            return [port for port in self.ports if port is not source and port.is_receiving]
-        return [self.ports[number]] if number != source.number else []
+        if number == source.number:
+            return []
+        known = [] if number is None else [self.ports[number]]
+        if known and known[0].is_receiving:
+            return known
+        # A guest that has left may be back at another port, and not have said anything there.
+        return [port for port in self.ports if port is not source and port.is_receiving] or known
 
     def link_set(self, port: NetworkPort) -> None:
         """Forget who was behind a port whose cable is pulled out: it may come back at another one."""

@@ -251,7 +251,10 @@ async def test_buffers_in_stock_are_there_again_after_a_stop() -> None:
 # Rings that are disabled
 
 
-async def test_disabled_queues_discard_what_is_sent_and_receive_nothing() -> None:
+async def test_disabled_queues_discard_what_is_sent_and_receive_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
     port = TestPort()
     device = Net(port)
     async with attached(device) as front:
@@ -269,6 +272,7 @@ async def test_disabled_queues_discard_what_is_sent_and_receive_nothing() -> Non
         assert give(await port.until_receiving(), frame(60))
         assert await rx.wait()
         assert device.from_guest.dropped == 1
+    assert "is served no more" not in caplog.text
 
 
 async def test_ring_that_is_started_before_it_is_enabled_is_discarded_from() -> None:

@@ -68,6 +68,21 @@ async def test_guest_that_moves_is_found_again(autojump_clock: MockClock) -> Non
         assert switch.mac_table() == [(mac(2), 2, 0)]
 
 
+async def test_guest_that_leaves_is_found_at_another_port_before_it_says_anything() -> None:
+    switch = Switch(4)
+    async with plugged_in(switch.ports[0], switch.ports[1]) as (sender, other):
+        async with plugged_in(switch.ports[2]) as (end,):
+            end.send(frame(BROADCAST, mac(7)))
+        taken([sender, other])
+        sent = frame(mac(7), mac(0))
+        async with plugged_in(switch.ports[3]) as (end,):
+            sender.send(sent)
+            assert taken([other, end]) == [[sent], [sent]]
+        async with plugged_in(switch.ports[2]) as (end,):
+            sender.send(sent)
+            assert taken([other, end]) == [[], [sent]]
+
+
 async def test_port_that_is_pulled_out_is_forgotten() -> None:
     switch = Switch(3)
     async with plugged_in(*switch.ports) as ends:

@@ -80,7 +80,7 @@ def test_values_that_cannot_be(option: str, value: str, capsys: pytest.CaptureFi
 def test_addresses_after_the_first_are_no_groups() -> None:
     given = options("--switch", "--mac", "fe:ff:ff:ff:ff:ff")
     assert net_options.mac_of(given, 0, "net.sock0") == b"\xfe\xff\xff\xff\xff\xff"
-    with pytest.raises(UserError, match="--mac fe:ff:ff:ff:ff:ff has fewer addresses after it"):
+    with pytest.raises(UserError, match="--mac fe:ff:ff:ff:ff:ff has too few addresses after it"):
         net_options.mac_of(given, 1, "net.sock1")
 
 
