@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.errors import RemoteProtocolError
+from protocol.io import means
 from protocol.io.stream import MAX_FDS
 from protocol.vhost_user import FrontendRequest, Refused, Reply, describe
 from protocol.vhost_user.checks import RefusedError
@@ -71,6 +72,11 @@ async def _handle(backend: Backend, request: Request | Refused) -> tuple[bool, A
         return True, await HANDLERS[type(request)](backend, request)
     except (RefusedError, BadRegionError, MappingError) as error:
         _log.error("%s is refused: %s", request.label, str(error))  # no traceback is kept
+        return False, None
+    except OSError as error:
+        if not means.are_out(error):
+            raise
+        _log.error("%s is refused: %s", request.label, means.cause_and_remedy(error))
         return False, None
     finally:
         request.close()

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from protocol.io import listen
+from protocol.io import listen, means
 from vhost_user.json_call import CallError
 
 if TYPE_CHECKING:
     import os
 
-    from protocol.io import FdStream, Listener
+    from protocol.io import FdStream
     from vhost_user.simulation import Event, Simulation
 
 MAX_LINE = 1 << 20
@@ -63,17 +63,12 @@ async def serve_control(
         task_status.started()
         async with trio.open_nursery() as nursery:
             while True:
-                stream = await _accept(listener)
+                stream = await means.until_there(listener.accept, _tell_why_nobody_can_come)
                 nursery.start_soon(_serve_client, simulation, stream)
 
 
-async def _accept(listener: Listener) -> FdStream:
-    while True:
-        try:
-            return await listener.accept()
-        except OSError as error:
-            _log.warning("the control socket can take no client: %s; trying again", error.strerror)
-            await trio.sleep(_RETRY_SECONDS)
+def _tell_why_nobody_can_come(reason: str) -> None:
+    _log.warning("the control socket can take no client: %s; trying again", reason)
 
 
 async def _serve_client(simulation: Simulation, stream: FdStream) -> None:

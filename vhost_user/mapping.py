@@ -9,6 +9,8 @@ import stat
 import sys
 from typing import TYPE_CHECKING, Any
 
+from protocol.io import means
+
 if TYPE_CHECKING:
     from protocol.fds import OwnedFd
 
@@ -48,7 +50,10 @@ def map_shared(fd: OwnedFd, size: int, offset: int) -> memoryview:
         length = lead + size
     try:
         mapping = Mapping(fd.fileno(), length, mmap.MAP_SHARED, offset=offset - lead, **_KEEP_NO_FD)
-    except (OSError, OverflowError, ValueError) as error:
+    except OSError as error:
+        reason = means.cause_and_remedy(error)
+        raise MappingError(f"{size} bytes at {offset:#x} cannot be mapped: {reason}") from error
+    except (OverflowError, ValueError) as error:
         raise MappingError(f"{size} bytes at {offset:#x} cannot be mapped: {error}") from error
     mapping.start = ctypes.addressof(ctypes.c_char.from_buffer(mapping)) + lead
     mapping.owner = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.io import FdStream, inherited_listener, listen
+from protocol.io import FdStream, inherited_listener, listen, means
 from protocol.io import connect as connect_socket
 from protocol.io.stream import check_path
 from vhost_user.connection import serve_connection
@@ -88,11 +88,15 @@ def _listener(path: str | os.PathLike[str] | None, fd: int | None) -> Listener:
 
 async def _serve_listener(device: VirtioDevice, listener: Listener) -> None:
     while True:
-        stream = await listener.accept()
+        stream = await means.until_there(listener.accept, _tell_why_nobody_can_come)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_tell_who_waits, listener)
             await _serve_safely(device, stream)
             nursery.cancel_scope.cancel()
+
+
+def _tell_why_nobody_can_come(reason: str) -> None:
+    _log.error("no front-end can connect now: %s; trying again", reason)
 
 
 async def _tell_who_waits(listener: Listener) -> None:
@@ -114,8 +118,9 @@ async def _serve_as_client(device: VirtioDevice, path: str) -> None:
 
 
 async def _try_to_connect(path: str, *, quietly: bool) -> FdStream | None:
+    complain = partial(_log.error, "cannot connect to %s: %s; trying again", path)
     try:
-        return await connect_socket(path)
+        return await means.until_there(partial(connect_socket, path), complain)
     except OSError as error:
         level = logging.DEBUG if quietly else logging.INFO
         _log.log(level, "no front-end listens on %s yet: %s; trying again", path, error.strerror)

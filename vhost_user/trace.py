@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 import trio
 
 from protocol.fds import OwnedFd
-from protocol.io import FdStream, connect
+from protocol.io import FdStream, connect, means
 from protocol.vhost_user import (
     BACKEND_REQUESTS,
     FRONTEND_REQUESTS,
@@ -96,7 +96,7 @@ async def _accept(listener: Listener, number: int, sink: Callable[[Event], None]
         try:
             return await listener.accept()
         except OSError as error:
-            sink(Note(number, f"no connection can be accepted: {error.strerror}"))
+            sink(Note(number, f"no connection can be accepted: {means.cause_and_remedy(error)}"))
             await trio.sleep(RETRY_SECONDS)
 
 

@@ -1,5 +1,6 @@
 """What the protocols need of Linux, for trio: sockets that pass fds, eventfds, listeners, readiness."""
 
+from protocol.io import means
 from protocol.io.eventfd import EventFd
 from protocol.io.listener import Listener, SocketInUseError, inherited_listener, listen, systemd_listener
 from protocol.io.readiness import notify, watchdog
@@ -15,6 +16,7 @@ __all__ = [
     "connect",
     "inherited_listener",
     "listen",
+    "means",
     "notify",
     "systemd_listener",
     "watchdog",

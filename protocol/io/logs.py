@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import sys
 from datetime import UTC, datetime
+from typing import TextIO
+
+from protocol.io.means import cause_and_remedy
 
 FORMATS = ("text", "json")
 
@@ -42,11 +47,37 @@ class _TextFormatter(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
+class _Forgiving(logging.Handler):
+    """Says once that the log cannot be written, as on a full disk: the program goes on."""
+
+    complaint = "cannot write the log"
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's own name
+        """Take notice that `record` could not be written."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            with contextlib.suppress(OSError):  # standard error may be what cannot be written
+                print(f"{self.complaint}: {cause_and_remedy(error)}", file=sys.stderr, flush=True)
+
+
+class _Terminal(_Forgiving, logging.StreamHandler[TextIO]):
+    """The log on standard error."""
+
+
+class _File(_Forgiving, logging.FileHandler):
+    """The log in a file."""
+
+
 def configure(program: str, *, style: str = "text", verbose: bool = False, path: str | None = None) -> None:
     """Send the process's log records to standard error, or append them to the file `path`.
 
     `style` is one of FORMATS; `verbose` adds debug records. Raises OSError where `path` cannot be opened.
     """
-    handler = logging.FileHandler(path) if path else logging.StreamHandler()
+    handler = _File(path) if path else _Terminal()
+    handler.complaint = f"{program}: cannot write the log {path or ''}".rstrip()
     handler.setFormatter(_JsonFormatter() if style == "json" else _TextFormatter(program))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler], force=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from protocol.fds import OwnedFd
-from protocol.io import listen
+from protocol.io import listen, means
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -226,6 +226,9 @@ class _SocketHost:
     async def _accept(self) -> FdStream | socket.socket:
         raise NotImplementedError
 
+    def _tell_why_nobody_can_come(self, reason: str) -> None:
+        _log.error("%s: nobody can connect now: %s; trying again", self._name, reason)
+
     def hang_up(self) -> bool:
         """Close the connection, if there is one."""
         if self._talk is not None:
@@ -244,11 +247,7 @@ class UnixHost(_SocketHost):
         self._listener: Listener = listen(path)
 
     async def _accept(self) -> FdStream:
-        while True:
-            try:
-                return await self._listener.accept()
-            except OSError as error:
-                await _report(self._name, error)
+        return await means.until_there(self._listener.accept, self._tell_why_nobody_can_come)
 
     def close(self) -> None:
         """Listen no longer, and remove the socket."""
@@ -270,16 +269,18 @@ class TcpHost(_SocketHost):
 
     async def _accept(self) -> socket.socket:
         while True:
-            await trio.lowlevel.wait_readable(self._socket)
             try:
-                client, _ = self._socket.accept()
+                return await means.until_there(self._accept_one, self._tell_why_nobody_can_come)
             except BlockingIOError:
                 continue
             except OSError as error:
-                await _report(self._name, error)
-                continue
-            client.setblocking(False)
-            return client
+                await _report(self._name, error)  # of the network, say
+
+    async def _accept_one(self) -> socket.socket:
+        await trio.lowlevel.wait_readable(self._socket)
+        client, _ = self._socket.accept()
+        client.setblocking(False)
+        return client
 
     def close(self) -> None:
         """Listen no longer."""

@@ -92,7 +92,7 @@ class HostBus:
         self._number = number
         self._path = devices / f"i2c-{number}"
         self._library = _import_smbus2()
-        self._once = Once(_log, 1)
+        self._no_command, self._gone = Once(_log, 1), Once(_log, 1)
         with ExitStack() as opened:
             # Each address has a descriptor, for the kernel keeps it there: two guests' threads may meet.
             self._chips = {address: self._open(address, opened) for address in sorted(self.addresses)}
@@ -117,7 +117,7 @@ class HostBus:
         try:
             return self._do_i2c(messages) if self._does_i2c else self._do_smbus(messages)
         except OSError as error:
-            _log.debug("%s: a transfer failed: %s", self._path, error.strerror)
+            self._tell(error)
             return 0
 
     def _do_i2c(self, messages: Sequence[Message]) -> int:
@@ -137,12 +137,19 @@ class HostBus:
                 message.data = bytes(result)
         return done
 
+    def _tell(self, error: OSError) -> None:
+        """Log why a transfer failed: what chips do all the time quietly, an adapter that is gone once."""
+        if error.errno == errno.ENODEV and not self._path.exists():  # some say so of a chip that is not there
+            self._gone.warning(f"{self._path} is gone: every transfer fails; start again once it is back")
+        else:
+            _log.debug("%s: a transfer failed: %s", self._path, error.strerror)
+
     def _do_smbus(self, messages: Sequence[Message]) -> int:
         """Do a transfer that is an SMBus command; none of one that is not. Raises OSError."""
         command = i2c_smbus.find(messages, self._commands)
         if command is None:
             what = i2c_smbus.describe(messages)
-            self._once.warning(
+            self._no_command.warning(
                 f"{self._path} does SMBus commands only: a transfer that is none fails, such as '{what}'"
             )
             return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
+from protocol.io import means
 from protocol.virtio.ids import DeviceId
 from protocol.virtio.vsock import (
     EVENT,
@@ -280,7 +281,13 @@ class Vsock(VirtioDevice):
                 self._join_sibling(stream, own)
         except OSError as error:
             _log.debug("guest %d: its connection to %s is refused: %s", self.guest_cid, own, error)
-            stream.reset()
+            self.refuse(stream, error)
+
+    def refuse(self, stream: Stream, error: OSError) -> None:
+        """Refuse the guest a connection; where it is for want of means, the user hears of it."""
+        if means.are_out(error):
+            self.table.complain(f"has a connection refused: {means.cause_and_remedy(error)}")
+        stream.reset()
 
     def _join_host(self, stream: Stream, port: int) -> None:
         if (sock := self._ports.connect(port)) is not None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from protocol.io import listen
+from protocol.io import listen, means
 from protocol.io.stream import MAX_PATH
 from vhost_user.devices.vsock_connection import State
 from vhost_user.devices.vsock_ports import LAST_PORT
@@ -31,7 +31,6 @@ MAX_GREETING = 32
 
 _CONNECT_SECONDS = 0.005
 """How often to try to connect to a program that is slow to accept others: nothing tells when it has."""
-_NO_FILES_SECONDS = 0.1
 
 _PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 
@@ -39,10 +38,13 @@ _log = logging.getLogger("vhost_user.vsock")
 
 
 class Asking(Protocol):
-    """Whatever asks the guest for connections: the device."""
+    """Whoever asks the guest for connections, and is asked by it: the device."""
 
     def ask(self, sock: socket.socket, port: int) -> Stream | None:
         """Ask for one to `port`, joined to `sock`, which it greets with a line. None: `sock` was closed."""
+
+    def refuse(self, stream: Stream, error: OSError) -> None:
+        """Refuse the guest what it asked for."""
 
 
 class UnixSockets:
@@ -69,7 +71,7 @@ class UnixSockets:
     async def serve(self, device: Asking) -> None:
         """Have `device` ask for what programs want, and programs for what the guest does; until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._join_waiting)
+            nursery.start_soon(self._join_waiting, device)
             while True:
                 await self._most.acquire()
                 nursery.start_soon(self._serve, await self._accept(), device)
@@ -84,24 +86,24 @@ class UnixSockets:
             self._waiting.setdefault(port, deque()).append(stream)
             self._are_waiting.unpark()
 
-    async def _join_waiting(self) -> None:
+    async def _join_waiting(self, device: Asking) -> None:
         """Join those that wait as soon as they can be; runs until cancelled."""
         while True:
             while not self._waiting:
                 await self._are_waiting.park()
             await trio.sleep(_CONNECT_SECONDS)
             for port in list(self._waiting):
-                self._try_again(port)
+                self._try_again(port, device)
 
-    def _try_again(self, port: int) -> None:
+    def _try_again(self, port: int, device: Asking) -> None:
         """Join those that wait for one program in their order, without those that wait no longer."""
         streams = deque(one for one in self._waiting[port] if one.connection.state is State.ASKED)
         while streams:
             try:
                 if not self._has_joined(streams[0], port):
                     break
-            except OSError:
-                streams[0].reset()
+            except OSError as error:
+                device.refuse(streams[0], error)
             streams.popleft()
         if streams:
             self._waiting[port] = streams
@@ -128,12 +130,10 @@ class UnixSockets:
         return sock
 
     async def _accept(self) -> socket.socket:
-        while True:
-            try:
-                return (await self._listener.accept()).detach()
-            except OSError as error:
-                _log.error("cannot accept a connection at %s: %s", self._path, error.strerror)
-                await trio.sleep(_NO_FILES_SECONDS)
+        return (await means.until_there(self._listener.accept, self._tell_why_nobody_can_come)).detach()
+
+    def _tell_why_nobody_can_come(self, reason: str) -> None:
+        _log.error("cannot accept a connection at %s: %s; trying again", self._path, reason)
 
     async def _serve(self, sock: socket.socket, device: Asking) -> None:
         port = None

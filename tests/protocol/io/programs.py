@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import resource
@@ -188,6 +190,15 @@ def raise_limit() -> tuple[int, int]:
     _limit_descriptors(64)
     raise_open_files_limit()
     return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def write_log_that_fails(path: str, message: str) -> list[str]:
+    """Log a message, with one argument too many perhaps, several times; return what is said of that."""
+    logs.configure("program", path=path)
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        for _ in range(3):
+            logging.getLogger("some.name").info(message, *["no number"] * ("%" in message))
+    return told.getvalue().splitlines()
 
 
 def write_log(path: str, style: str, verbose: bool) -> None:

@@ -55,3 +55,15 @@ def test_log_is_appended_to(path: Path) -> None:
 
 def test_log_that_cannot_be_opened(directory: Path) -> None:
     assert run_child(programs.fail_to_log, str(directory)) == str(directory)
+
+
+def test_log_on_a_full_disk_is_told_of_once() -> None:
+    assert run_child(programs.write_log_that_fails, "/dev/full", "hello") == [
+        "program: cannot write the log /dev/full: No space left on device;"
+        " make room, or raise the limit that is reached"
+    ]
+
+
+def test_record_that_is_wrong_is_told_of_with_its_traceback(path: Path) -> None:
+    lines = run_child(programs.write_log_that_fails, str(path), "%d")
+    assert "Traceback (most recent call last):" in lines

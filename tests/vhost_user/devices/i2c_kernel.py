@@ -36,6 +36,7 @@ class Kernel:
         self.functions = int(I2cFunc.I2C)
         self.tells = False
         """Whether it says how many messages were done where some were not, as some adapters do."""
+        self.is_gone = False
         self.busy: set[int] = set()
         """Addresses of chips that a driver of the host's has."""
         self.transfers: list[list[tuple[int, bool, bytes]]] = []
@@ -69,6 +70,8 @@ class Kernel:
         return self._transfer(argument)
 
     def _transfer(self, argument: ctypes.Structure) -> int:
+        if self.is_gone:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         messages = [argument.msgs[number] for number in range(argument.nmsgs)]
         self.transfers.append(
             [(each.addr, each.flags == I2C_M_RD, bytes(each.buf[: each.len])) for each in messages]

@@ -180,6 +180,19 @@ async def test_transfer_that_the_kernel_fails_has_done_nothing(kernel: Kernel, d
         assert messages[0].data == b""
 
 
+async def test_adapter_that_is_gone_is_told_of_once(
+    kernel: Kernel, devices: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernel.is_gone = True
+    with closing(HostBus(7, [0x48], devices)) as bus:
+        assert await bus.transfer([Message(0x48, read=True, size=1)]) == 0
+        assert not caplog.messages  # some adapters answer so where a chip does not
+        (devices / "i2c-7").unlink()
+        for _ in range(3):
+            assert await bus.transfer([Message(0x48, read=True, size=1)]) == 0
+    assert caplog.messages == [f"{devices}/i2c-7 is gone: every transfer fails; start again once it is back"]
+
+
 async def test_adapter_that_fails_by_having_done_less(kernel: Kernel, devices: Path) -> None:
     kernel.tells = True
     with closing(HostBus(7, [0x48, 0x49], devices)) as bus:

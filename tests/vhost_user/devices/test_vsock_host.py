@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import socket
 import stat
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -162,6 +163,36 @@ async def test_guest_is_refused_where_no_program_listens(path: str, what: str) -
         end = guest.port(1000, PORT)
         await end.send(Operation.REQUEST)
         await end.expect(Operation.RST)
+
+
+async def test_guest_is_refused_at_the_limit_of_open_files_and_served_later(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with guest_at(path) as guest, listening(f"{path}_{PORT}"):
+        with no_more_files():
+            for port in (1000, 1001):
+                end = guest.port(port, PORT)
+                await end.send(Operation.REQUEST)
+                await end.expect(Operation.RST)
+        await guest.port(1002, PORT).connected()
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == (
+        "guest 3 has a connection refused: Too many open files; raise the limit of open files (ulimit -n);"
+        " this is logged once"
+    )
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let this process open no more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_program_that_is_slow_to_accept_is_waited_for(path: str) -> None:
