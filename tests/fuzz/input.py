@@ -14,6 +14,7 @@ from protocol.virtio.input_codes import EventType, Led
 from tests.fuzz.harness import DefectError
 from vhost_user.chain import Readable
 from vhost_user.devices.input import Input
+from vhost_user.devices.input_keymap import LEDS
 from vhost_user.devices.input_player import InputDevices
 from vhost_user.devices.input_pointers import Mouse, Tablet
 from vhost_user.devices.input_script import ScriptError
@@ -74,7 +75,7 @@ def _status(data: bytes) -> None:
     for start in range(0, len(data), EVENT.size):
         chain: Chain = _Chain(data[start : start + EVENT.size])  # type: ignore[assignment]
         device._take_status(chain)
-    if not set(keyboard.leds()) <= set(Led.__members__):
+    if not set(keyboard.leds()) <= {led.name for led in LEDS}:
         raise DefectError(f"these LEDs are on: {keyboard.leds()}")
 
 

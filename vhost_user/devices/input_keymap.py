@@ -6,6 +6,9 @@ from protocol.virtio.input_codes import BUTTONS, KEYS, Led
 
 SHIFT = KEYS["LEFTSHIFT"]
 
+LEDS = (Led.NUML, Led.CAPSL, Led.SCROLLL)
+"""Those of a keyboard."""
+
 _ALIASES = {
     **{
         "CTRL": "LEFTCTRL",
@@ -48,7 +51,10 @@ def key_code(name: str) -> int:
 
 def chord(text: str) -> list[int]:
     """Return the codes of keys that are pressed together, `CTRL+ALT+DELETE`. Raises ValueError."""
-    codes = [key_code(name) for name in text.split("+")]
+    names = text.split("+")
+    if len(names) > 1 and not all(names):
+        raise ValueError(f"'{text}' has a + beside which there is no key; that of + is PLUS")
+    codes = [key_code(name) for name in names]
     if len(set(codes)) < len(codes):
         raise ValueError(f"'{text}' names a key twice")
     return codes
@@ -65,8 +71,9 @@ def button_code(name: str) -> int:
 def led_name(name: str) -> str:
     """Return what a LED is called: CAPSL for capslock, LED_CAPSL and the like. Raises ValueError."""
     upper = name.upper().removeprefix("LED_").removesuffix("OCK")
-    if upper not in Led.__members__:
-        raise ValueError(f"there is no LED '{name}'; there are {', '.join(Led.__members__).lower()}")
+    names = [led.name for led in LEDS]
+    if upper not in names:
+        raise ValueError(f"there is no LED '{name}'; there are {', '.join(names).lower()}")
     return upper
 
 

@@ -9,7 +9,7 @@ import trio
 
 from protocol.virtio.input import Event
 from protocol.virtio.input_codes import KEYS, EventType, Led, Rep
-from vhost_user.devices.input_keymap import chord, key_code, keys_for, led_name
+from vhost_user.devices.input_keymap import LEDS, chord, key_code, keys_for, led_name
 from vhost_user.devices.input_reports import Description, Reports
 from vhost_user.simulation import Simulation, call
 
@@ -110,8 +110,10 @@ class Keyboard(SimulatedInput):
 
     def __init__(self, *, repeats: bool = False) -> None:
         """With `repeats`, the guest repeats a key that is held."""
-        leds = frozenset({Led.NUML, Led.CAPSL, Led.SCROLLL})
-        events: dict[int, frozenset[int]] = {EventType.KEY: frozenset(KEYS.values()), EventType.LED: leds}
+        events: dict[int, frozenset[int]] = {
+            EventType.KEY: frozenset(KEYS.values()),
+            EventType.LED: frozenset(LEDS),
+        }
         if repeats:
             events[EventType.REP] = frozenset(Rep)
         super().__init__(Description("qemu-companion keyboard", events=events))
@@ -120,7 +122,7 @@ class Keyboard(SimulatedInput):
 
     def take_status(self, event: Event) -> None:
         """Switch a LED; tell of that, and of how the driver repeats keys."""
-        if event.type == EventType.LED and event.code in list(Led):
+        if event.type == EventType.LED and event.code in LEDS:
             self._switch(Led(event.code).name, on=bool(event.value))
         elif event.type == EventType.REP and event.code in list(Rep):
             self.emit("repeat", **{Rep(event.code).name.lower(): event.value})

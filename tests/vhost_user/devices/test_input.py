@@ -214,7 +214,9 @@ async def test_leds_come_back() -> None:
             await queue.request(Event(EventType.REP, Rep.DELAY, 500).encode())
             await queue.request(Event(EventType.SND, 1, 1).encode())
             await queue.request(led(15, 1))
-            found = [(event.name, event.data) for event in [await anext(events) for _ in range(6)]]
+            await queue.request(led(Led.KANA, 1))  # which it has not
+            assert keyboard.leds() == ["NUML"]
+            found = [(event.name, event.data) for event in [await anext(events) for _ in range(7)]]
     assert found == [
         ("led", {"led": "CAPSL", "on": True}),
         ("led", {"led": "NUML", "on": True}),
@@ -222,6 +224,7 @@ async def test_leds_come_back() -> None:
         ("repeat", {"delay": 500}),
         ("status", {"type": 18, "code": 1, "value": 1}),
         ("status", {"type": 17, "code": 15, "value": 1}),
+        ("status", {"type": 17, "code": 4, "value": 1}),
     ]
 
 

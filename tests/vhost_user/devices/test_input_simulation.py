@@ -184,8 +184,14 @@ def test_other_unknown_names_are_refused() -> None:
         chord("A+a")
     with pytest.raises(ValueError, match="no button 'up'; there are left, right, middle"):
         button_code("up")
-    with pytest.raises(ValueError, match="no LED 'power'; there are numl, capsl, scrolll"):
-        led_name("power")
+    for name in ("CTRL++", "+", "A+"):
+        with pytest.raises(
+            ValueError, match=r"'\S+' has a \+ beside which there is no key; that of \+ is PLUS$"
+        ):
+            chord(name)
+    for name in ("power", "kana"):  # a keyboard has three, and nobody would ever light another
+        with pytest.raises(ValueError, match=f"no LED '{name}'; there are numl, capsl, scrolll$"):
+            led_name(name)
 
 
 async def test_mouse() -> None:
