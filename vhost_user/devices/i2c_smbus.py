@@ -30,27 +30,27 @@ class Command:
     read: range | None = None
     """How many bytes the last message may read; None: none does."""
 
-    def is_what(self, written: bytes | None, size: int | None) -> bool:
-        """Tell whether a transfer is this that writes `written` and reads `size` bytes, None for neither."""
-        if self.kind == "BLOCK_DATA" and (not written or written[1:2] != bytes([len(written) - 2 & 0xFF])):
+    def stands_for(self, written: bytes | None, size: int | None) -> bool:
+        """Tell whether it is a transfer that writes `written`, then reads `size` bytes; None: does not."""
+        length = None if written is None else len(written)
+        if not (_is_within(length, self.written) and _is_within(size, self.read)):
             return False
-        return _is_within(None if written is None else len(written), self.written) and _is_within(
-            size, self.read
-        )
+        # The number of bytes that it puts after the code has to be what the transfer has there.
+        return self.kind != "BLOCK_DATA" or (written is not None and written[1] == len(written) - 2)
 
 
 def _is_within(length: int | None, lengths: range | None) -> bool:
     return length is None if lengths is None else length in lengths
 
 
-_NONE, _ONE, _TWO, _THREE = (range(length, length + 1) for length in range(4))
+_ZERO, _ONE, _TWO, _THREE = (range(length, length + 1) for length in range(4))
 _BLOCK = range(1, 33)
 _CODE_AND_BLOCK = range(2, 34)
 _CODE_COUNT_AND_BLOCK = range(3, 35)
 
 COMMANDS = (
-    Command("QUICK", "SMBUS_QUICK", written=_NONE),
-    Command("QUICK", "SMBUS_QUICK", read=_NONE),
+    Command("QUICK", "SMBUS_QUICK", written=_ZERO),
+    Command("QUICK", "SMBUS_QUICK", read=_ZERO),
     Command("BYTE", "SMBUS_WRITE_BYTE", written=_ONE),
     Command("BYTE", "SMBUS_READ_BYTE", read=_ONE),
     Command("BYTE_DATA", "SMBUS_WRITE_BYTE_DATA", written=_TWO),
@@ -60,7 +60,6 @@ COMMANDS = (
     Command("PROC_CALL", "SMBUS_PROC_CALL", written=_THREE, read=_TWO),
     Command("I2C_BLOCK_DATA", "SMBUS_WRITE_I2C_BLOCK", written=_CODE_AND_BLOCK),
     Command("I2C_BLOCK_DATA", "SMBUS_READ_I2C_BLOCK", written=_ONE, read=_BLOCK),
-    # Writes the number of bytes after the code: it is a transfer whose second byte happens to be that.
     Command("BLOCK_DATA", "SMBUS_WRITE_BLOCK_DATA", written=_CODE_COUNT_AND_BLOCK),
 )
 """The first one that a transfer is, and that a bus does, is done."""
@@ -83,7 +82,7 @@ def find(messages: Sequence[Message], commands: Sequence[Command]) -> Command | 
             shape = first.data, second.size
         case _:
             return None
-    return next((command for command in commands if command.is_what(*shape)), None)
+    return next((command for command in commands if command.stands_for(*shape)), None)
 
 
 def perform(command: Command, messages: Sequence[Message], fd: int, library: ModuleType) -> None:
