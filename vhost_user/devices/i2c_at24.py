@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from typing import NamedTuple
 
@@ -53,7 +54,8 @@ class At24(I2cChip):
         """Keep the content in `file`, which is made, or made longer, where it is too short; else in memory.
 
         A chip that is `read_only` acknowledges no data, as with its write-control pin high. Raises
-        ValueError for a model that is not in MODELS and a file that is too long, and OSError.
+        ValueError for a model that is not in MODELS, and for a file that is too long or another chip's, and
+        OSError.
         """
         super().__init__()
         if model not in MODELS:
@@ -66,6 +68,7 @@ class At24(I2cChip):
         self._file = None if file is None else OwnedFd(_open(file))
         if self._file is not None:
             try:
+                _lock(self._file)
                 self._load(self._file)
             except BaseException:
                 self._file.close()
@@ -156,6 +159,16 @@ class At24(I2cChip):
         kept = os.pread(file.fileno(), size, 0)
         self._content[: len(kept)] = kept
         os.pwrite(file.fileno(), self._content[len(kept) :], len(kept))
+
+
+def _lock(file: OwnedFd) -> None:
+    """Keep others from the file, until it is closed. Raises ValueError where one has it."""
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError("the file is that of another EEPROM, here or in another program") from None
+    except OSError:
+        pass  # there are no locks where it is
 
 
 def _open(path: str) -> int:

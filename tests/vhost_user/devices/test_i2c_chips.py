@@ -376,6 +376,19 @@ def test_short_file_is_made_longer_and_a_long_one_refused(tmp_path: Path) -> Non
         At24(file=str(path))
 
 
+def test_file_is_that_of_one_eeprom(tmp_path: Path) -> None:
+    """Each would write what the other one does not know of."""
+    path = str(tmp_path / "eeprom")
+    with closing(At24(file=path)) as chip:
+        with pytest.raises(
+            ValueError, match="the file is that of another EEPROM, here or in another program"
+        ):
+            At24(file=path)
+        exchange(chip, b"\x00\x01")
+    with closing(At24(file=path)) as chip:
+        assert chip.read_memory(0, 1) == b"\x01"
+
+
 def test_unknown_eeprom() -> None:
     with pytest.raises(ValueError, match="there is no EEPROM '24c03' here; there are 24c01, "):
         At24("24c03")
