@@ -30,6 +30,8 @@ PULSE_SECONDS = 0.001
 MOST_SECONDS = 3600.0
 MOST_PULSES = 1_000_000
 
+_NOT_DONE = "does it still run? 'set' with wait=false does not wait"
+
 _LEVELS: tuple[Level, Level] = (0, 1)
 
 
@@ -139,14 +141,15 @@ class SimulatedLine(Simulation):
     @call
     async def wait_for(self, value: Level, within: float = PATIENCE_SECONDS) -> None:
         """Wait until the line has a level, for an output until the guest has set that."""
-        with _patience(within, f"the line has not got to {value}"):
+        with _patience(within, f"the line has not got to {value}", "'state' tells who drives it"):
             while self.level != value:
                 await self._changed.park()
 
     @call
     async def wait_for_interrupts(self, within: float = PATIENCE_SECONDS) -> None:
         """Wait until the guest wants interrupts of the line: from then on each change reaches it."""
-        with _patience(within, "the guest has enabled no interrupt of the line"):
+        what = "the guest has enabled no interrupt of the line"
+        with _patience(within, what, "is its driver loaded, and does a program listen?"):
             while self.interrupt.type is IrqType.NONE:
                 await self._changed.park()
 
@@ -188,12 +191,12 @@ class SimulatedLine(Simulation):
 
     async def _drive(self, value: Level, *, within: float, wait: bool = True) -> None:
         if wait and self.interrupt.would_be_lost(value):
-            with _patience(within, "the guest is not done with the interrupt before"):
+            with _patience(within, "the guest is not done with the interrupt before", _NOT_DONE):
                 await self.interrupt.until_taken(value)
         self.change(value)
 
     async def _handled(self, within: float) -> None:
-        with _patience(within, "the guest is not done with the last interrupt"):
+        with _patience(within, "the guest is not done with the last interrupt", _NOT_DONE):
             await self.interrupt.until_handled()
 
     def change(self, value: Level) -> None:
@@ -287,10 +290,10 @@ def _check_seconds(seconds: float) -> None:
 
 
 @contextmanager
-def _patience(seconds: float, what: str) -> Iterator[None]:
+def _patience(seconds: float, what: str, remedy: str) -> Iterator[None]:
     """Raise CallError where the block takes longer."""
     _check_seconds(seconds)
     with trio.move_on_after(seconds) as scope:
         yield
     if scope.cancelled_caught:
-        raise CallError(f"{what} within {seconds:g} s: does it still run, and want interrupts?")
+        raise CallError(f"{what} within {seconds:g} s; {remedy}")
