@@ -19,14 +19,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import select
 from dataclasses import asdict, is_dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from protocol.io import listen, means
+from protocol.io import listen, means, until_hung_up
 from vhost_user.json_call import CallError
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ class _Client:
         if rest.strip():
             await self._answer(rest)
         if self._subscribed:
-            await self._until_gone()
+            await until_hung_up(self._stream.fileno())  # it still reads its events
 
     async def _answer(self, line: bytes) -> None:
         """Make a call and send its result, but not for a client that goes away meanwhile."""
@@ -160,15 +159,8 @@ class _Client:
             await self._stream.send(line)
 
     async def _cancel_when_gone(self, scope: trio.CancelScope) -> None:
-        await self._until_gone()
+        await until_hung_up(self._stream.fileno())
         scope.cancel()
-
-    async def _until_gone(self) -> None:
-        """Wait until the client has closed its end; one that only sends nothing more still reads."""
-        poll = select.poll()
-        poll.register(self._stream.fileno(), 0)
-        while not poll.poll(0):  # noqa: ASYNC110 -- trio waits for an end of input, which may be long past
-            await trio.sleep(_RETRY_SECONDS)
 
 
 def describe(simulation: Simulation, on: str = "") -> list[dict[str, object]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import trio
 
 from protocol.errors import RemoteProtocolError
+from protocol.io import has_hung_up, until_hung_up
 from protocol.io.stream import MAX_FDS
 from protocol.vhost_user import Frame, Framer
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 RAW_BYTES = 65536
 """How much is read at once where there are no messages any more."""
-
-HANG_UP_SECONDS = 0.1
-"""How often to look whether a socket that has said its last word is gone: no event tells."""
 
 _LATE = "file descriptors came after the first byte"
 
@@ -136,8 +133,7 @@ class Relay:
                         _shut(source, socket.SHUT_RD)
                         return
         _shut(target, socket.SHUT_WR)
-        while not _is_gone(source):  # noqa: ASYNC110 -- the kernel has no event for this
-            await trio.sleep(HANG_UP_SECONDS)
+        await until_hung_up(source.fileno())
         scope.cancel()
 
     async def _receive(
@@ -150,7 +146,8 @@ class Relay:
             scope.cancel()
             return None
         if item is None:
-            gone = _is_gone(self._requester if from_requester else self._responder)
+            source = self._requester if from_requester else self._responder
+            gone = has_hung_up(source.fileno())
             self._witness.ended("closed" if gone else "half-closed", from_requester=from_requester)
         return item
 
@@ -177,10 +174,3 @@ def _shut(stream: FdStream, how: int) -> None:
             sock.shutdown(how)
     finally:
         sock.detach()
-
-
-def _is_gone(stream: FdStream) -> bool:
-    """Tell whether the other end is closed, in both directions."""
-    poll = select.poll()
-    poll.register(stream.fileno(), 0)
-    return bool(poll.poll(0))

@@ -2,6 +2,7 @@
 
 from protocol.io import means
 from protocol.io.eventfd import EventFd
+from protocol.io.hang_up import has_hung_up, until_hung_up
 from protocol.io.listener import Listener, SocketInUseError, inherited_listener, listen, systemd_listener
 from protocol.io.readiness import notify, watchdog
 from protocol.io.stream import AncillaryLostError, Credentials, FdStream, connect
@@ -14,10 +15,12 @@ __all__ = [
     "Listener",
     "SocketInUseError",
     "connect",
+    "has_hung_up",
     "inherited_listener",
     "listen",
     "means",
     "notify",
     "systemd_listener",
+    "until_hung_up",
     "watchdog",
 ]

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import logging
 import os
-import select
 import socket
 import struct
 import termios
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from protocol.fds import OwnedFd
-from protocol.io import listen, means
+from protocol.io import has_hung_up, listen, means, until_hung_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,16 +108,8 @@ async def _converse(port: Port, fd: int, *, half_closes: bool = False) -> None:
         nursery.start_soon(write)
         await read_into(port, fd)
         if half_closes:
-            await _until_hung_up(fd)
+            await until_hung_up(fd)
         nursery.cancel_scope.cancel()
-
-
-async def _until_hung_up(fd: int) -> None:
-    """Wait until the other end is closed, and not only for sending."""
-    poll = select.poll()
-    poll.register(fd, 0)
-    while not poll.poll(0):  # noqa: ASYNC110 -- trio waits for an end of input, which is long past
-        await trio.sleep(POLL_SECONDS)
 
 
 def window_size(fd: int) -> tuple[int, int] | None:
@@ -163,10 +154,8 @@ class PtyHost:
     async def run(self, port: Port) -> None:
         """Serve one who opens it after the other, or several at a time, as the kernel has it."""
         fd = self._master.fileno()
-        poll = select.poll()
-        poll.register(fd, 0)
         while True:
-            if poll.poll(0):  # POLLHUP: nobody has it open
+            if has_hung_up(fd):
                 await trio.sleep(POLL_SECONDS)
                 continue
             port.host_opened()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from protocol.io import has_hung_up
 from protocol.virtio.vsock import Operation, Shutdown
 from vhost_user.devices.vsock_connection import Event, State
 
@@ -191,7 +192,7 @@ class Stream:
         assert self._sock is not None
         self._readable = False
         self._at_end = True
-        if self._was_reset or _has_hung_up(self._sock):
+        if self._was_reset or has_hung_up(self._sock.fileno()):
             self._host_is_gone()
         else:
             self.connection.shut_down(Shutdown.SEND)
@@ -307,13 +308,6 @@ class Stream:
         answered, self._answered = self._answered, None
         if answered is not None:
             answered(accepted)
-
-
-def _has_hung_up(sock: socket.socket) -> bool:
-    """Tell whether neither side of a socket sends any more; the other one may have closed it."""
-    poll = select.poll()
-    poll.register(sock, 0)
-    return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 def first(buffers: Sequence[memoryview], size: int) -> list[memoryview]:

@@ -1,0 +1,26 @@
+"""Whether the other end of a connection has gone as a whole, and does not only send nothing more."""
+
+from __future__ import annotations
+
+import select
+
+import trio
+
+LOOK_SECONDS = 0.1
+"""How often to look: trio can wait for an end of input alone, which may be long past."""
+
+
+def has_hung_up(fd: int) -> bool:
+    """Tell whether both directions of a socket are shut, or nobody has a pseudo-terminal open.
+
+    `fd` is our end, of a socket that is connected or of a pseudo-terminal (the master).
+    """
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
+
+
+async def until_hung_up(fd: int) -> None:
+    """Wait until `has_hung_up()`. The caller keeps `fd` open meanwhile."""
+    while not has_hung_up(fd):  # noqa: ASYNC110 -- nothing tells
+        await trio.sleep(LOOK_SECONDS)
