@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -26,6 +26,7 @@ from protocol.io import (
     listen,
     logs,
     notify,
+    signals,
     systemd_listener,
     watchdog,
 )
@@ -42,11 +43,8 @@ from protocol.io.command_line import (
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
-    from types import FrameType
 
 _log = logging.getLogger("ivshmem_server")
-
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _REMEDIES = {
     errno.EACCES: "choose a directory that you may write to with {option}",
@@ -66,13 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(argv)
     if options.print_qemu_args or options.print_libvirt_xml:
         return _print_what_to_paste(options)
-    _take_stop_signals()
     try:
         return _run(options)
     except (UserError, MemoryUnavailableError) as error:
         return fail(PROGRAM, error)
     except KeyboardInterrupt:
-        # Outside the loop, which takes a signal otherwise. A parent does not know what becomes of its daemon.
+        # Outside of the loop. A parent does not know what becomes of its daemon.
         return 0 if options.foreground else INTERRUPTED
 
 
@@ -83,31 +80,6 @@ def _print_what_to_paste(options: argparse.Namespace) -> int:
     if options.print_libvirt_xml:
         texts.append(libvirt_xml(options.socket_path, options.vectors))
     return print_result(PROGRAM, "\n".join(texts))
-
-
-def _take_stop_signals() -> None:
-    """Let a signal that ends us be a KeyboardInterrupt outside the loop, so that we clean up."""
-    for number in _stop_signals():
-        signal.signal(number, _stop)
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    _ignore_stop_signals()
-    raise KeyboardInterrupt
-
-
-def _ignore_stop_signals() -> None:
-    """Let nobody interrupt the clean-up."""
-    # First, for while a handler is changed, it is called for each signal that comes, one within another.
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    for number in _STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _stop_signals() -> list[signal.Signals]:
-    """Return the signals that end us: not SIGHUP under nohup(1), which has us ignore it."""
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return [number for number in _STOP_SIGNALS if number is not signal.SIGHUP or not ignored]
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -126,6 +98,9 @@ def _serve(options: argparse.Namespace, listener: Listener | None, daemon: Daemo
     with contextlib.ExitStack() as stack:
         _configure_log(options)
         raise_open_files_limit()
+        numbers = [*signals.stop_signals(), signal.SIGUSR1]
+        received = stack.enter_context(signals.SignalFd(numbers))
+        signals.hold(numbers)  # from here on there is something to clean up
         memory = stack.enter_context(_open_memory(options))
         server = IvshmemServer(
             memory,
@@ -142,27 +117,27 @@ def _serve(options: argparse.Namespace, listener: Listener | None, daemon: Daemo
         )
         if daemon:
             _write_pid_file(stack, options.pid_file)
-        trio.run(_main, server, listener, status, daemon)
+        trio.run(_main, server, listener, status, daemon, received)
     return 0
 
 
 async def _main(
-    server: IvshmemServer, listener: Listener, status: Listener | None, daemon: Daemon | None
+    server: IvshmemServer,
+    listener: Listener,
+    status: Listener | None,
+    daemon: Daemon | None,
+    received: signals.SignalFd,
 ) -> None:
-    with trio.open_signal_receiver(*_stop_signals(), signal.SIGUSR1) as signals:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(server.serve, listener)
-            if status:
-                nursery.start_soon(serve_status, server, status, listener.path)
-            nursery.start_soon(watchdog)
-            _announce(server, listener, daemon)
-            async for number in signals:
-                if number in _STOP_SIGNALS:
-                    break
-                _log_status(server, listener)
-            notify("STOPPING=1")
-            nursery.cancel_scope.cancel()
-    _ignore_stop_signals()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve, listener)
+        if status:
+            nursery.start_soon(serve_status, server, status, listener.path)
+        nursery.start_soon(watchdog)
+        _announce(server, listener, daemon)
+        while await received.wait() == signal.SIGUSR1:
+            _log_status(server, listener)
+        notify("STOPPING=1")
+        nursery.cancel_scope.cancel()
 
 
 def _announce(server: IvshmemServer, listener: Listener, daemon: Daemon | None) -> None:
@@ -224,7 +199,8 @@ def _open_memory(options: argparse.Namespace) -> SharedMemory:
 
 def _write_pid_file(stack: contextlib.ExitStack, path: str) -> None:
     try:
-        stack.enter_context(pid_file(path))
+        with signals.interruptible():  # somebody has to read a FIFO first
+            stack.enter_context(pid_file(path))
     except OSError as error:
         raise UserError(
             f"cannot write PID file {path}: {error.strerror}; give another with -p, or -F"

@@ -8,20 +8,19 @@ import gc
 import json
 import logging
 import shlex
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.io import logs, notify
+from protocol.io import logs, notify, signals
 from protocol.io.command_line import UserError, fail, print_result, raise_open_files_limit
 from protocol.virtio.ids import DeviceId
 from vhost_user import serving
 from vhost_user.options import PRINT_CAPABILITIES, parse_options
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
     from vhost_user.device import VirtioDevice
 
@@ -31,8 +30,6 @@ _STOP_SECONDS = 1.0
 _OBJECTS_BEFORE_COLLECTION = 20_000
 """How many new objects it takes for Python to look for garbage that refers to itself, of which devices make
 hardly any. Its own 700 are a few dozen requests: a third of a network card's time would go into looking."""
-
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _TYPES = {DeviceId.NINEP: "9p", DeviceId.RPROC_SERIAL: "rproc-serial"}
 
@@ -52,12 +49,15 @@ def run_device(device: type[VirtioDevice], argv: Sequence[str], program: str) ->
         logs.configure(program, style=options.log_format, verbose=options.verbose)
         raise_open_files_limit()
         with contextlib.ExitStack() as stack:
+            numbers = signals.stop_signals()
+            received = stack.enter_context(signals.SignalFd(numbers))
+            signals.hold(numbers)  # from here on there is something to clean up
             made = [stack.enter_context(one) for one in _make(device, options)]
             for one in made:
                 _adapt(one, options)
             gc.freeze()  # what there is so far stays
             gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
-            return trio.run(_main, serving.pair(made, options), options)
+            return trio.run(_main, serving.pair(made, options), options, received)
     except UserError as error:
         return fail(program, error)
     except KeyboardInterrupt:
@@ -118,15 +118,14 @@ def _attachment(device: type[VirtioDevice], options: argparse.Namespace, number:
     return f"-chardev {chardev} {device.qemu_attachment(options, f'{device.name}{number}', iommu)}"
 
 
-async def _main(served: list[serving.Served], options: argparse.Namespace) -> int:
+async def _main(served: list[serving.Served], options: argparse.Namespace, received: signals.SignalFd) -> int:
     error: Exception | None = None
-    with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
-        async with trio.open_nursery() as nursery:
-            scope = trio.CancelScope()
-            nursery.start_soon(_stop_on_signal, signals, scope)
-            with scope:
-                error = await serving.serve_all(served, options.control)
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+        nursery.start_soon(_stop_on_signal, received, scope)
+        with scope:
+            error = await serving.serve_all(served, options.control)
+        nursery.cancel_scope.cancel()
     if isinstance(error, UserError):
         return fail(options.program, error)
     if error is not None:
@@ -135,18 +134,16 @@ async def _main(served: list[serving.Served], options: argparse.Namespace) -> in
     return 0
 
 
-async def _stop_on_signal(signals: AsyncIterator[int], serving: trio.CancelScope) -> None:
-    """End `serving` at the first signal, and the program, however busy it is, at the second."""
-    async with trio.open_nursery() as nursery:
-        async for number in signals:
-            if serving.cancel_called:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
-            notify("STOPPING=1")
-            serving.cancel()
-            nursery.start_soon(_tell_what_is_waited_for)
+async def _stop_on_signal(received: signals.SignalFd, serving: trio.CancelScope) -> None:
+    """End `serving` at a signal, and where that takes long, the program at another one, however busy it is.
 
-
-async def _tell_what_is_waited_for() -> None:
+    Those that come meanwhile are of the same wish to end: a user who is impatient, or sends a flood.
+    """
+    await received.wait()
+    notify("STOPPING=1")
+    serving.cancel()
     await trio.sleep(_STOP_SECONDS)
-    _log.warning("requests that cannot be cancelled are waited for; a second signal ends the program at once")
+    while received.take() is not None:
+        pass
+    _log.warning("requests that cannot be cancelled are waited for; another signal ends the program at once")
+    signals.die_of(await received.wait())

@@ -1,6 +1,6 @@
 """What the protocols need of Linux, for trio: sockets that pass fds, eventfds, listeners, readiness."""
 
-from protocol.io import means
+from protocol.io import means, signals
 from protocol.io.eventfd import EventFd
 from protocol.io.hang_up import has_hung_up, until_hung_up
 from protocol.io.listener import Listener, SocketInUseError, inherited_listener, listen, systemd_listener
@@ -20,6 +20,7 @@ __all__ = [
     "listen",
     "means",
     "notify",
+    "signals",
     "systemd_listener",
     "until_hung_up",
     "watchdog",

@@ -22,7 +22,7 @@ import trio
 
 from protocol import __version__
 from tests.ivshmem_server.clients import Client
-from tests.rig.process import CLOSED
+from tests.rig.process import CLOSED, start
 from tests.rig.server import start_server
 
 if TYPE_CHECKING:
@@ -213,7 +213,6 @@ async def test_impatient_user_does_not_interrupt_the_clean_up(tmp_path: Path) ->
     async with start_server(tmp_path) as server:
         while not server.program.ended:
             server.program.terminate()
-            await trio.sleep(0.001)  # Python calls handlers within one another where they come faster
         assert await server.program.wait() == 0
         assert not server.socket.exists()
         assert not server.shm.exists()
@@ -234,6 +233,23 @@ def test_daemon_cleans_up_when_it_is_ended_before_it_was_ready(tmp_path: Path) -
     assert parent.returncode == 1
     assert [path.name for path in tmp_path.iterdir()] == ["pid"]
     assert not Path("/dev/shm", tmp_path.name).exists()
+
+
+async def test_flood_of_signals_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
+    """From the moment on that there is something to clean up, be it half made."""
+    path, shm = tmp_path / "socket", Path("/dev/shm") / tmp_path.name
+    argv = [sys.executable, "-m", "ivshmem_server.server_cli", "-F", "-S", str(path), "-M", shm.name]
+    for _ in range(5):
+        async with start(argv) as program:
+            while not shm.exists():
+                assert not program.ended
+            while not program.ended:
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    os.kill(program.pid, number)
+            assert await program.wait() == 0
+            assert not shm.exists()
+            assert not path.exists()
+            assert len(program.output().splitlines()) == 1, program.output()
 
 
 async def test_nohup_is_respected(tmp_path: Path) -> None:

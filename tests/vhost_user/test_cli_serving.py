@@ -72,6 +72,30 @@ async def test_end_is_clean_with_a_front_end_connected(directory: Path, number: 
         frontend.close()
 
 
+async def test_flood_of_signals_leaves_nothing(directory: Path) -> None:
+    control = directory / "control"
+    options = ("--chip", "lm75@0x48", "--control", str(control))
+    for _ in range(3):
+        async with start_backend(directory, "i2c", *options) as backend:
+            assert control.is_socket()
+            while not backend.program.ended:
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    os.kill(backend.program.pid, number)
+            assert await backend.program.wait() == 0
+            assert not backend.socket.exists()
+            assert not control.exists()
+
+
+async def test_nohup_is_respected(directory: Path) -> None:
+    argv = ["nohup", *command("rng", "--socket-path", str(directory / "s"))]
+    async with start_program(directory, argv, "rng") as program:
+        os.kill(program.pid, signal.SIGHUP)
+        assert await is_served(directory / "s")
+        program.terminate()
+        with trio.fail_after(SECONDS):
+            assert await program.wait() == 0
+
+
 async def test_verbose_logs_each_message(directory: Path) -> None:
     async with start_backend(directory, "rng", "-v") as backend:
         assert await is_served(backend.socket)
@@ -181,7 +205,7 @@ async def test_second_signal_ends_a_program_whose_requests_never_end(directory: 
         queue.submit([], [8])
         await until_printed(program, "under way")
         os.kill(program.pid, signal.SIGTERM)
-        await until_printed(program, "a second signal ends the program at once")
+        await until_printed(program, "another signal ends the program at once")
         os.kill(program.pid, signal.SIGTERM)
         with trio.fail_after(SECONDS):
             assert await program.wait() == -signal.SIGTERM
