@@ -95,7 +95,7 @@ async def start_host(
     """Run back-end and QEMU, numbered: 0 boots the guest, the others wait for it."""
     directory = image.parent
     name = f"host{number}"
-    argv = ("-v", "--blk-file", str(image), "--num-queues", str(CPUS))
+    argv = ["-v", "--blk-file", str(image), "--num-queues", str(CPUS), *["--incoming"] * (number > 0)]
     async with start_backend(directory, device, *argv, name=name) as backend:
         disk = f"vhost-user-blk-pci,chardev=disk,num-queues={CPUS}{properties}"
         arguments = [*backend.chardev("disk"), "-device", disk, "-smp", str(CPUS)]

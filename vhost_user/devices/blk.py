@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from protocol.io.command_line import UserError
 from protocol.vhost_user.checks import RefusedError
 from protocol.virtio.blk import SECTOR_SIZE, WRITEBACK_OFFSET, BlkConfig, BlkFeature
 from protocol.virtio.features import Feature
@@ -15,6 +16,7 @@ from protocol.virtio.ids import DeviceId
 from vhost_user.device import RING_FEATURES, VirtioDevice
 from vhost_user.devices.blk_executor import Executor
 from vhost_user.devices.blk_faults import Action, Faults
+from vhost_user.devices.blk_locking import ImageInUseError
 from vhost_user.devices.blk_options import (
     DEFAULT_QUEUE_SIZE,
     DEFAULT_QUEUES,
@@ -22,6 +24,7 @@ from vhost_user.devices.blk_options import (
     add_options,
     disk_from,
     fault_file_from,
+    lock_from,
 )
 from vhost_user.devices.blk_requests import (
     MAX_DISCARD_SECTORS,
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from vhost_user.chain import Chain
     from vhost_user.devices.blk_disk import Disk
     from vhost_user.devices.blk_faults import Fault, FaultFile
+    from vhost_user.devices.blk_locking import ImageLock
     from vhost_user.queue import Virtqueue
 
 _log = logging.getLogger("vhost_user.blk")
@@ -77,19 +81,24 @@ class Blk(VirtioDevice):
         serial: str = DEFAULT_SERIAL,
         faults: Iterable[Fault] = (),
         fault_file: FaultFile | None = None,
+        lock: ImageLock | None = None,
     ) -> None:
         """Own `disk` from now on. `queue_size` is that of the driver's queues.
 
         `num_queues` is how many of them there can be, by default enough for most guests.
 
         `serial` has at most 20 characters of ASCII. `fault_file` replaces `faults` whenever it
-        changes. Raises ValueError.
+        changes. `lock` is had while queues run, and let go of once a guest is migrated away. Raises
+        ValueError.
         """
         self.num_queues = num_queues or DEFAULT_QUEUES
         self.features = _offered(disk, self.num_queues)
         self.faults = Faults(faults)
         """What is to go wrong; `faults.set()` changes it."""
         self._fault_file = fault_file
+        self._lock = lock
+        self._running = 0
+        self._is_logged = False
         self._disk = disk
         self._executor = Executor(disk, serial)
         self._queue_size = queue_size
@@ -110,13 +119,20 @@ class Blk(VirtioDevice):
         """Return a device as the command line describes it. Raises UserError."""
         file = fault_file_from(options)
         faults = options.fault if file is None else file.read()
+        disk = disk_from(options)
+        try:
+            lock = lock_from(options, disk)
+        except UserError:
+            disk.close()
+            raise
         return cls(
-            disk_from(options),
+            disk,
             num_queues=options.num_queues,
             queue_size=options.queue_size,
             serial=options.serial,
             faults=faults,
             fault_file=file,
+            lock=lock,
         )
 
     @classmethod
@@ -127,6 +143,38 @@ class Blk(VirtioDevice):
 
     async def run_queue(self, queue: Virtqueue) -> None:
         """Serve one queue."""
+        self._running += 1
+        try:
+            await self._until_locked(queue)
+            await self._serve_queue(queue)
+        finally:
+            self._running -= 1
+            self._hand_over()
+
+    async def _until_locked(self, queue: Virtqueue) -> None:
+        """Wait until no other program uses the image, or the queue is to stop."""
+        told = False
+        with queue.until_stop():
+            while self._lock is not None:
+                try:
+                    self._lock.take()
+                    return
+                except ImageInUseError as error:
+                    if not told:
+                        told = True
+                        _log.error("queue %d waits: %s", queue.index, str(error))  # no traceback is kept
+                await trio.sleep(_LOOK_SECONDS)
+
+    def _hand_over(self) -> None:
+        """Let go of the image where the guest stands still while it is migrated: it goes on elsewhere.
+
+        While pages are logged, a front-end stops the queues for no other reason. Where the guest goes
+        on here nevertheless, the image is locked again.
+        """
+        if self._lock is not None and self._is_logged and not self._running:
+            self._lock.release()
+
+    async def _serve_queue(self, queue: Virtqueue) -> None:
         async with trio.open_nursery() as nursery:
             async for batch in queue.batches(_BATCH):
                 if self.faults:
@@ -154,12 +202,14 @@ class Blk(VirtioDevice):
 
     def reset(self) -> None:
         """Forget what the driver turned on, and write back again."""
+        self._is_logged = False
         self._executor.features = BlkFeature.NONE
         self._executor.write_through = False
         self._writeback = True
 
     def negotiated(self, features: Feature) -> None:
         """Take notice of what the driver turned on."""
+        self._is_logged = Feature.LOG_ALL in features
         self._executor.features = BlkFeature(features & self.features)
         self._choose_write_through()
 

@@ -9,6 +9,7 @@ from protocol.virtio.blk import ID_SIZE
 from protocol.virtio.split import MAX_SIZE, is_power_of_two
 from vhost_user.devices.blk_disk import open_disk
 from vhost_user.devices.blk_faults import SYNTAX, FaultFile, parse_fault
+from vhost_user.devices.blk_locking import ImageLock
 from vhost_user.options import parsed_by, whole_number
 
 if TYPE_CHECKING:
@@ -54,7 +55,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help=f"the disk's serial number, at most {ID_SIZE} characters (default: %(default)s)",
     )
+    parser.add_argument(
+        "--locking",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="lock the file against other programs, as QEMU does; auto: where its filesystem can"
+        " (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--incoming",
+        action="store_true",
+        help="a guest is to be migrated here: lock the file when it comes, not at once",
+    )
     _add_fault_options(parser)
+
+
+def lock_from(options: argparse.Namespace, disk: FileDisk) -> ImageLock | None:
+    """Return the lock of a disk, taken unless a guest is yet to come. Raises UserError."""
+    if options.locking == "off":
+        return None
+    lock = ImageLock(disk, options.blk_file, read_only=options.read_only, insist=options.locking == "on")
+    if not options.incoming:
+        lock.take()
+    return lock
 
 
 def disk_from(options: argparse.Namespace) -> FileDisk:
