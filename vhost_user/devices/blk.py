@@ -276,6 +276,8 @@ class Blk(VirtioDevice):
             with queue.until_stop() as scope:
                 await self.faults.changed()
             if scope.cancelled_caught:
+                if self._is_logged:
+                    break  # the guest goes elsewhere, where nobody would know of this request
                 chain.put_back()
                 return
         await self._serve([chain])

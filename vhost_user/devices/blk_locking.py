@@ -25,8 +25,6 @@ _DOES, _FORBIDS = 100, 200
 _FLOCK = struct.Struct("hhqqi0q")
 """struct flock: type, whence, start, length, pid."""
 
-_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
-
 
 class _Use(IntEnum):
     """What a user of an image does, by the place of its byte."""
@@ -78,7 +76,7 @@ class ImageLock:
             )
         except OSError as error:
             self.release()
-            if error.errno not in _UNSUPPORTED:
+            if error.errno in {errno.EAGAIN, errno.EACCES}:  # how fcntl(2) says that somebody has it
                 raise self._in_use() from None
             self._cannot(error)
             return

@@ -16,7 +16,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from protocol.vhost_user import ProtocolFeature
+from protocol.vhost_user import GetInflightFd, Inflight, ProtocolFeature, SetInflightFd
 from protocol.virtio.blk import (
     CONFIG_SIZE,
     REQUEST_HEADER,
@@ -27,7 +27,7 @@ from protocol.virtio.blk import (
 )
 from protocol.virtio.features import Feature
 from tests.vhost_user.devices import blk_chains as driver
-from tests.vhost_user.frontend import attached
+from tests.vhost_user.frontend import DEFAULT_FEATURES, attached
 from vhost_user import ConfigFlag, RefusedError
 from vhost_user.devices.blk import Blk
 from vhost_user.devices.blk_disk import FileDisk, open_disk
@@ -322,6 +322,40 @@ async def test_queue_that_stops_waits_for_a_slow_disk_and_says_so(
                 )
                 may_read.set()
             assert len(queue.collect()) == REQUESTS
+
+
+@pytest.mark.parametrize("features", [Feature.NONE, Feature.RING_PACKED])
+async def test_stuck_request_is_done_when_its_guest_is_migrated(blk: Blk, features: Feature) -> None:
+    """Nothing tells the next back-end of it, and its place in the ring is not where that goes on."""
+    blk.faults.set([parse_fault("read:lba=1:stuck")])
+    async with attached(blk) as frontend:
+        queue = await frontend.start(DEFAULT_FEATURES | features)
+        queue.submit([REQUEST_HEADER.pack(0, 0, 1)], [512, 1])
+        assert await queue.exchange([REQUEST_HEADER.pack(0, 0, 2)], [512, 1])
+        await frontend.set_features(DEFAULT_FEATURES | features | Feature.LOG_ALL | Feature.PROTOCOL_FEATURES)
+        await queue.stop()
+        assert [status for _, status in queue.collect()] == [bytes([OK])]
+
+
+async def test_stuck_request_of_a_guest_that_is_paused_is_decided_about_again(blk: Blk) -> None:
+    blk.faults.set([parse_fault("read:lba=1:stuck")])
+    async with attached(blk) as frontend:
+        await frontend.negotiate()
+        await frontend.share_memory()
+        buffer = await frontend.ask(Inflight, GetInflightFd(0, 0, 1, 16))
+        await frontend.request(SetInflightFd(buffer.mmap_size, 0, 1, 16, fds=buffer.take_fds()))
+        queue = frontend.queue()
+        await queue.start()
+        queue.submit([REQUEST_HEADER.pack(0, 0, 1)], [512, 1])
+        assert await queue.exchange([REQUEST_HEADER.pack(0, 0, 2)], [512, 1])
+        for _ in range(2):
+            await queue.stop()
+            await queue.start()
+            await wait_all_tasks_blocked()
+            assert queue.collect() == []
+        blk.faults.set([])
+        ((_, status),) = await queue.wait()
+        assert status == bytes([OK])
 
 
 async def test_queue_that_stops_takes_stuck_requests_back_and_waits_for_no_late_one(blk: Blk) -> None:
