@@ -7,6 +7,7 @@ import mmap
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,13 +21,20 @@ MAKES = ["libatomic", "futex"]
 SIZE = 4096
 
 OTHER = """
-import mmap, sys
+import mmap, os, sys
 from vhost_user import atomics
 from vhost_user.mapping import address_of
 
 memory = memoryview(mmap.mmap(int(sys.argv[1]), 4096))
 fence, or_byte = getattr(atomics, sys.argv[2])()
 words = memory.cast("Q")
+
+def until(place, turn):
+    while words[place] < turn:
+        for _ in range(500):
+            if words[place] >= turn: return
+        os.sched_yield()
+
 print("ready", flush=True)
 """
 
@@ -48,17 +56,28 @@ def address(view: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
-def other(fd: int, make: str, code: str) -> subprocess.Popen[str]:
-    """Run `code` in a process that has the memory too, once that is ready."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", OTHER + code, str(fd), make],
-        pass_fds=[fd],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+@contextmanager
+def other(fd: int, make: str, code: str) -> Iterator[subprocess.Popen[str]]:
+    """Run `code` in a process that has the memory too; the block begins when that is ready."""
+    argv = [sys.executable, "-c", OTHER + code, str(fd), make]
+    with subprocess.Popen(argv, pass_fds=[fd], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        except BaseException:
+            process.kill()  # it waits for our next turn
+            raise
+
+
+def until(process: subprocess.Popen[str], words: memoryview, place: int, turn: int) -> None:
+    """Wait for a word of the other process; where that takes long, give it the CPU: there may be but one."""
+    spins = 0
+    while words[place] < turn:
+        assert process.poll() is None or words[place] >= turn
+        spins += 1
+        if spins % 100 == 0:
+            os.sched_yield()
 
 
 @pytest.mark.parametrize("make", MAKES)
@@ -79,7 +98,7 @@ def test_or_loses_no_bit_of_another_process(make: str, memory: tuple[int, memory
     code = f"""
 for turn in range(1, {rounds} + 1):
     words[511] = turn
-    while words[510] < turn: pass
+    until(510, turn)
     for place in range(2048): or_byte(address_of(memory) + place, 0x55)
     words[509] = turn
 """
@@ -87,14 +106,12 @@ for turn in range(1, {rounds} + 1):
     words = view.cast("Q")
     with other(fd, make, code) as process:
         for turn in range(1, rounds + 1):
-            while words[511] < turn:
-                assert process.poll() is None
+            until(process, words, 511, turn)
             view[:2048] = bytes(2048)
             words[510] = turn
             for place in range(2048):
                 or_byte(address(view) + place, 0xAA)
-            while words[509] < turn:
-                assert process.poll() is None or words[509] == turn
+            until(process, words, 509, turn)
             assert bytes(view[:2048]) == b"\xff" * 2048
     words.release()
     assert process.returncode == 0
@@ -108,7 +125,7 @@ def test_fence_keeps_a_store_before_a_load(make: str, memory: tuple[int, memoryv
     code = f"""
 mine, theirs, seen = 0, 64, 128
 for turn in range(1, {rounds} + 1):
-    while words[256] < turn: pass
+    until(256, turn)
     words[mine] = turn
     fence()
     words[seen] = words[theirs]
@@ -123,8 +140,7 @@ for turn in range(1, {rounds} + 1):
             words[64] = turn
             fence()
             found = words[0]
-            while words[257] < turn:
-                assert process.poll() is None or words[257] == turn
+            until(process, words, 257, turn)
             lost += found < turn and words[128] < turn
     words.release()
     assert process.returncode == 0
