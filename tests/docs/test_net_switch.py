@@ -18,7 +18,7 @@ from vhost_user.cli import main
 from vhost_user.devices import net_switch_options
 from vhost_user.devices.net_impaired import ImpairedPort
 from vhost_user.devices.net_impairments import LineCounts
-from vhost_user.devices.net_line_simulation import SwitchPortSimulation
+from vhost_user.devices.net_simulation import SwitchPortSimulation
 from vhost_user.devices.net_switch import Switch
 
 if TYPE_CHECKING:

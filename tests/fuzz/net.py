@@ -27,8 +27,7 @@ from tests.fuzz.ring_seeds import memory
 from tests.fuzz.rings import parts_of
 from vhost_user.chain import Chain
 from vhost_user.devices.net import Net
-from vhost_user.devices.net_counters import Counters
-from vhost_user.devices.net_filter import Filter
+from vhost_user.devices.net_frames import Counters, Filter
 from vhost_user.devices.net_host import MAX_FRAME, Port, copy
 from vhost_user.devices.net_receiver import QueueReceiver
 from vhost_user.devices.net_transmitter import QueueTransmitter

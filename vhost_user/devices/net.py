@@ -21,8 +21,7 @@ from protocol.virtio.net import (
 from vhost_user.device import VirtioDevice
 from vhost_user.devices import net_options
 from vhost_user.devices.net_control import Control
-from vhost_user.devices.net_counters import Counters
-from vhost_user.devices.net_frames import rarp
+from vhost_user.devices.net_frames import Counters, rarp
 from vhost_user.devices.net_receiver import QueueReceiver
 from vhost_user.devices.net_simulation import NetSimulation, NetSimulations
 from vhost_user.devices.net_transmitter import QueueTransmitter

@@ -22,7 +22,7 @@ from protocol.virtio.net import (
     VlanCommand,
     mac_tables,
 )
-from vhost_user.devices.net_filter import Filter
+from vhost_user.devices.net_frames import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,11 +1,18 @@
-"""Frames that a network device itself makes, or looks into."""
+"""Frames that a network device itself makes or looks into, those that a guest wants, and their number."""
 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
-from protocol.virtio.net import MAC_SIZE
-from vhost_user.devices.net_filter import BROADCAST
+from protocol.virtio.net import MAC_SIZE, RxCommand
+
+FILTERED_BYTES = 2 * MAC_SIZE + 4
+"""How much of a frame's front decides: both addresses, and a VLAN tag if there is one."""
+
+BROADCAST = b"\xff" * MAC_SIZE
+_VLAN_TAG = b"\x81\x00"
+_VLAN_MASK = 0xFFF
 
 ETHERNET_HEADER = 14
 MIN_FRAME = 60
@@ -57,3 +64,54 @@ def rarp(mac: bytes) -> bytes:
         *(_ETHERNET, _IPV4, 6, 4, _REQUEST_REVERSE, mac, anywhere, mac, anywhere),
     )
     return frame.ljust(MIN_FRAME, b"\0")
+
+
+class Filter:
+    """Which frames a guest wants (virtio 1.3, sections 5.1.6.5.1 to 5.1.6.5.3): all, until a driver says so.
+
+    `modes` are those of RxCommand that are on. A frame with a VLAN tag has to be of one of `vlans`,
+    unless that is None.
+    """
+
+    def __init__(self, mac: bytes) -> None:
+        """`mac` is the guest's own address, which `mac` may be set to later, too."""
+        self.mac = mac
+        self.modes: set[RxCommand] = {RxCommand.PROMISC}
+        self.unicast: frozenset[bytes] = frozenset()
+        self.multicast: frozenset[bytes] = frozenset()
+        self.vlans: set[int] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """True while everything goes through."""
+        return RxCommand.PROMISC in self.modes
+
+    def wants(self, front: bytes) -> bool:
+        """Tell whether a frame goes through, whose first FILTERED_BYTES (or fewer) are `front`."""
+        if self.is_open:
+            return True
+        if self.vlans is not None and front[2 * MAC_SIZE : 2 * MAC_SIZE + 2] == _VLAN_TAG:
+            vlan = int.from_bytes(front[2 * MAC_SIZE + 2 :], "big") & _VLAN_MASK
+            if vlan not in self.vlans:
+                return False
+        target = front[:MAC_SIZE]
+        if target == BROADCAST:
+            return RxCommand.NOBCAST not in self.modes
+        if is_group(target):
+            return self._wants(target, RxCommand.NOMULTI, RxCommand.ALLMULTI, self.multicast)
+        return self._wants(target, RxCommand.NOUNI, RxCommand.ALLUNI, self.unicast | {self.mac})
+
+    def _wants(self, target: bytes, none: RxCommand, every: RxCommand, table: frozenset[bytes]) -> bool:
+        return none not in self.modes and (every in self.modes or target in table)
+
+
+@dataclass(slots=True)
+class Counters:
+    """Frames of one direction, and their bytes without the virtio header."""
+
+    frames: int = 0
+    bytes: int = 0
+    dropped: int = 0
+    """Frames that could not be taken or given."""
+    filtered: int = 0
+    """Frames to the guest that it did not want."""

@@ -1,6 +1,6 @@
 """Port: what a network device's cable is plugged into, such as a tap of the host or a switch of ours.
 
-A frame, in both directions, is the virtio-net header of `Port.header_size` bytes (virtio 1.2,
+A frame, in both directions, is the virtio-net header of `Port.header_size` bytes (virtio 1.3,
 section 5.1.6) and the Ethernet frame behind it, in a row of buffers that are the guest's own memory.
 Nothing here says how a frame is cut up: the header may be in a buffer of its own, or in several.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
-from protocol.virtio.net import HEADER, NetFeature
+from protocol.virtio.net import HEADER, LEGACY_HEADER_SIZE, NetFeature
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -195,3 +195,126 @@ def copy(source: Sequence[memoryview], target: Sequence[memoryview], length: int
             left -= step
         if not length:
             return
+
+
+class PortWrapper(Port):
+    """Owns the port `inner`."""
+
+    def __init__(self, inner: Port) -> None:
+        self.inner = inner
+        self.queue_pairs = inner.queue_pairs
+        self.offloads = inner.offloads
+        self.mtu = inner.mtu
+        self.simulation = inner.simulation
+        inner.link_changed = self._pass_link_on
+
+    @property
+    def link_up(self) -> bool:  # type: ignore[override]  # a plain attribute elsewhere
+        """What the port within says."""
+        return self.inner.link_up
+
+    @property
+    def dropped_from_guest(self) -> int:
+        """What the port within has counted, and this one there."""
+        return self.inner.dropped_from_guest
+
+    @dropped_from_guest.setter
+    def dropped_from_guest(self, value: int) -> None:
+        self.inner.dropped_from_guest = value
+
+    @property
+    def dropped_to_guest(self) -> int:
+        """What the port within has counted, and this one there."""
+        return self.inner.dropped_to_guest
+
+    @dropped_to_guest.setter
+    def dropped_to_guest(self, value: int) -> None:
+        self.inner.dropped_to_guest = value
+
+    def set_features(self, features: Feature, header_size: int) -> None:
+        """Pass it on."""
+        self.header_size = header_size
+        self.inner.set_features(features, header_size)
+
+    def set_offloads(self, features: NetFeature) -> None:
+        """Pass it on."""
+        self.inner.set_offloads(features)
+
+    def set_link(self, up: bool) -> None:
+        """Pass it on."""
+        self.inner.set_link(up)
+
+    def send(self, pair: int, buffers: Sequence[memoryview], length: int) -> bool:
+        """Pass it on."""
+        return self.inner.send(pair, buffers, length)
+
+    def flush(self, pair: int) -> None:
+        """Pass it on."""
+        self.inner.flush(pair)
+
+    async def until_sendable(self, pair: int) -> None:
+        """Pass it on."""
+        await self.inner.until_sendable(pair)
+
+    async def receive(self, pair: int, receiver: Receiver) -> None:
+        """Pass it on."""
+        await self.inner.receive(pair, receiver)
+
+    async def run(self) -> None:
+        """Pass it on."""
+        await self.inner.run()
+
+    def close(self) -> None:
+        """Close the port within."""
+        self.inner.close()
+
+    def _pass_link_on(self) -> None:
+        if self.link_changed is not None:
+            self.link_changed()
+
+
+# Frames in rows of buffers. Within networks of ours the header has 12 bytes, a legacy driver's has 10.
+
+
+def split(buffers: Sequence[memoryview], size: int) -> tuple[bytes, list[memoryview]]:
+    """Return a copy of the first `size` bytes, and the buffers behind those."""
+    first = buffers[0]
+    if len(first) > size:
+        return bytes(first[:size]), [first[size:], *buffers[1:]]
+    start = b""
+    for number, buffer in enumerate(buffers):
+        missing = size - len(start)
+        start += buffer[:missing]
+        if len(buffer) > missing:
+            return start, [buffer[missing:], *buffers[number + 1 :]]
+    return start, []
+
+
+def first(buffers: Sequence[memoryview], length: int) -> list[memoryview]:
+    """Return the buffers of the first `length` bytes, of which there are as many."""
+    found = []
+    for buffer in buffers:
+        if length <= len(buffer):
+            found.append(buffer[:length])
+            break
+        found.append(buffer)
+        length -= len(buffer)
+    return found
+
+
+def as_bytes(buffers: Sequence[memoryview], length: int, header_size: int) -> bytes:
+    """Return a copy of a frame whose header has `header_size` bytes, with one of 12 bytes."""
+    frame = b"".join(first(buffers, length))
+    if header_size == HEADER.size:
+        return frame
+    return frame[:header_size] + b"\0\0" + frame[header_size:]
+
+
+def with_header_size(
+    buffers: list[memoryview], length: int, header_size: int
+) -> tuple[list[memoryview], int]:
+    """Return a frame whose header has 12 bytes, and its length, with a header of this size."""
+    if header_size == HEADER.size:
+        return buffers, length
+    start, rest = split(buffers, HEADER.size)
+    return [memoryview(start[:LEGACY_HEADER_SIZE]), *rest], length - HEADER.size + LEGACY_HEADER_SIZE

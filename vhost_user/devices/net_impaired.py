@@ -9,11 +9,9 @@ import trio
 
 from protocol.virtio.net import HEADER
 from vhost_user.devices.net_backlog import Backlog
-from vhost_user.devices.net_buffers import as_bytes, with_header_size
-from vhost_user.devices.net_host import MAX_FRAME, Port, Receiver
+from vhost_user.devices.net_host import MAX_FRAME, Port, PortWrapper, Receiver, as_bytes, with_header_size
 from vhost_user.devices.net_impairments import NONE, Impairments, Line
 from vhost_user.devices.net_offload import MOST_OFFLOADS, check, finish, wire_bytes
-from vhost_user.devices.net_wrapper import PortWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

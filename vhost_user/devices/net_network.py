@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from protocol.virtio.net import HEADER
 from vhost_user.devices.net_backlog import Backlog
-from vhost_user.devices.net_buffers import split, with_header_size
-from vhost_user.devices.net_host import Port
+from vhost_user.devices.net_host import Port, split, with_header_size
 from vhost_user.devices.net_offload import MOST_OFFLOADS, check, finish
 
 if TYPE_CHECKING:

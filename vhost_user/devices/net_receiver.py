@@ -17,16 +17,14 @@ from protocol.virtio.net import (
     NetFeature,
     header_size,
 )
-from vhost_user.devices.net_filter import FILTERED_BYTES
-from vhost_user.devices.net_frames import ETHERNET_HEADER, tag_bytes
+from vhost_user.devices.net_frames import ETHERNET_HEADER, FILTERED_BYTES, tag_bytes
 from vhost_user.devices.net_host import MAX_FRAME, ROOM_SECONDS, Receiver, copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vhost_user.chain import Chain
-    from vhost_user.devices.net_counters import Counters
-    from vhost_user.devices.net_filter import Filter
+    from vhost_user.devices.net_frames import Counters, Filter
     from vhost_user.queue import Virtqueue
 
 _NUM_BUFFERS = struct.Struct("<H")

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from protocol.io.command_line import UserError
-from vhost_user.devices.net_captured import CapturedPort
 from vhost_user.devices.net_impaired import ImpairedPort
 from vhost_user.devices.net_impairments import NONE, Impairments
-from vhost_user.devices.net_line_simulation import UNITS, LineSimulation, SwitchPortSimulation
 from vhost_user.devices.net_network import NetworkPort
-from vhost_user.devices.net_pcap import SNAPLEN, Capture
+from vhost_user.devices.net_pcap import SNAPLEN, Capture, CapturedPort
+from vhost_user.devices.net_simulation import UNITS, LineSimulation, SwitchPortSimulation
 from vhost_user.devices.net_switch import Link, Switch
 from vhost_user.options import parsed_by, whole_number
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vhost_user.chain import Chain
-    from vhost_user.devices.net_counters import Counters
+    from vhost_user.devices.net_frames import Counters
     from vhost_user.devices.net_host import Port
     from vhost_user.queue import Virtqueue
 

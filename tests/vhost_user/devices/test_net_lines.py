@@ -19,12 +19,11 @@ from tests.vhost_user.devices.test_net_pcap import read_all
 from tests.vhost_user.devices.test_net_tap import next_of_ours
 from tests.vhost_user.frontend import until
 from vhost_user import CallError
-from vhost_user.devices.net_captured import CapturedPort
 from vhost_user.devices.net_host import MAX_FRAME, Port
 from vhost_user.devices.net_impaired import ImpairedPort
 from vhost_user.devices.net_impairments import NONE, Impairments
-from vhost_user.devices.net_line_simulation import LineSimulation, SwitchPortSimulation
-from vhost_user.devices.net_pcap import Capture
+from vhost_user.devices.net_pcap import Capture, CapturedPort
+from vhost_user.devices.net_simulation import LineSimulation, SwitchPortSimulation
 from vhost_user.devices.net_switch import Link, Switch
 from vhost_user.devices.net_tap_options import open_tap
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vhost_user.devices.net_mac_table import MacTable
+from vhost_user.devices.net_switch import MacTable
 
 A, B = bytes.fromhex("52540000aa01"), bytes.fromhex("52540000aa02")
 GROUP = bytes.fromhex("01005e000001")

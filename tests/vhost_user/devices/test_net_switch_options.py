@@ -10,14 +10,19 @@ import pytest
 from protocol.io.command_line import UserError
 from tests.rig import pcapng
 from vhost_user.devices import net_options
-from vhost_user.devices.net_captured import CapturedPort
 from vhost_user.devices.net_impaired import ImpairedPort
 from vhost_user.devices.net_impairments import NONE, Impairments
-from vhost_user.devices.net_line_simulation import LineSimulation, SwitchPortSimulation
 from vhost_user.devices.net_network import NetworkPort
+from vhost_user.devices.net_pcap import CapturedPort
+from vhost_user.devices.net_simulation import (
+    LineSimulation,
+    SwitchPortSimulation,
+    bits_per_second,
+    seconds,
+    share,
+)
 from vhost_user.devices.net_switch import Link, Switch
 from vhost_user.devices.net_switch_options import with_lines
-from vhost_user.devices.net_units import bits_per_second, seconds, share
 
 if TYPE_CHECKING:
     from pathlib import Path
