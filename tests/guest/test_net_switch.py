@@ -28,7 +28,7 @@ BULK = 16 << 20
 ETHERNET_FRAME = 1514
 MAC = "52:54:00:00:00:0{}"
 ADDRESS = "10.0.0.{}"
-SECOND = ADDRESS.format(2)
+FIRST, SECOND = ADDRESS.format(1), ADDRESS.format(2)
 SECONDS = 60
 
 
@@ -36,13 +36,12 @@ SECONDS = 60
 CARD = "virtio-net-pci,netdev=net,vectors=0,mac="
 
 
-def arguments(directory: Path, number: int, *more: str) -> list[str]:
-    """Return the QEMU arguments for a guest at this port of the switch."""
+def arguments(directory: Path, port: int, number: int | None = None) -> list[str]:
+    """Return the QEMU arguments for a guest at this port of the switch, and with this number or the same."""
     return [
-        *("-chardev", f"socket,id=net,path={directory}/net.sock{number}"),
+        *("-chardev", f"socket,id=net,path={directory}/net.sock{port}"),
         *("-netdev", "vhost-user,id=net,chardev=net"),
-        *("-device", f"{CARD}{MAC.format(number)}"),
-        *more,
+        *("-device", f"{CARD}{MAC.format(port if number is None else number)}"),
     ]
 
 
@@ -50,7 +49,7 @@ def arguments(directory: Path, number: int, *more: str) -> list[str]:
 async def guests(directory: Path, *options: str, count: int = 2) -> AsyncIterator[list[rig.Guest]]:
     """Boot guests at a switch with `options`, all at a time; each can be reached at its ADDRESS."""
     socket = str(directory / "net.sock")
-    argv = command("net", "-s", socket, "--socket-count", str(count), *options)
+    argv = command("net", "--switch", "-s", socket, "--socket-count", str(count), *options)
     booted: dict[int, rig.Guest] = {}
 
     async def run(number: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -89,7 +88,6 @@ async def lost_pings(guest: rig.Guest, call: ControlClient) -> int:
 async def test_two_guests_at_a_switch(directory: Path) -> None:
     capture, control = directory / "net.pcapng", str(directory / "control")
     options = (
-        "--switch",
         "--pcap",
         str(capture),
         "--pcap-snaplen",
@@ -134,6 +132,31 @@ async def test_two_guests_at_a_switch(directory: Path) -> None:
         await call.call("set_link", on="1", up=True)
         assert await network.ping(first, SECOND, 3)
     check_capture(pcapng.read(capture.read_bytes()), lost)
+
+
+async def port_of(call: ControlClient, number: int) -> int | None:
+    """Return where the switch has the guest of that number."""
+    table = await call.call("mac_table", on="0/port")
+    return next((entry["port"] for entry in table if entry["address"] == MAC.format(number)), None)
+
+
+async def test_guest_that_migrates_to_another_port_says_so(directory: Path) -> None:
+    """QEMU has it announce itself, and the switch sends it what is for it from then on."""
+    control = str(directory / "control")
+    options = ("--socket-count", "3", "--control", control)
+    async with (
+        guests(directory, *options) as (first, second),
+        rig.await_migration(*arguments(directory, 2, 0), name="target") as target,
+        control_client.connect(control) as call,
+    ):
+        assert await network.ping(second, FIRST, 2)
+        uri = f"unix:{directory}/migration"
+        await target.qmp.execute("migrate-incoming", uri=uri)
+        await first.qmp.execute("migrate", uri=uri)
+        with trio.fail_after(120):
+            while await port_of(call, 0) != 2:  # noqa: ASYNC110 -- guests and QEMU take their time
+                await trio.sleep(0.05)
+        assert await network.ping(second, FIRST, 3)
 
 
 def check_capture(packets: list[pcapng.Packet], lost: int) -> None:
