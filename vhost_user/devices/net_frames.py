@@ -31,6 +31,8 @@ _TYPE_IPV4, _TYPE_IPV6 = b"\x08\x00", b"\x86\xdd"
 _NO_OPTIONS = 0x45
 _TCP, _TCP_SIZE = 6, 20
 _ACK = 0x10
+_WITH_PORTS = {b"\x06", b"\x11"}
+"""TCP and UDP."""
 _REQUEST_REVERSE = 3
 
 
@@ -54,6 +56,18 @@ def only_acknowledges(frame: bytes) -> bool:
     else:
         return False
     return len(tcp) >= _TCP_SIZE and tcp[13] == _ACK and length == (tcp[12] >> 4) * 4
+
+
+def flow_of(frame: bytes) -> bytes:
+    """Return what names the conversation of TCP or UDP that a frame belongs to, either way; b"": none."""
+    kind, ip = frame[2 * MAC_SIZE : ETHERNET_HEADER], frame[ETHERNET_HEADER:]
+    if kind == _TYPE_IPV4 and ip[0:1] == bytes([_NO_OPTIONS]) and ip[9:10] in _WITH_PORTS:
+        ends = ip[12:16] + ip[20:22], ip[16:20] + ip[22:24]
+    elif kind == _TYPE_IPV6 and ip[6:7] in _WITH_PORTS:
+        ends = ip[8:24] + ip[40:42], ip[24:40] + ip[42:44]
+    else:
+        return b""
+    return min(ends) + max(ends)
 
 
 def rarp(mac: bytes) -> bytes:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from protocol.virtio.net import HEADER
 from vhost_user.devices.net_backlog import Backlog
-from vhost_user.devices.net_host import Port, split, with_header_size
+from vhost_user.devices.net_frames import ETHERNET_HEADER, flow_of
+from vhost_user.devices.net_host import Port, first, split, with_header_size
 from vhost_user.devices.net_offload import MOST_OFFLOADS, check, finish
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 ADDRESSES_SIZE = 12
 """The two MAC addresses at the front of a frame: whom it is for, and whom it is from."""
+
+_FLOW_BYTES = ETHERNET_HEADER + 40 + 4
+"""How much of a frame tells which flow it belongs to: addresses and ports."""
+_MOST_FLOWS = 4096
 
 _log = logging.getLogger("vhost_user.net")
 
@@ -58,6 +63,7 @@ class NetworkPort(Port):
         self._takes = 0  # a NetFeature, as a number: that is five times as quick
         self._receivers: dict[int, Backlog] = {}
         self._to_flush: set[Backlog] = set()
+        self._flows: dict[bytes, int] = {}
 
     def set_offloads(self, features: NetFeature) -> None:
         """Take notice of what the guest takes without its being done here."""
@@ -80,8 +86,9 @@ class NetworkPort(Port):
             return True
         # What was looked at is passed on as it was then: the guest may change it meanwhile.
         frame = _Frame([memoryview(header + addresses), *rest], length + HEADER.size - size, needed)
+        flow = self._flow(buffers, length, pair) if self.queue_pairs > 1 else b""
         for target in self.network.targets(self, addresses):
-            self._give(target, pair, frame)
+            self._give(target, target.receiver(pair, flow), frame)
         return True
 
     def flush(self, pair: int) -> None:
@@ -100,12 +107,31 @@ class NetworkPort(Port):
             for port in self.network.ports:
                 port._to_flush.discard(backlog)
 
-    def receiver(self, pair: int) -> Backlog | None:
-        """Return where the guest gets frames of this pair of queues: there, or at the first one it has."""
-        found = self._receivers.get(pair)
-        if found is None and self._receivers:
-            found = self._receivers[min(self._receivers)]
+    def receiver(self, pair: int, flow: bytes = b"") -> Backlog | None:
+        """Return where the guest gets frames of a flow: at the pair over which it has sent some of its own.
+
+        Before it has, at any one that is always the same; what belongs to no flow, at the pair that it
+        came over. All frames of a flow have to go over one, or they overtake each other in the guest.
+        """
+        receivers = self._receivers
+        if flow and len(receivers) > 1:
+            pair = self._flows.get(flow, -1)
+            if pair not in receivers:
+                pair = sorted(receivers)[hash(flow) % len(receivers)]
+        found = receivers.get(pair)
+        if found is None and receivers:
+            found = receivers[min(receivers)]
         return found
+
+    def _flow(self, buffers: Sequence[memoryview], length: int, pair: int) -> bytes:
+        """Return the flow that a frame from the guest is of, having noted over which pair it began."""
+        front = b"".join(first(buffers, min(length, self.header_size + _FLOW_BYTES)))
+        flow = flow_of(front[self.header_size :])
+        if flow:
+            if len(self._flows) >= _MOST_FLOWS:
+                self._flows.clear()
+            self._flows.setdefault(flow, pair)
+        return flow
 
     @property
     def is_receiving(self) -> bool:
@@ -116,8 +142,7 @@ class NetworkPort(Port):
         """Count a frame for the guest that it does not get."""
         self.dropped_to_guest += 1
 
-    def _give(self, target: NetworkPort, pair: int, frame: _Frame) -> None:
-        receiver = target.receiver(pair)
+    def _give(self, target: NetworkPort, receiver: Backlog | None, frame: _Frame) -> None:
         if receiver is None:
             target.drop()
             return

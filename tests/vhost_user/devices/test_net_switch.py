@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
@@ -272,6 +273,49 @@ async def test_pairs_of_queues() -> None:
         nursery.cancel_scope.cancel()
     assert [each[-1] for each in first.take()] == [0, 1, 3]
     assert [each[-1] for each in second.take()] == [2]
+
+
+def conversation(version: int, number: int, *, back: bool = False) -> bytes:
+    """Return a frame of a TCP connection, or one of the other way."""
+    a, b = (
+        (mac(0), bytes([1]) * (4 if version == 4 else 16), number),
+        (mac(1), bytes([2]) * (4 if version == 4 else 16), 80),
+    )
+    (source, source_ip, source_port), (to, to_ip, to_port) = (b, a) if back else (a, b)
+    if version == 4:
+        kind, ip = b"\x08\x00", struct.pack(">BBHHHBBH", 0x45, 0, 40, 0, 0, 64, 6, 0)
+    else:
+        kind, ip = b"\x86\xdd", struct.pack(">IHBB", 6 << 28, 20, 6, 64)
+    tcp = struct.pack(">HH16x", source_port, to_port)
+    return bytes(12) + to + source + kind + ip + source_ip + to_ip + tcp
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("pieces", [1, 30])
+async def test_flow_stays_at_the_pair_that_it_began_with(version: int, pieces: int) -> None:
+    """Over whichever pairs its sender sends: frames of one connection must not overtake each other."""
+    switch = Switch(2, queue_pairs=4)
+    sender, ends = End(switch.ports[0]), [End(switch.ports[1]) for _ in range(4)]
+    for port in switch.ports:
+        port.set_features(EVERYTHING, HEADER.size)
+    async with trio.open_nursery() as nursery:
+        for pair, end in enumerate(ends):
+            nursery.start_soon(switch.ports[1].receive, pair, end)
+        await wait_all_tasks_blocked()
+        used = set()
+        for number in range(32):
+            for pair in range(4):
+                sender.send(conversation(version, number), pair=pair, pieces=pieces)
+            counts = [len(end.take()) for end in ends]
+            assert sorted(counts) == [0, 0, 0, 4]
+            used.add(counts.index(4))
+        assert len(used) > 1
+        for number in range(4):  # the receiver chooses by where it sends
+            ends[0].send(conversation(version, 1000 + number, back=True), pair=number)
+            for pair in range(4):
+                sender.send(conversation(version, 1000 + number), pair=pair, pieces=pieces)
+            assert [len(end.take()) for end in ends] == [4 * (at == number) for at in range(4)]
+        nursery.cancel_scope.cancel()
 
 
 SENDS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.integers(0, 3)), max_size=40)
