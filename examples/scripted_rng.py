@@ -37,5 +37,5 @@ class ScriptedRng(vhost_user.VirtioDevice):
 
 
 if __name__ == "__main__":
-    device = ScriptedRng(bytes.fromhex("".join(sys.argv[2:])))
-    trio.run(partial(vhost_user.serve, device, socket_path=sys.argv[1]))
+    path, *script = sys.argv[1:] or sys.exit(__doc__)
+    trio.run(partial(vhost_user.serve, ScriptedRng(bytes.fromhex("".join(script))), socket_path=path))

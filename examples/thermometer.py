@@ -35,8 +35,7 @@ class Thermometer(RegisterChip):
 
     def __init__(self, source: str) -> None:
         super().__init__()
-        self.source = source
-        self.last = b"20"
+        self.source, self.last = source, b"20"
 
     def register_read(self, register: int) -> int:
         if register != 0:
@@ -63,5 +62,6 @@ async def read_stdin() -> bytes:
 
 
 if __name__ == "__main__":
-    bus = I2c({0x48: Thermometer(sys.argv[2])})
-    trio.run(partial(vhost_user.serve, bus, socket_path=sys.argv[1]))
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    trio.run(partial(vhost_user.serve, I2c({0x48: Thermometer(sys.argv[2])}), socket_path=sys.argv[1]))

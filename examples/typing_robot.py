@@ -47,4 +47,6 @@ async def main(path: str, commands: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     trio.run(main, sys.argv[1], Path(sys.argv[2]).read_text().splitlines())
