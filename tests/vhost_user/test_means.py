@@ -95,6 +95,7 @@ async def test_front_end_that_comes_at_the_limit_of_open_files_is_served_later(d
             await until_printed(backend.program, NO_FILES)
         await frontend.request(GetFeatures())
         frontend.close()
+        await until_printed(backend.program, "the front-end has left", 2)
         assert errors(backend.program) == [f"no front-end can connect now: {NO_FILES}; trying again"]
 
 
