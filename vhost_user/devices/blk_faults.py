@@ -119,6 +119,8 @@ class FaultFile:
     def read(self) -> list[Fault]:
         """Return the rules that are in it. Raises UserError."""
         try:
+            if self._path.is_fifo():  # which would keep us until somebody writes
+                raise UserError(f"{self._path} is a pipe, which is read once only; give a file of rules")
             return parse_faults(self._path.read_text())
         except UnicodeDecodeError:
             raise UserError(f"{self._path} is no text; give a file of rules: {SYNTAX}") from None

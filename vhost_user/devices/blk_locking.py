@@ -90,7 +90,7 @@ class ImageLock:
         self.is_held = False
         for first in (_DOES, _FORBIDS):
             try:
-                self._set(first, fcntl.F_UNLCK, length=len(_Use) + 1)
+                self._set(first, fcntl.F_UNLCK, length=max(_Use) + 1)
             except OSError as error:
                 _log.debug("%s: %s", self._path, error.strerror)
 

@@ -248,6 +248,10 @@ class TcpHost(_SocketHost):
 
     def __init__(self, host: str, port: int) -> None:
         """Listen at `host`:`port`; 0 is any port that is free. Raises OSError."""
+        try:
+            host.encode("idna")
+        except UnicodeError as error:  # create_server() would not say so as an OSError
+            raise OSError(errno.EINVAL, "no host can have this name") from error
         self._socket = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from typing import NamedTuple
 
 from protocol.fds import OwnedFd
@@ -54,8 +55,8 @@ class At24(I2cChip):
         """Keep the content in `file`, which is made, or made longer, where it is too short; else in memory.
 
         A chip that is `read_only` acknowledges no data, as with its write-control pin high. Raises
-        ValueError for a model that is not in MODELS, and for a file that is too long or another chip's, and
-        OSError.
+        ValueError for a model that is not in MODELS, and for a file that is none, too long or another chip's,
+        and OSError.
         """
         super().__init__()
         if model not in MODELS:
@@ -153,7 +154,10 @@ class At24(I2cChip):
         self._content[offset : offset + len(data)] = data
 
     def _load(self, file: OwnedFd) -> None:
-        size = os.fstat(file.fileno()).st_size
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("a pipe or a device keeps no content; give a file, which is made if need be")
+        size = status.st_size
         if size > self.model.size:
             raise ValueError(f"the file has {size} bytes, more than the {self.model.size} of the EEPROM")
         kept = os.pread(file.fileno(), size, 0)

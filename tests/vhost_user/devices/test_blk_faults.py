@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -138,6 +139,12 @@ def test_file_is_read_again_when_it_changes(tmp_path: Path, caplog: pytest.LogCa
 
     path.unlink()
     assert file.changed() == []
+
+
+def test_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "faults")
+    with pytest.raises(UserError, match="faults is a pipe, which is read once only; give a file of rules"):
+        FaultFile(str(tmp_path / "faults")).read()
 
 
 def test_file_that_is_not_there_at_the_start_is_an_error(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def failure(argv: list[str]) -> str:
 # Who goes with whom
 
 
+@pytest.mark.qemu
 async def test_back_end_is_refused_what_a_storage_daemon_writes_to(image: Path) -> None:
     async with storage_daemon(image.parent):
         told = f"vhost-user run blk: {image} is in use by another program that writes to it"
@@ -72,6 +73,7 @@ async def test_back_end_is_refused_what_a_storage_daemon_writes_to(image: Path) 
             pass
 
 
+@pytest.mark.qemu
 @pytest.mark.parametrize("options", [[], ["--read-only"]])
 async def test_storage_daemon_is_refused_what_a_back_end_uses(image: Path, options: list[str]) -> None:
     async with start_backend(image.parent, "blk", "--blk-file", str(image), *options):

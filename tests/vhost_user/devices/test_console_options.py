@@ -148,6 +148,7 @@ def test_qemu_is_told_how_many_queues_there_are() -> None:
             ["--port", "a=tcp:no host:1"],
             "port a: tcp no host:1: Name or service not known; choose another port",
         ),
+        (["--port", f"a=tcp:{'ä' * 70}:1"], "no host can have this name; choose another port"),
     ],
 )
 def test_what_cannot_be_had_is_named(argv: list[str], what: str) -> None:

@@ -131,6 +131,7 @@ def test_argument_of_another_type_is_a_text() -> None:
         (("--chip", "lm75@0x48,temperature=warm"), "'warm' is no value of 'temperature' of the chip lm75"),
         (("--chip", "lm75@0x48,temperature=999"), "cannot make the chip lm75: 999.0 degrees cannot be"),
         (("--chip", "24c02@0x50,read_only=yes"), "'yes' is no value of 'read_only'"),
+        (("--chip", "24c02@0x50,file=/dev/null"), "cannot make the chip 24c02: a pipe or a device keeps no"),
         (("--chip", "24c02@0x50,file=/none/x"), "cannot make the chip 24c02: /none/x: No such file"),
         (("--chip", "24c02@0x50,model=24c64"), "'model'"),
         (("--chip", "no.module:Chip@0x20"), "cannot import no.module: No module named 'no'; is it"),
