@@ -18,13 +18,13 @@ from tests.fuzz.harness import TARGETS, DefectError, guarded
 ROOT = Path(__file__).parents[2]
 
 RUNS = {
-    "backend_session": 34_000,
-    "frontend_session": 34_000,
-    "observer": 22_000,
-    "ivshmem_client": 60_000,
+    "backend_session": 20_000,
+    "frontend_session": 20_000,
+    "observer": 10_000,
+    "ivshmem_client": 64_000,
     "stream": 5_000,
-    "split_ring": 14_000,
-    "packed_ring": 12_000,
+    "split_ring": 8_000,
+    "packed_ring": 6_000,
     "blk": 10_000,
     "console": 12_000,
     "gpio": 10_000,
