@@ -42,8 +42,9 @@ async def query(front: Frontend, select: int, subsel: int = 0) -> bytes:
 
 
 async def pass_on(path: str) -> None:
-    """Pass a device on; print what it is, whether its LED can be switched, and then its reports."""
-    device = Input(open_evdev(path))
+    """Pass a device on; print what it is, if its LED can be switched, when reports are taken, and those."""
+    source = open_evdev(path)
+    device = Input(source)
     try:
         open_evdev(path)
     except UserError as error:
@@ -60,6 +61,8 @@ async def pass_on(path: str) -> None:
             if await query(front, ConfigSelect.EV_BITS, EventType.LED):
                 await switch_led(await front.start_queue(1), path)
             queue = await front.start_queue()
+            await source.reports.until_open()
+            tell(path=path, takes="reports")
             while True:
                 tell(path=path, report=await next_report(queue))
 

@@ -82,6 +82,8 @@ async def test_devices_of_a_real_kernel_are_passed_on() -> None:
             **dict.fromkeys(("fuzz", "flat", "resolution"), 0),
         }
         assert await told.next(keyboard, "leds") == [Led.CAPSL]
+        for path in (keyboard, tablet):
+            assert await told.next(path, "takes") == "reports"
 
         for down in (True, False):
             await guest.qmp.execute("input-send-event", events=[key("a", down=down)])

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 SYN_REPORT = Event(EventType.SYN, Syn.REPORT, 0)
 
+_REPEATED = 2
+"""What a key's value is when it has been down for some time; the driver may not know that it is."""
+
 
 @dataclass(frozen=True)
 class Description:
@@ -131,7 +134,7 @@ class Reports:
         if self._begun is None:
             self._begun = self._waiting.popleft()
         event = self._begun.events.popleft()
-        if event.type == EventType.KEY:
+        if event.type == EventType.KEY and event.value != _REPEATED:
             (self.keys.add if event.value else self.keys.discard)(event.code)
         if not self._begun.events:
             self._end_begun()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 A, B, C = KEYS["A"], KEYS["B"], KEYS["C"]
 REPORT = (EventType.SYN, Syn.REPORT, 0)
 DROPPED = (EventType.SYN, Syn.DROPPED, 0)
+REPEATED = 2
 
 
 class StandIn:
@@ -189,6 +190,17 @@ async def test_driver_is_told_how_things_are_after_the_kernel_dropped_events(
         assert await next_report(queue) == [*LIFTED, key(A, 0), key(B, 1), *AXES]
         stand_in.give(key(C, 1), REPORT)
         assert await next_report(queue) == [key(C, 1)]
+
+
+async def test_key_that_the_driver_knows_of_by_its_repetition_only_is_pressed(
+    stand_in: StandIn, source: EvdevSource
+) -> None:
+    async with driving(Input(source)) as front:
+        queue = await front.start_queue()
+        await wait_all_tasks_blocked()
+        stand_in.give(DROPPED, REPORT, key(A, REPEATED), REPORT)
+        assert await next_report(queue) == [key(A, REPEATED)]
+        assert await next_report(queue) == [*LIFTED, key(A, 1), *AXES]
 
 
 async def test_what_happens_while_no_driver_is_there_is_made_up_for(
