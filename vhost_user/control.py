@@ -41,7 +41,6 @@ MODE = 0o600
 """Permissions of the socket: who may connect can do anything with the device."""
 
 _CHUNK = 65536
-_RETRY_SECONDS = 0.25
 _KEYS = {"execute", "on", "arguments", "id"}
 
 _log = logging.getLogger("vhost_user")
