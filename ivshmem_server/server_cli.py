@@ -21,6 +21,7 @@ from ivshmem_server.server_options import PROGRAM, parse_options
 from ivshmem_server.status import format_status, read_status, serve_status, status_document
 from protocol.io import (
     Listener,
+    SocketAccessError,
     SocketInUseError,
     inherited_listener,
     listen,
@@ -30,6 +31,7 @@ from protocol.io import (
     systemd_listener,
     watchdog,
 )
+from protocol.io.access import access_from, given_options
 from protocol.io.command_line import (
     INTERRUPTED,
     OneLineParser,
@@ -48,7 +50,6 @@ _log = logging.getLogger("ivshmem_server")
 
 _REMEDIES = {
     errno.EACCES: "choose a directory that you may write to with {option}",
-    errno.EPERM: "run it as root, or leave out --owner and --group",
     errno.ENOENT: "create the directory first, or choose another path with {option}",
     errno.EROFS: "choose a directory that you may write to with {option}",
     errno.EEXIST: "remove it, or choose another path with {option}",
@@ -161,15 +162,21 @@ def _log_status(server: IvshmemServer, listener: Listener) -> None:
 
 def _inherited(options: argparse.Namespace) -> Listener | None:
     try:
-        return inherited_listener(options.fd) if options.fd is not None else systemd_listener()
+        listener = inherited_listener(options.fd) if options.fd is not None else systemd_listener()
     except ValueError as error:
         raise UserError(f"{error}; pass one that listens, or leave out --fd") from None
+    if listener is not None and (access := access_from(options)):
+        raise UserError(
+            f"{given_options(access)}: for a socket that we make, and systemd has handed one over; say in the"
+            " .socket unit SocketMode=, SocketUser= and SocketGroup="
+        )
+    return listener
 
 
 def _listen(options: argparse.Namespace) -> Listener:
     path = options.socket_path
     try:
-        return listen(path, mode=options.mode, owner=options.owner, group=options.group)
+        return listen(path, **access_from(options))
     except OSError as error:
         raise UserError(_cannot_listen(path, "-S", error)) from None
 
@@ -184,6 +191,8 @@ def _listen_for_status(path: str) -> Listener:
 def _cannot_listen(path: str, option: str, error: OSError) -> str:
     if isinstance(error, SocketInUseError):
         return f"socket {path} is in use by another server; stop it or choose another path with {option}"
+    if isinstance(error, SocketAccessError):
+        return f"cannot listen on '{path}': {error.strerror}; {error.remedy}"
     remedy = _REMEDIES.get(error.errno or 0, "choose another path with {option}").format(option=option)
     return f"cannot listen on '{path}': {error.strerror}; {remedy}"
 

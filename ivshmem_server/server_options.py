@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from ivshmem_server.server import DEFAULT_MAX_PEERS, DEFAULT_MAX_QUEUED
 from ivshmem_server.sizes import parse_size
 from protocol import __version__
-from protocol.io.command_line import OneLineParser, group_id, permission_bits, user_id
+from protocol.io.access import access_from, add_access_options, given_options
+from protocol.io.command_line import OneLineParser, group_id, user_id
 from protocol.io.logs import FORMATS
 from protocol.ivshmem import MAX_ID, MAX_VECTORS
 
@@ -48,6 +49,8 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.verbose and not options.foreground and not options.log_file:
         parser.error("argument -v: a daemon has no terminal to be verbose on; add -F or --log-file")
+    if options.fd is not None and (access := access_from(options)):
+        parser.error(f"{given_options(access)}: for a socket that we make; leave out that, or --fd")
     if options.hugetlb and options.backing[0] != "memfd":
         parser.error(
             "argument --hugetlb: goes with --memfd; for a mounted hugetlbfs give its directory with -m"
@@ -101,11 +104,7 @@ def _add_socket_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--fd", type=_number(0, 1 << 20), metavar="N", help="serve the listening socket that descriptor N is"
     )
-    group.add_argument(
-        "--mode", type=permission_bits, metavar="OCTAL", help="permissions of the socket, as 0660"
-    )
-    group.add_argument("--owner", type=user_id, default=-1, metavar="USER", help="owner of the socket")
-    group.add_argument("--group", type=group_id, default=-1, metavar="GROUP", help="group of the socket")
+    add_access_options(group)
 
 
 def _add_memory_options(parser: argparse.ArgumentParser) -> None:

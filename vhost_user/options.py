@@ -7,6 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, TypeVar
 
 from protocol import __version__
+from protocol.io.access import access_from, add_access_options, given_options
 from protocol.io.command_line import OneLineParser
 from protocol.io.logs import FORMATS
 from protocol.vhost_user.features import ProtocolFeature
@@ -45,6 +46,10 @@ def parse_options(device: type[VirtioDevice], program: str, argv: Sequence[str])
         parser.error("give one of --socket-path, --fd and --connect")
     if device.many_sockets and options.socket_count is not None and not paths:
         parser.error("--socket-count needs --socket-path")
+    if (access := access_from(options)) and not paths:
+        parser.error(
+            f"{given_options(access)}: for a socket that we make; give --socket-path, or leave it out"
+        )
     return options
 
 
@@ -106,6 +111,7 @@ def _add_socket_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
             metavar="N",
             help="serve N front-ends: listen on PATH0, PATH1 and so on",
         )
+    add_access_options(group, "front-end's socket")
 
 
 def _add_program_options(parser: argparse.ArgumentParser) -> None:

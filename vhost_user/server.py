@@ -13,6 +13,7 @@ import trio
 
 from protocol.io import FdStream, inherited_listener, listen, means
 from protocol.io import connect as connect_socket
+from protocol.io.access import SocketAccess
 from protocol.io.stream import check_path
 from vhost_user.connection import serve_connection
 from vhost_user.device import VirtioDevice
@@ -38,13 +39,17 @@ async def serve(
     socket_path: str | os.PathLike[str] | None = None,
     fd: int | None = None,
     connect: str | os.PathLike[str] | None = None,
+    mode: int | None = None,
+    owner: int = -1,
+    group: int = -1,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `device` to one front-end after the other.
 
     One of these says where:
 
-    `socket_path`: listen there, and remove the socket in the end;
+    `socket_path`: listen there, and remove the socket in the end; its permissions are `mode`, or what the
+    umask leaves, and `owner` and `group` are numbers, -1 for one's own;
     `fd`: a UNIX stream socket that was inherited and is ours now: one that listens, or is connected
     already, which is served until the front-end leaves;
     `connect`: a socket on which the front-end listens (QEMU's `server=on`): connect, and whenever
@@ -52,7 +57,8 @@ async def serve(
 
     Started in a nursery, it is ready once the front-end can connect. It returns only for a connected
     `fd`. A device's exception ends its connection, with a traceback in the log; it is raised where no
-    further front-end can come. Raises ValueError for other arguments, SocketInUseError, OSError.
+    further front-end can come. Raises ValueError for other arguments, SocketInUseError, SocketAccessError,
+    OSError.
     """
     if [socket_path, fd, connect].count(None) != 2:
         raise ValueError("give one of socket_path, fd and connect")
@@ -63,7 +69,8 @@ async def serve(
         elif fd is not None and not _is_listening(fd):
             serving = partial(serve_connection, device, _connected(fd))
         else:
-            listener = stack.enter_context(_listener(socket_path, fd))
+            access = SocketAccess(mode=mode, owner=owner, group=group)
+            listener = stack.enter_context(_listener(socket_path, fd, access))
             serving = partial(_serve_listener, device, listener)
         task_status.started()
         await _serve_beside_host(device, serving)
@@ -79,9 +86,9 @@ async def _serve_beside_host(device: VirtioDevice, serving: Callable[[], Awaitab
         nursery.cancel_scope.cancel()
 
 
-def _listener(path: str | os.PathLike[str] | None, fd: int | None) -> Listener:
+def _listener(path: str | os.PathLike[str] | None, fd: int | None, access: SocketAccess) -> Listener:
     if path is not None:
-        return listen(os.fspath(path))
+        return listen(os.fspath(path), **access)
     assert fd is not None
     return inherited_listener(fd)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
 from protocol.io import SocketInUseError, notify
+from protocol.io.access import SocketAccess, access_from
 from protocol.io.command_line import EMPTY, UserError
 from vhost_user.control import serve_control
 from vhost_user.groups import only
@@ -33,6 +34,8 @@ class Served:
     socket_path: str | None = None
     fd: int | None = None
     connect: str | None = None
+    access: SocketAccess = field(default_factory=SocketAccess)
+    """Who may connect to `socket_path`."""
 
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve the device, until the front-end of a connected socket has left. Raises UserError."""
@@ -43,6 +46,7 @@ class Served:
                 socket_path=self.socket_path,
                 fd=self.fd,
                 connect=self.connect,
+                **self.access,
                 task_status=ready,
             )
         except (OSError, ValueError) as error:
@@ -74,7 +78,8 @@ def pair(devices: Sequence[VirtioDevice], options: argparse.Namespace) -> list[S
     """Return the devices with where the command line says that their front-ends are."""
     paths = type(devices[0]).socket_paths(options)
     if paths:
-        return [Served(device, path) for device, path in zip(devices, paths, strict=True)]
+        access = access_from(options)
+        return [Served(device, path, access=access) for device, path in zip(devices, paths, strict=True)]
     (device,) = devices
     return [Served(device, fd=options.fd, connect=options.connect)]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+from protocol.io import SocketAccessError
+
 _REMEDIES = {
     errno.EACCES: "choose a directory that you may write to",
     errno.EADDRINUSE: "stop it or choose another path",
@@ -17,4 +19,6 @@ _REMEDIES = {
 
 def cause_and_remedy(error: OSError) -> str:
     """Return both, for the path of a socket to listen on or to connect to."""
+    if isinstance(error, SocketAccessError):
+        return f"{error.strerror}; {error.remedy}"
     return f"{error.strerror}; {_REMEDIES.get(error.errno or 0, 'choose another path')}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.io import listen, notify
+from protocol.io.access import access_from, add_access_options
 from protocol.io.command_line import BROKEN_PIPE, EMPTY, UserError, fail, raise_open_files_limit
 from protocol.io.stream import check_path
 from vhost_user.socket_errors import cause_and_remedy
@@ -22,6 +23,7 @@ from vhost_user.trace_format import DEVICE_FEATURES, Json, Text
 
 if TYPE_CHECKING:
     from protocol.io import Listener
+    from protocol.io.access import SocketAccess
     from vhost_user.trace import Event
     from vhost_user.trace_format import Format
 
@@ -51,6 +53,7 @@ def add_trace_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPar
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--listen", metavar="PATH", required=True, help="socket to make, for the front-end")
+    add_access_options(parser, "socket of --listen")
     parser.add_argument("--connect", metavar="PATH", required=True, help="socket of the back-end")
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="what to print (default: %(default)s)"
@@ -69,7 +72,7 @@ def run_trace(options: argparse.Namespace) -> int:
     raise_open_files_limit()
     try:
         _check_target(options)
-        with _listener(options.listen) as listener, _output(options.output) as output:
+        with _listener(options.listen, access_from(options)) as listener, _output(options.output) as output:
             show = Json(options.device) if options.format == "json" else Text(time.time(), options.device)
             printer = _Printer(show, output)
             trio.run(_trace_until_signal, listener, options.connect, printer)
@@ -122,9 +125,9 @@ def _check_target(options: argparse.Namespace) -> None:
         )
 
 
-def _listener(path: str) -> Listener:
+def _listener(path: str, access: SocketAccess) -> Listener:
     try:
-        return listen(path)
+        return listen(path, **access)
     except OSError as error:
         raise UserError(f"cannot listen on {path or EMPTY}: {cause_and_remedy(error)}") from None
 

@@ -3,7 +3,14 @@
 from protocol.io import means, signals
 from protocol.io.eventfd import EventFd
 from protocol.io.hang_up import has_hung_up, until_hung_up
-from protocol.io.listener import Listener, SocketInUseError, inherited_listener, listen, systemd_listener
+from protocol.io.listener import (
+    Listener,
+    SocketAccessError,
+    SocketInUseError,
+    inherited_listener,
+    listen,
+    systemd_listener,
+)
 from protocol.io.readiness import notify, watchdog
 from protocol.io.stream import AncillaryLostError, Credentials, FdStream, connect
 
@@ -13,6 +20,7 @@ __all__ = [
     "EventFd",
     "FdStream",
     "Listener",
+    "SocketAccessError",
     "SocketInUseError",
     "connect",
     "has_hung_up",

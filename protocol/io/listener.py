@@ -36,6 +36,15 @@ class SocketInUseError(OSError):
         super().__init__(errno.EADDRINUSE, "another server listens there", path)
 
 
+class SocketAccessError(OSError):
+    """A socket cannot have the owner, the group or the mode that was asked for."""
+
+    remedy = "run it as root, or leave out --owner and --group; a group that you are in needs no root"
+
+    def __init__(self, error: OSError, path: str) -> None:
+        super().__init__(error.errno, f"owner, group or mode cannot be set: {error.strerror}", path)
+
+
 class Listener(Closing):
     """A listening socket. `close()` closes it and removes its path, if we made that and it is still ours."""
 
@@ -98,7 +107,8 @@ def listen(
 
     `mode` (permission bits), `owner` and `group` (numbers, -1 leaves them) are in force before
     anybody can connect; without `mode` the umask decides. Raises SocketInUseError where somebody
-    listens there, OSError otherwise. The caller closes the listener.
+    listens there, SocketAccessError where these cannot be set, OSError otherwise. The caller closes
+    the listener.
     """
     check_path(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -110,10 +120,7 @@ def listen(
         sock.close()
         raise
     try:
-        if (owner, group) != (-1, -1):
-            os.chown(path, owner, group)
-        if mode is not None:
-            Path(path).chmod(mode)
+        _set_access(path, mode, owner, group)
         sock.listen(backlog)  # until then the kernel refuses connections
     except BaseException:
         listener.close()
@@ -154,6 +161,17 @@ def systemd_listener() -> Listener | None:
     if count != "1":
         raise ValueError(f"systemd handed over {count} sockets; one was expected (one ListenStream=)")
     return inherited_listener(LISTEN_FDS_START)
+
+
+def _set_access(path: str, mode: int | None, owner: int, group: int) -> None:
+    """Raises SocketAccessError."""
+    try:
+        if (owner, group) != (-1, -1):
+            os.chown(path, owner, group)
+        if mode is not None:
+            Path(path).chmod(mode)
+    except OSError as error:
+        raise SocketAccessError(error, path) from None
 
 
 def _bind(sock: socket.socket, path: str) -> None:

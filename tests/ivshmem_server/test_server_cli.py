@@ -99,6 +99,7 @@ def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
         (["--mode", "999"], "write it in octal"),
         (["--owner", "nobody-of-that-name"], "there is no user"),
         (["--group", "nobody-of-that-name"], "there is no group"),
+        (["--fd", "0", "--mode", "0660"], "--mode: for a socket that we make; leave out that, or --fd"),
         (["--hugetlb", "2M"], "goes with --memfd"),
         (["status", "/no/such/status"], "is a server running with --status-socket there?"),
     ],
@@ -309,6 +310,19 @@ async def test_json_log_says_who_was_refused_and_why(tmp_path: Path) -> None:
 async def test_socket_has_the_mode_it_was_given(tmp_path: Path) -> None:
     async with start_server(tmp_path, "--mode", "0660") as server:
         assert server.socket.stat().st_mode & 0o777 == 0o660
+
+
+def test_socket_of_systemd_has_the_mode_that_its_unit_says(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{tmp_path}/socket")
+        listening.listen()
+        activate = ["sh", "-c", 'export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@" 3<&0', "sh"]
+        argv = [*activate, *COMMAND, "-F", "--memfd", "--mode", "0660"]
+        done = subprocess.run(
+            argv, stdin=listening.fileno(), capture_output=True, text=True, timeout=60, check=False
+        )
+    assert "--mode: for a socket that we make" in one_line_error(done)
+    assert "say in the .socket unit SocketMode=" in done.stderr
 
 
 def test_inherited_socket(tmp_path: Path) -> None:

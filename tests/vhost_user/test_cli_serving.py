@@ -15,7 +15,7 @@ from protocol.io import FdStream, connect
 from protocol.vhost_user import Features, GetFeatures, GetProtocolFeatures, ProtocolFeature, ProtocolFeatures
 from protocol.virtio.features import Feature
 from tests.rig.backend import BackendStartError, command, start_backend, start_program, until_printed
-from tests.vhost_user.cli_program import OWN_DEVICE, SECONDS
+from tests.vhost_user.cli_program import OWN_DEVICE, SECONDS, refusal
 from tests.vhost_user.frontend import Frontend
 
 if TYPE_CHECKING:
@@ -184,6 +184,79 @@ async def test_socket_in_use_is_said_in_one_line(directory: Path) -> None:
         with pytest.raises(BackendStartError, match="is in use by another program; stop it"):
             async with start_program(directory, command("rng", "-s", str(backend.socket)), "second"):
                 pass
+
+
+def access(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_mode & 0o777, status.st_uid, status.st_gid
+
+
+@pytest.fixture
+def other() -> int:
+    """Another user and group than ours, where we may give them a socket."""
+    return 65534 if os.getuid() == 0 else os.getuid()
+
+
+async def test_socket_is_of_whom_the_front_end_runs_as(directory: Path, other: int) -> None:
+    """The control socket stays ours: who may connect to that can do anything with the device."""
+    group = other if os.getuid() == 0 else os.getgid()
+    options = ("--mode", "0660", "--owner", str(other), "--group", str(group))
+    control = directory / "control"
+    async with start_backend(
+        directory, "i2c", "--chip", "lm75@0x48", "--control", str(control), *options
+    ) as backend:
+        assert access(backend.socket) == (0o660, other, group)
+        assert access(control) == (0o600, os.getuid(), os.getgid())
+
+
+async def test_each_of_several_sockets_has_the_mode(directory: Path) -> None:
+    argv = command("i2c", "--chip", "lm75@0x48", "-s", str(directory / "s"), "-c", "2", "--mode", "0604")
+    async with start_program(directory, argv, "i2c"):
+        assert [access(directory / f"s{number}")[0] for number in range(2)] == [0o604, 0o604]
+
+
+async def test_socket_of_each_guest_has_the_mode_and_not_those_of_its_host(directory: Path) -> None:
+    """A guest's connections are for host programs, which have nothing to do with whom QEMU runs as."""
+    vms = [f"guest-cid={cid},socket={directory}/s{cid},uds-path={directory}/u{cid}" for cid in (3, 4)]
+    options = [word for vm in vms for word in ("--vm", vm)]
+    async with start_program(directory, command("vsock", *options, "--mode", "0"), "vsock"):
+        assert [access(directory / f"s{cid}")[0] for cid in (3, 4)] == [0, 0]
+        assert all(access(directory / f"u{cid}")[0] & 0o700 for cid in (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-s", "{}/s", "--mode", "rw"], "argument --mode: 'rw' is no mode; write it in octal, as 0660"),
+        (["-s", "{}/s", "--owner", "no-such-user"], "argument --owner: there is no user 'no-such-user'"),
+        (["-s", "{}/s", "--group", "no-such-group"], "argument --group: there is no group 'no-such-group'"),
+        (
+            ["--fd", "0", "--mode", "0660"],
+            "--mode: for a socket that we make; give --socket-path, or leave it",
+        ),
+        (
+            ["--connect", "/a", "--owner", "0", "--group", "0"],
+            "--owner and --group: for a socket that we make",
+        ),
+    ],
+)
+async def test_access_that_cannot_be_given_is_said_in_one_line(
+    directory: Path, options: list[str], said: str
+) -> None:
+    assert said in refusal("run", "rng", *(option.format(directory) for option in options), code=2)
+
+
+async def test_owner_that_only_root_can_give_is_said_in_one_line(directory: Path) -> None:
+    argv = command("rng", "-s", str(directory / "s"), "--owner", "65534")
+    without_privilege = ["setpriv", "--bounding-set=-chown"] if os.getuid() == 0 else []
+    result = await trio.run_process([*without_privilege, *argv], capture_stderr=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.decode() == (
+        f"vhost-user run rng: cannot listen on {directory}/s: owner, group or mode cannot be set: "
+        "Operation not permitted; run it as root, or leave out --owner and --group; "
+        "a group that you are in needs no root\n"
+    )
+    assert not (directory / "s").exists()
 
 
 async def test_ones_own_device(directory: Path) -> None:

@@ -72,6 +72,7 @@ def receive(listener: socket.socket) -> bytes:
         (["--listen", "/a", "--connect", ""], "cannot connect to '': a socket needs a path; choose one"),
         (["--listen", "/a", "--connect", "/" + "b" * 120], "at most 107 bytes; choose a shorter one"),
         (["--listen", "{}/a", "--connect", "{}/./a"], "are both"),
+        (["--listen", "{}/a", "--connect", "/b", "--mode", "rw"], "write it in octal, as 0660"),
     ],
 )
 def test_error_is_one_line(directory: Path, options: list[str], said: str) -> None:
@@ -94,6 +95,11 @@ def test_signal_ends_it_cleanly(directory: Path, number: signal.Signals) -> None
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert not (directory / "trace").exists()
+
+
+def test_socket_has_the_mode_that_it_was_given(directory: Path) -> None:
+    with running(directory, "--mode", "0606"):
+        assert (directory / "trace").stat().st_mode & 0o777 == 0o606
 
 
 def test_lines_come_at_once(directory: Path) -> None:

@@ -128,11 +128,11 @@ def listen_until_killed(path: str) -> None:
         signal.pause()
 
 
-def listen_as_nobody(path: str) -> tuple[int | None, str]:
+def listen_as_nobody(path: str, owner: int = -1) -> tuple[int | None, str]:
     """Return the error of an attempt to listen."""
     drop_privileges()
     try:
-        listen(path).close()
+        listen(path, owner=owner).close()
     except OSError as error:
         return error.errno, str(error)
     raise AssertionError("nobody may listen there")
