@@ -34,6 +34,9 @@ DEFAULT_MAX_QUEUED = 65536
 MAX_REFUSED = 64
 """How many refused clients may hold their connection; of more, the one refused first is closed."""
 
+SHOWN_GROUPS = 32
+"""How many groups of a refused client a line of the log tells; its "groups" in JSON are all."""
+
 ACCEPT_BATCH = 16
 """How many clients to admit before everybody is told of them."""
 
@@ -93,7 +96,8 @@ class IvshmemServer:
         `vectors` (1 to 2048) is how many interrupts each client has. With `sticky`, a leave is kept
         from the others, and the next client gets the id and eventfds of the one that left. A client
         with more than `max_queued` messages unread, its own set-up apart, is disconnected. Where
-        `allow_uids` or `allow_gids` is not empty, a client needs a user or a group that is in them.
+        `allow_uids` or `allow_gids` is not empty, a client needs a user or a group that is in them;
+        its supplementary groups count as its own, and nobody is exempt, not root either.
         """
         self.memory = memory
         self.sticky = sticky
@@ -180,7 +184,7 @@ class IvshmemServer:
 
     def _admit(self, stream: FdStream, nursery: trio.Nursery) -> None:
         credentials = stream.peer_credentials()
-        member = self._join(credentials)
+        member = self._join(stream, credentials)
         if isinstance(member, Refusal):
             self._refuse(stream, member)
             nursery.start_soon(self._see_off, stream)
@@ -189,8 +193,8 @@ class IvshmemServer:
         self._note("joined", client)
         nursery.start_soon(self._watch, client, nursery)
 
-    def _join(self, who: Credentials) -> Member | Refusal:
-        if not self._allows(who):
+    def _join(self, stream: FdStream, who: Credentials) -> Member | Refusal:
+        if not self._allows(stream, who):
             return Refusal.NOT_ALLOWED
         if len(self._registry) >= self.max_peers:
             return Refusal.FULL
@@ -205,16 +209,21 @@ class IvshmemServer:
                 drain(eventfd.fileno())  # rings that its last owner left are not for the new one
         return member
 
-    def _allows(self, who: Credentials) -> bool:
-        anybody = not self._allow_uids and not self._allow_gids
-        return anybody or who.uid in self._allow_uids or who.gid in self._allow_gids
+    def _allows(self, stream: FdStream, who: Credentials) -> bool:
+        if not self._allow_uids and not self._allow_gids:
+            return True
+        if who.uid in self._allow_uids or who.gid in self._allow_gids:
+            return True
+        return bool(self._allow_gids) and not self._allow_gids.isdisjoint(stream.peer_groups())
 
     def _refuse(self, stream: FdStream, reason: Refusal) -> None:
         who = stream.peer_credentials()
+        groups = stream.peer_groups()
         name = reason.name.lower()
         self.counters[f"refused: {name}"] += 1
-        fields = {"event": "refused", "reason": name, "pid": who.pid, "uid": who.uid, "gid": who.gid}
-        _log.warning("refused pid %d, uid %d: %s", who.pid, who.uid, reason.text, extra=fields)
+        text = f"pid {who.pid}, uid {who.uid}, gid {who.gid}, {_groups_text(groups)}"
+        fields = {"event": "refused", "reason": name, **who._asdict(), "groups": groups}
+        _log.warning("refused %s: %s", text, reason.text, extra=fields)
         session = ServerSession()
         session.refuse(reason)
         with contextlib.suppress(OSError):  # it may have gone already
@@ -329,6 +338,15 @@ class IvshmemServer:
             _log.warning("%s disconnected: %s", client, reason, extra=fields | {"reason": reason})
         else:
             _log.debug("%s %s", client, event, extra=fields)
+
+
+def _groups_text(groups: Sequence[int]) -> str:
+    """Return the groups of a client for a line of the log, which has room for some."""
+    if not groups:
+        return "no other groups"
+    shown = ", ".join(map(str, groups[:SHOWN_GROUPS]))
+    more = f" and {len(groups) - SHOWN_GROUPS} more" if len(groups) > SHOWN_GROUPS else ""
+    return f"groups {shown}{more}"
 
 
 _Pause = Callable[[], Awaitable[None]]

@@ -176,14 +176,17 @@ def _add_peer_options(parser: argparse.ArgumentParser) -> None:
         help="tell nobody that a peer left; the next one takes over its id and doorbells "
         "(avoids crashes of QEMU after a leave)",
     )
-    for what, kind in (("uid", user_id), ("gid", group_id)):
+    for name, kind, who in (
+        ("uid", user_id, "of this user, a name or a number,"),
+        ("gid", group_id, "in this group, be it a supplementary one,"),
+    ):
         group.add_argument(
-            f"--allow-{what}",
+            f"--allow-{name}",
             type=kind,
             action="append",
             default=[],
-            metavar=what.upper(),
-            help=f"admit only peers with this {what} or another one allowed (may be repeated)",
+            metavar=name.upper(),
+            help=f"admit only peers {who} or another one allowed (may be repeated)",
         )
 
 

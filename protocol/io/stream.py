@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import ctypes
 import errno
 import os
 import socket
@@ -31,6 +32,11 @@ _SEND_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 _RECEIVE_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
 
 _INT_SIZE = array.array("i").itemsize
+
+_SO_PEERGROUPS = 59
+"""Of asm-generic/socket.h; Python has no name for it, and its getsockopt() no room for all groups."""
+
+_libc_getsockopt = ctypes.CDLL(None, use_errno=True).getsockopt
 
 
 class AncillaryLostError(OSError):
@@ -73,8 +79,24 @@ class FdStream(Closing):
 
     def peer_credentials(self) -> Credentials:
         """Return pid, uid and gid of the other end."""
-        raw = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return Credentials(*struct.unpack("3i", raw))
+        raw = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
+        return Credentials(*struct.unpack("iII", raw))
+
+    def peer_groups(self) -> tuple[int, ...]:
+        """Return the supplementary groups of the other end, as the kernel noted when it connected.
+
+        They do for a file's permissions what the group of `peer_credentials()` does. None are known where
+        the kernel does not tell (before Linux 4.13).
+        """
+        size = ctypes.c_uint32(0)
+        while True:
+            groups = (ctypes.c_uint32 * (size.value // _INT_SIZE))()
+            size.value = ctypes.sizeof(groups)
+            where = (self._sock.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS)
+            if not _libc_getsockopt(*where, groups, ctypes.byref(size)):
+                return tuple(groups[: size.value // _INT_SIZE])
+            if ctypes.get_errno() != errno.ERANGE:  # which came with the size that it takes
+                return ()
 
     async def receive(self, max_bytes: int, max_fds: int = 1) -> tuple[bytes, list[OwnedFd]]:
         """Wait for one read: at least one byte, or b"" at the end of the connection.

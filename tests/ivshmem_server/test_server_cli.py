@@ -28,6 +28,8 @@ from tests.rig.server import start_server
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.rig.server import RunningServer
+
 COMMAND = [sys.executable, "-m", "ivshmem_server.server_cli"]
 
 
@@ -323,6 +325,68 @@ def test_socket_of_systemd_has_the_mode_that_its_unit_says(tmp_path: Path) -> No
         )
     assert "--mode: for a socket that we make" in one_line_error(done)
     assert "say in the .socket unit SocketMode=" in done.stderr
+
+
+OTHER = 4711
+"""A user and a group that nobody has."""
+
+_DUMP_AS_OTHER = """\
+import os, sys
+from ivshmem_server.client_cli import main
+os.setgroups([int(group) for group in sys.argv[2].split(",") if group])
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv[1]))
+sys.exit(main(["dump", "-S", sys.argv[3]]))
+"""
+
+
+async def dump_as_other(server: RunningServer, groups: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a client as the user OTHER, who may not be able to read Python itself."""
+    argv = [sys.executable, "-c", _DUMP_AS_OTHER, str(OTHER), groups, str(server.socket)]
+    return await trio.run_process(argv, capture_stdout=True, capture_stderr=True, check=False)
+
+
+for_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+
+
+@for_root
+@pytest.mark.parametrize(
+    ("allowed", "groups", "admitted"),
+    [
+        (["--allow-gid", "4712"], "4712", True),
+        (["--allow-gid", "daemon"], "1", True),
+        (["--allow-gid", "4712"], ",".join(map(str, range(4700, 5100))), True),
+        (["--allow-gid", "4713", "--allow-gid", "4712"], "4712", True),
+        (["--allow-uid", "4713", "--allow-gid", "4712"], "4712", True),
+        (["--allow-gid", str(OTHER)], "", True),
+        (["--allow-uid", str(OTHER)], "", True),
+        (["--allow-gid", "4712"], "", False),
+        (["--allow-gid", "4712"], "4713", False),
+        (["--allow-uid", "4712"], "4712", False),
+        (["--allow-gid", "0"], "", False),
+    ],
+)
+async def test_groups_of_a_client_count_as_they_do_for_files(
+    directory: Path, allowed: list[str], groups: str, admitted: bool
+) -> None:
+    directory.chmod(0o755)
+    async with start_server(directory, "--mode", "0666", *allowed, memfd=True) as server:
+        done = await dump_as_other(server, groups)
+    assert done.stdout.startswith(b"us: peer 0") == admitted, done
+    assert (b"the server refused: the server does not allow this" in done.stderr) != admitted, done
+
+
+@for_root
+async def test_refusal_names_user_group_and_groups(directory: Path) -> None:
+    directory.chmod(0o755)
+    options = ["--mode", "0666", "--allow-gid", "4712", "--log-format", "json"]
+    async with start_server(directory, *options, memfd=True) as server:
+        done = await dump_as_other(server, "4714,4713")
+        log = server.program.output()
+    assert b"the server does not allow this user or group (--allow-uid, --allow-gid)" in done.stderr
+    [refused] = [json.loads(line) for line in log.splitlines() if '"refused"' in line]
+    assert f"uid {OTHER}, gid {OTHER}, groups 4713, 4714: the server does not allow" in refused["message"]
+    assert (refused["uid"], refused["gid"], refused["groups"]) == (OTHER, OTHER, [4713, 4714])
 
 
 def test_inherited_socket(tmp_path: Path) -> None:

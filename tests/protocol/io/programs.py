@@ -273,3 +273,13 @@ def _limit_descriptors(count: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
     return soft
+
+
+def count_peer_groups(count: int) -> int:
+    """Be in `count` groups; return in how many the other end of a socket finds us."""
+    os.setgroups(range(count))
+    ours, theirs = socket.socketpair()
+    with FdStream(ours) as stream, theirs:
+        groups = stream.peer_groups()
+    assert list(groups) == list(range(count))
+    return len(groups)

@@ -255,6 +255,16 @@ def test_credentials_are_those_of_the_other_process(pair: Pair) -> None:
     assert first.peer_credentials() == (os.getpid(), os.getuid(), os.getgid())
 
 
+def test_groups_are_those_of_the_other_process(pair: Pair) -> None:
+    assert sorted(pair[0].peer_groups()) == sorted(os.getgroups())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives itself groups")
+@pytest.mark.parametrize("count", [0, 1, 17, 300, 65536])
+def test_groups_are_all_that_there_are(count: int) -> None:
+    assert run_child(programs.count_peer_groups, count) == count
+
+
 async def test_connect(directory: Path) -> None:
     path = str(directory / "sock")
     with socket.socket(socket.AF_UNIX) as server:
