@@ -116,9 +116,11 @@ class Backend:
         """The channel for notifications, where they go in-band."""
         return self.channel if self.has(ProtocolFeature.INBAND_NOTIFICATIONS) else None
 
-    def inflight_part(self, index: int) -> memoryview | None:
-        """Return where queue `index` notes what is in flight, if it does."""
-        return None if self.inflight is None else self.inflight.part(index)
+    def inflight_part(self, index: int, size: int) -> memoryview | None:
+        """Return where queue `index`, with a ring of `size`, notes what is in flight, if it can."""
+        if self.inflight is None:
+            return None
+        return self.inflight.part(index, size, packed=Feature.RING_PACKED in self.features)
 
     def signal_log(self) -> None:
         """Tell that the dirty log has changed, if the front-end wants to know."""
@@ -131,10 +133,15 @@ class Backend:
             self.log_event.close()
             self.log_event = None
 
-    def forget_inflight(self, index: int) -> None:
-        """Note that queue `index` has nothing in flight."""
-        if self.inflight is not None:
-            self.inflight.forget(index)
+    def untracked(self, index: int, size: int) -> None:
+        """Say that queue `index` has no room in the in-flight buffer, if there is one."""
+        if (buffer := self.inflight) is not None:
+            _log.warning(
+                "queue %d has %d entries, and no room in the in-flight buffer, which was made for %d queues"
+                " of %d: what is under way is lost to the driver if the back-end dies; with a reboot, the"
+                " front-end asks for another buffer",
+                *(index, size, buffer.num_queues, buffer.queue_size),
+            )
 
     def looks_unshared(self, index: int) -> None:
         """Say, once, that the guest's memory is not what we see."""

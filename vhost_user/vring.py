@@ -12,6 +12,7 @@ from protocol.io import EventFd
 from protocol.vhost_user import SetVringAddr, VringAddressFlag, VringCall, VringErr
 from protocol.virtio import packed
 from protocol.virtio.features import Feature
+from vhost_user.inflight_buffer import forget
 from vhost_user.memory import BadAddressError, IotlbMissError
 from vhost_user.queue import Virtqueue
 from vhost_user.ring import BrokenRingError, PackedRing, RingConfig, SplitRing
@@ -78,14 +79,14 @@ class VringOwner(Protocol):
     def inband(self) -> Channel | None:
         """The channel for notifications, where they go in-band."""
 
-    def inflight_part(self, index: int) -> memoryview | None:
-        """Return where queue `index` notes what is in flight, if it does."""
+    def inflight_part(self, index: int, size: int) -> memoryview | None:
+        """Return where queue `index`, with a ring of `size`, notes what is in flight, if it can."""
 
     def signal_log(self) -> None:
         """Tell that the dirty log has changed, if the front-end wants to know."""
 
-    def forget_inflight(self, index: int) -> None:
-        """Note that queue `index` has nothing in flight."""
+    def untracked(self, index: int, size: int) -> None:
+        """Report that queue `index`, with a ring of `size`, has no room in the in-flight buffer, if any."""
 
     def looks_unshared(self, index: int) -> None:
         """Report that the ring of queue `index` holds nothing, although the driver kicks."""
@@ -119,6 +120,7 @@ class Vring:
         self._ring: Ring | None = None
         self._left_at: int | None = None
         self._stopped_at: int | None = None
+        self._told_untracked = False
 
     @property
     def is_running(self) -> bool:
@@ -129,6 +131,11 @@ class Vring:
     def base(self) -> int:
         """Where the ring is, or goes on: what GET_VRING_BASE returns."""
         return (self.setup.base or 0) if self._ring is None else self._ring.base
+
+    @property
+    def notes_in_flight(self) -> bool:
+        """True where what is under way survives us, in the in-flight buffer."""
+        return self._owner.inflight_part(self.index, self.setup.size) is not None
 
     def start(self) -> None:
         """Serve the ring if it is to be served and is not."""
@@ -198,13 +205,14 @@ class Vring:
         cannot know how far it had come, and a machine's old state may come back with its buffer.
         """
         if self._left_at not in {None, base}:
-            self._owner.forget_inflight(self.index)
+            self._forget_inflight()
         self._left_at = None
         self.setup.base = base
 
     def trust_inflight(self) -> None:
         """Believe the buffer, which the front-end has just given, whatever base comes next."""
         self._left_at = None
+        self._told_untracked = False
 
     def call(self) -> None:
         """Interrupt the driver."""
@@ -317,7 +325,7 @@ class Vring:
         config = RingConfig(
             setup.size, address.descriptor, address.available, address.used, features, setup.big_endian
         )
-        inflight = self._owner.inflight_part(self.index)
+        inflight = self._inflight_part()
         ring: Ring | None = None
         while ring is None:
             try:
@@ -329,16 +337,30 @@ class Vring:
             self.call()  # for a process before us that died between giving chains back and saying so
         return ring
 
+    def _inflight_part(self) -> memoryview | None:
+        """Return where the ring that starts notes what is in flight; say so, once, where it cannot."""
+        part = self._owner.inflight_part(self.index, self.setup.size)
+        if part is None:
+            self._forget_inflight()  # what the part may tell of a smaller ring is over
+            if not self._told_untracked:
+                self._told_untracked = True
+                self._owner.untracked(self.index, self.setup.size)
+        return part
+
+    def _forget_inflight(self) -> None:
+        """Note that nothing is in flight, in a part that may be too small."""
+        if (part := self._owner.inflight_part(self.index, 0)) is not None:
+            forget(part)
+
     def _report_lost(self, chains: list[Chain]) -> None:
         if not chains:
             return
-        stay = self._owner.inflight_part(self.index) is not None
         _log.warning(
             "queue %d stops with %d chains that the device has not completed: %s; they %s",
             self.index,
             len(chains),
             ", ".join(str(chain.element.head) for chain in chains),
-            "stay in flight, for the next start" if stay else "are lost to the driver",
+            "stay in flight, for the next start" if self.notes_in_flight else "are lost to the driver",
         )
 
 

@@ -24,9 +24,11 @@ from protocol.vhost_user import (
     TransferDirection,
     VringBase,
 )
+from protocol.virtio import inflight
 from protocol.virtio.features import Feature
 from tests.vhost_user.echo import Echo, Gate
 from tests.vhost_user.frontend import ALL_PROTOCOL_FEATURES, DEFAULT_FEATURES, Frontend, attached
+from tests.vhost_user.ring.rig import shared_file
 from vhost_user import RefusedError
 
 if TYPE_CHECKING:
@@ -201,6 +203,45 @@ async def test_inflight_buffer_of_impossible_size_is_refused(queues: int, size: 
         reply = await frontend.try_request(GetInflightFd(0, 0, queues, size))
         assert reply is not None
         assert reply.failed
+
+
+@KINDS
+@pytest.mark.parametrize(("index", "size"), [(0, 64), (1, 16)])
+async def test_ring_that_has_no_room_in_an_inflight_buffer_is_served_and_that_is_said(
+    features: Feature, index: int, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The buffer is another back-end's, or an older version's: for one queue, of 16 entries at most."""
+    async with attached(Echo()) as frontend:
+        await frontend.negotiate(features)
+        await frontend.share_memory()
+        length = inflight.queue_bytes(16, packed=Feature.RING_PACKED in features)
+        message = SetInflightFd(length, 0, 1, 16, fds=(shared_file(length),))
+        await frontend.request(message)
+        small, large = frontend.queue(1 - index), frontend.queue(index, size)
+        for queue in (large, small) if index else (small, large):
+            await queue.start()
+            assert await queue.exchange([b"ping"], [8]) == [b"ping"]
+        await large.stop()
+        await large.start()
+        assert await large.exchange([b"ping"], [8]) == [b"ping"]
+    told = [line for line in caplog.messages if "no room in the in-flight buffer" in line]
+    assert [line for line in told if line.startswith(f"queue {index} has {size} entries")] == told[-1:]
+
+
+async def test_inflight_buffer_from_before_rings_were_said_to_be_packed_will_do() -> None:
+    device = Echo()
+    async with attached(device) as frontend:
+        await frontend.negotiate()
+        await frontend.share_memory()
+        reply = await frontend.ask(Inflight, GetInflightFd(0, 0, 2, 16))
+        assert (reply.num_queues, reply.queue_size) == (2, 16)
+        await frontend.set_features(PACKED | Feature.PROTOCOL_FEATURES)
+        await frontend.request(SetInflightFd(reply.mmap_size, 0, 2, 16, fds=reply.take_fds()))
+        for index in range(2):
+            queue = frontend.queue(index)
+            await queue.start()
+            assert await queue.exchange([b"ping"], [8]) == [b"ping"]
+            await frontend.request(GetVringBaseSkipDrain(index))
 
 
 async def test_inflight_buffer_that_is_too_small_is_refused(caplog: pytest.LogCaptureFixture) -> None:

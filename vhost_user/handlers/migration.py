@@ -13,7 +13,6 @@ from protocol.vhost_user import (
     TransferChannel,
 )
 from protocol.vhost_user.checks import RefusedError
-from protocol.virtio.features import Feature
 from protocol.virtio.split import MAX_SIZE
 from vhost_user.handlers.table import handles
 from vhost_user.inflight_buffer import InflightBuffer, create_file
@@ -25,13 +24,16 @@ if TYPE_CHECKING:
 
 @handles(GetInflightFd)
 async def get_inflight_fd(backend: Backend, request: GetInflightFd) -> Inflight:
-    """Return a new buffer; it is in use once the front-end has given it back."""
+    """Return a new buffer; it is in use once the front-end has given it back.
+
+    The front-end gets back the queue size that it asked for, but a ring of any size will do.
+    """
     queues, size = request.num_queues, request.queue_size
     if not 1 <= queues <= len(backend.vrings) or not 1 <= size <= MAX_SIZE:
         raise RefusedError(
             f"an in-flight buffer for {queues} queues of {size}; the device has {len(backend.vrings)} queues"
         )
-    fd, length = create_file(queues, size, packed=Feature.RING_PACKED in backend.features)
+    fd, length = create_file(queues)
     return Inflight(length, 0, queues, size, fds=(fd,))
 
 
@@ -39,7 +41,7 @@ async def get_inflight_fd(backend: Backend, request: GetInflightFd) -> Inflight:
 async def set_inflight_fd(backend: Backend, request: SetInflightFd) -> None:
     """Note in this buffer what is in flight, beginning with what is in it."""
     await backend.stop_vrings()
-    backend.inflight = InflightBuffer.adopt(request, packed=Feature.RING_PACKED in backend.features)
+    backend.inflight = InflightBuffer.adopt(request)
     for vring in backend.vrings:
         vring.trust_inflight()
         vring.start()

@@ -152,8 +152,7 @@ async def get_vring_base_skip_drain(backend: Backend, request: GetVringBaseSkipD
 
 async def _stop(backend: Backend, index: int, *, suspend: bool) -> VringBase:
     vring = backend.vring(index)
-    suspend = suspend and backend.inflight_part(index) is not None
-    await vring.stop(0 if suspend else None)
+    await vring.stop(0 if suspend and vring.notes_in_flight else None)
     vring.setup.started = False
     vring.setup.replace("kick", None)
     return VringBase(index, vring.base)
