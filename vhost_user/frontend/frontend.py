@@ -29,7 +29,6 @@ from protocol.vhost_user import (
     RemMemReg,
     Reply,
     ResetDevice,
-    ResetOwner,
     SetBackendReqFd,
     SetConfig,
     SetFeatures,
@@ -44,6 +43,7 @@ from protocol.vhost_user import (
 )
 from protocol.vhost_user.checks import RefusedError
 from protocol.virtio.features import Feature
+from protocol.virtio.status import DeviceStatus
 from vhost_user.frontend import migration, vrings
 from vhost_user.frontend.connection import BackendError, BackendGoneError, Connection, reach
 from vhost_user.frontend.defaults import NOT_BY_DEFAULT, PROTOCOL_BY_DEFAULT
@@ -51,6 +51,7 @@ from vhost_user.frontend.iommu import Iommu
 from vhost_user.frontend.memory import USER_OFFSET, Memory
 from vhost_user.frontend.queue import DriverQueue
 from vhost_user.frontend.requests import BackendRequests
+from vhost_user.frontend.status import DriverStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +95,7 @@ class Frontend:
         self._path = path
         self._patience = patience
         self._resilient = resilient
+        self._status = DriverStatus(self)
         self._connection: Connection | None = None
         self._requests: BackendRequests | None = None
         self._config_event = EventFd.create()
@@ -138,7 +140,7 @@ class Frontend:
         plus: Feature = Feature.NONE,
         protocol: ProtocolFeature | None = None,
     ) -> None:
-        """Begin to use the back-end: features, ownership, the socket for its requests, memory.
+        """Begin to use the back-end: features, ownership, the socket for its requests, status, memory.
 
         `features` are turned on, by default all that are offered but NOT_BY_DEFAULT, and `plus` those
         beside them; PROTOCOL_FEATURES wherever it is offered. `protocol` are the protocol features, by
@@ -154,10 +156,17 @@ class Frontend:
         await self._share_memory()
 
     async def set_features(self, features: Feature) -> None:
-        """Turn exactly these features on (and PROTOCOL_FEATURES), as a driver does that begins anew."""
+        """Turn exactly these features on (and PROTOCOL_FEATURES), as a driver does that begins anew.
+
+        Raises BackendError for some that are not offered, and where the device does not take them together.
+        """
         if missing := features.without(self.offered | ALWAYS_ACCEPTED):
             raise BackendError(f"the back-end does not offer {missing}")
+        if not self.queues:
+            await self._status.reset()
+        await self._status.reach(DeviceStatus.DRIVER)
         await self.ask(SetFeatures(features | self.offered & Feature.PROTOCOL_FEATURES))
+        await self._status.reach(DeviceStatus.FEATURES_OK)
 
     async def _negotiate_protocol(self, wanted: ProtocolFeature | None) -> None:
         offered = (await self._get(GetProtocolFeatures(), ProtocolFeatures)).features
@@ -232,6 +241,7 @@ class Frontend:
     ) -> DriverQueue:
         """Make a queue of `size` in guest memory, packed with RING_PACKED, and have it served.
 
+        The first one ends the driver's set-up: where STATUS is on, DRIVER_OK is set once it is started.
         Without `kicks` the back-end has to look at the ring by itself, and without `calls` we do; with
         INBAND_NOTIFICATIONS messages take their place. `big_endian` is for a legacy driver.
         """
@@ -251,6 +261,7 @@ class Frontend:
         self.queues[index] = queue
         self._start(queue.watch_errors)
         await vrings.start(self, queue, self.negotiation, enable=enable)
+        await self._status.reach(DeviceStatus.DRIVER_OK)
         return queue
 
     async def stop_queue(self, queue: DriverQueue) -> int:
@@ -266,13 +277,17 @@ class Frontend:
         await self.ask(SetVringEnable(queue.index, enable))
 
     async def reset(self) -> None:
-        """Stop all queues, forget them, and reset the device, as a driver does that begins anew."""
+        """Stop all queues, forget them, and reset the device, as a driver does that begins anew.
+
+        The features are then those that were on before, until `set_features()`. RESET_OWNER is not
+        sent: it is deprecated, and has DPDK and rust-vmm forget the connection's set-up with the device's.
+        """
         for queue in list(self.queues.values()):
             await self.stop_queue(queue)
+        await self._status.reset()
         if ProtocolFeature.RESET_DEVICE in self.protocol_features:
             await self.ask(ResetDevice())
-        else:
-            await self.ask(ResetOwner())
+        await self.ask(SetFeatures(self.features))  # a back-end may have forgotten them
         self._close_queues()
 
     # Configuration space
@@ -332,6 +347,7 @@ class Frontend:
             assert self._path is not None
             stream = await reach(self._path, wait_for_backend)
         self._connection = Connection(stream, self._patience, self._lost)
+        self._status = DriverStatus(self)
         self._start(self._connection.run)
 
     async def reconnect(
@@ -355,6 +371,7 @@ class Frontend:
         for queue in self.queues.values():
             queue.rewind()
             await vrings.start(self, queue, self.negotiation, enable=True)
+            await self._status.reach(DeviceStatus.DRIVER_OK)
 
     def close(self) -> None:
         """Disconnect, and close everything."""
