@@ -26,11 +26,16 @@ from ivshmem_server.elf_model import (
     Encoding,
     Enum,
     Member,
+    Opaque,
     Pointer,
     Record,
     Scalar,
+    Variant,
+    Variants,
     array_of,
+    is_impossible,
 )
+from ivshmem_server.elf_variants import Discriminants, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +57,7 @@ _ENCODINGS = {
 _CHARS = {_SIGNED_CHAR: Encoding.SIGNED_CHAR, _UNSIGNED_CHAR: Encoding.UNSIGNED_CHAR}
 _FLOAT_SIZES = (2, 4, 8)
 _DW_END_BIG = 1
+_NULL_POINTERS = ("decltype(nullptr)", "nullptr_t", "std::nullptr_t")
 # The kernel's names for words of a fixed byte order. The order is in the name alone, not in the DWARF.
 _KERNEL_ORDER = re.compile(r"__(le|be)(?:16|32|64)")
 
@@ -104,7 +110,11 @@ class TypeBuilder:
         return self.build(target)
 
     def _base(self, die: DIE) -> CType:
-        name, size = self._name(die), self._size(die)
+        name, size = self._name(die), self._size(die, least=0)
+        if not size:
+            # Rust's () and !, of which nothing is stored; of ! there is no value either.
+            never = (Member(None, Variants(name, 0, None, ()), 0),) if name == "!" else ()
+            return Record(name, 0, "struct", name, never)
         number = number_of(die, "DW_AT_encoding")
         encoding = _ENCODINGS.get(number, Encoding.RAW)
         if name == "char":
@@ -115,6 +125,20 @@ class TypeBuilder:
         # gcc's scalar_storage_order makes single members differ from the ELF's order.
         order = number_of(die, "DW_AT_endianity")
         return Scalar(name, size, encoding, order == _DW_END_BIG if order else self._big_endian)
+
+    def _unspecified(self, die: DIE) -> CType:
+        # C++'s nullptr_t takes the room of a pointer.
+        if name_of(die) not in _NULL_POINTERS:
+            raise ElfViewError(f"nothing is known of {self._name(die)} but its name")
+        return Pointer(self._name(die), self._size(die, die.cu["address_size"]), self._big_endian)
+
+    def _pointer_to_member(self, die: DIE) -> CType:
+        target = self._references.target(die)
+        if target is None or target.tag != "DW_TAG_subroutine_type":
+            return self._pointer(die)
+        # To a function: its address or place in the table of virtual ones, and what to add to `this`.
+        size = self._size(die, 2 * die.cu["address_size"])
+        return Scalar(self._name(die), size, Encoding.RAW, self._big_endian)
 
     def _pointer(self, die: DIE) -> CType:
         return Pointer(self._name(die), self._size(die, die.cu["address_size"]), self._big_endian)
@@ -137,7 +161,7 @@ class TypeBuilder:
         values = [number_of(entry, "DW_AT_const_value") for entry in entries]
         signed = number_of(die, "DW_AT_encoding") == _SIGNED or min(values, default=0) < 0
         names = tuple(
-            (name_of(entry) or "", _wrap(value, 8 * size, signed=signed))
+            (name_of(entry) or "", wrap(value, 8 * size, signed=signed))
             for entry, value in zip(entries, values, strict=True)
         )
         return Enum(self._name(die), size, signed, self._big_endian, names)
@@ -155,19 +179,65 @@ class TypeBuilder:
             raise ElfViewError(f"{self._name(die)} is only declared here: compile with -fstandalone-debug")
         kind = cast("Literal['struct', 'union', 'class']", KINDS[str(die.tag)])
         name, size = self._name(die), self._size(die, least=0)
-        members = tuple(self._member(child) for child in children(die) if is_data_member(child))
-        for member in members:
-            _check_inside(member, name, size)
-        return Record(name, size, kind, name_of(die), members)
+        members: list[Member] = []
+        for child in children(die):
+            if is_data_member(child):
+                members.append(self._part(child, name, size))
+            elif child.tag == "DW_TAG_variant_part":
+                members += self._variant_part(child, name, size)
+        return Record(name, size, kind, name_of(die), tuple(members))
 
-    def _member(self, die: DIE) -> Member:
+    def _part(self, die: DIE, name: str, size: int) -> Member:
+        """Return the member that the entry defines, or one that says why it cannot be shown.
+
+        `name` and `size` are those of the record that it is in.
+        """
+        try:
+            offset = member_location(die)
+        except ElfViewError as error:
+            return Member(name_of(die), Opaque(self._type_name(die), 0, str(error), located=False), 0)
+        try:
+            member = self._member(die, offset)
+            _check_inside(member, name, size)
+        except ElfViewError as error:
+            return Member(name_of(die), Opaque(self._type_name(die), 0, str(error)), offset)
+        return member
+
+    def _type_name(self, die: DIE) -> str:
+        return self._references.c_name(self._references.target(die))
+
+    def _member(self, die: DIE, offset: int) -> Member:
         # A base class of a C++ class has no name: like an anonymous struct, its members are reached directly.
-        name, ctype, offset = name_of(die), self._target(die), member_location(die)
+        name, ctype = name_of(die), self._target(die)
         bit_size = number_of(die, "DW_AT_bit_size")
         if not bit_size:
             return Member(name, ctype, offset)
         bit_offset = 8 * offset + self._bits_before(die, ctype, bit_size)
         return Member(name, ctype, bit_offset // 8, bit_offset, bit_size)
+
+    def _variant_part(self, die: DIE, name: str, size: int) -> list[Member]:
+        """Return the anonymous member that is what depends on the discriminant.
+
+        Where nothing tells several variants from each other, they are members like those of a union.
+        """
+        entries = [child for child in children(die) if child.tag == "DW_TAG_variant"]
+        members = [
+            tuple(self._part(child, name, size) for child in children(entry) if is_data_member(child))
+            for entry in entries
+        ]
+        if "DW_AT_discr" not in die.attributes:
+            possible = [parts for parts in members if not any(is_impossible(part.type) for part in parts)]
+            if len(possible) > 1:
+                return [part for parts in possible for part in parts]
+            variants = tuple(Variant(None, parts) for parts in possible)
+            return [Member(None, Variants(name, size, None, variants), 0)]
+        try:
+            discriminant = self._part(die.get_DIE_from_attribute("DW_AT_discr"), name, size)
+            values = map(Discriminants(discriminant.type).of_variant, entries)
+            variants = tuple(map(Variant, values, members))
+        except ElfViewError as error:
+            return [Member(None, Opaque(f"variants of {name}", 0, str(error)), 0)]
+        return [Member(None, Variants(name, size, discriminant, variants), 0)]
 
     def _bits_before(self, die: DIE, ctype: CType, bit_size: int) -> int:
         """Return the bits between the member's location and the first bit of a bit-field, in memory order.
@@ -176,7 +246,7 @@ class TypeBuilder:
         """
         if "DW_AT_bit_offset" not in die.attributes:
             return number_of(die, "DW_AT_data_bit_offset")
-        from_top = _wrap(number_of(die, "DW_AT_bit_offset"), 64, signed=True)
+        from_top = wrap(number_of(die, "DW_AT_bit_offset"), 64, signed=True)
         if self._big_endian:
             return from_top
         return 8 * number_of(die, "DW_AT_byte_size", ctype.size) - from_top - bit_size
@@ -186,7 +256,8 @@ def _check_inside(member: Member, name: str, size: int) -> None:
     bits = 8 * member.type.size if member.bit_size is None else member.bit_size
     start = 8 * member.offset if member.bit_offset is None else member.bit_offset
     if start < 0 or start + bits > 8 * size:
-        raise ElfViewError(f"the debug information is damaged: {member.name} does not lie within {name}")
+        what = member.name or member.type.name
+        raise ElfViewError(f"the debug information is damaged: {what} does not lie within {name}")
 
 
 def _in_order(ctype: CType, *, big_endian: bool) -> CType:
@@ -197,12 +268,6 @@ def _in_order(ctype: CType, *, big_endian: bool) -> CType:
     return ctype
 
 
-def _wrap(value: int, bits: int, *, signed: bool) -> int:
-    """Return the number that these lowest bits of `value` stand for."""
-    value &= (1 << bits) - 1
-    return value - (1 << bits) if signed and value >> (bits - 1) else value
-
-
 _BUILDERS: dict[str, Callable[[TypeBuilder, DIE], CType]] = {
     "DW_TAG_base_type": TypeBuilder._base,
     "DW_TAG_enumeration_type": TypeBuilder._enumeration,
@@ -211,6 +276,8 @@ _BUILDERS: dict[str, Callable[[TypeBuilder, DIE], CType]] = {
     "DW_TAG_union_type": TypeBuilder._record,
     "DW_TAG_class_type": TypeBuilder._record,
     "DW_TAG_typedef": TypeBuilder._typedef,
+    "DW_TAG_unspecified_type": TypeBuilder._unspecified,
     **dict.fromkeys(QUALIFIERS, TypeBuilder._qualified),
     **dict.fromkeys(POINTERS, TypeBuilder._pointer),
+    "DW_TAG_ptr_to_member_type": TypeBuilder._pointer_to_member,
 }

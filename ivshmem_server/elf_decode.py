@@ -13,9 +13,11 @@ from ivshmem_server.elf_model import (
     Encoding,
     Enum,
     Member,
+    Opaque,
     Pointer,
     Record,
     Scalar,
+    Variants,
     strip,
 )
 
@@ -67,6 +69,22 @@ class Group(Value):
     """A struct, union or class, with the values of its members in order."""
 
     fields: tuple[tuple[Member, Value], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Value):
+    """The variant that the discriminant says, with the values of its members in order.
+
+    `fields` is None if there is no such variant. `discriminant` is None where none is stored.
+    """
+
+    discriminant: int | None
+    fields: tuple[tuple[Member, Value], ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable(Value):
+    """What cannot be shown: the type, an Opaque, says why."""
 
 
 def decode(ctype: CType, buffer: Memory, offset: int = 0, *, flexible: int = 64) -> Value:
@@ -124,6 +142,10 @@ class _Decoder:
                 return self._record(ctype, record, at, at_end=at_end)
             case Array() as array:
                 return self._array(ctype, array, at, at_end=at_end)
+            case Variants() as variants:
+                return self._variants(variants, at)
+            case Opaque():
+                return Unreadable(ctype, self.base + at)
             case plain:
                 return Leaf(ctype, self.base + at, _items(plain, self.data, at, 1)[0])
 
@@ -131,6 +153,18 @@ class _Decoder:
         last = {id(member) for member in _last_members(record)} if at_end else set()
         fields = ((member, self._member(member, at, at_end=id(member) in last)) for member in record.members)
         return Group(ctype, self.base + at, tuple(fields))
+
+    def _variants(self, variants: Variants, at: int) -> Value:
+        discriminant = None
+        if variants.discriminant is not None:
+            stored = self._member(variants.discriminant, at, at_end=False)
+            discriminant = (
+                stored.content if isinstance(stored, Leaf) and isinstance(stored.content, int) else None
+            )
+        active = variants.active(discriminant)
+        members = () if active is None else active.members
+        fields = tuple((member, self._member(member, at, at_end=False)) for member in members)
+        return Choice(variants, self.base + at, discriminant, None if active is None else fields)
 
     def _member(self, member: Member, at: int, *, at_end: bool) -> Value:
         if member.bit_offset is None or member.bit_size is None:

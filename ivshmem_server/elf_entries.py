@@ -92,7 +92,8 @@ def member_location(die: DIE) -> int:
         return value
     operation, *operand = value
     if operation != _DW_OP_PLUS_UCONST:
-        raise ElfViewError(f"the place of {name_of(die) or 'a virtual base class'} is known only at run time")
+        what = name_of(die) or ("a virtual base class" if die.tag == "DW_TAG_inheritance" else "a member")
+        raise ElfViewError(f"the place of {what} is known only at run time")
     # ULEB128: 7 bits a byte, the least significant first.
     return sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(operand))
 

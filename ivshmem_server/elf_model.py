@@ -66,6 +66,17 @@ class Pointer(CType):
 
 
 @dataclass(frozen=True, slots=True)
+class Opaque(CType):
+    """What cannot be shown, and why not. Its size is 0 where that is not known either.
+
+    `located` says whether it has a place in the object around it that is known.
+    """
+
+    reason: str
+    located: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Array(CType):
     """An array. A flexible one (`T name[]`) has no count and size 0; more dimensions are arrays of arrays."""
 
@@ -113,6 +124,41 @@ class Record(CType):
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """The members that a record has if its discriminant lies in one of these ranges, both ends included.
+
+    `values` is None where it is for every discriminant that no other variant is for.
+    """
+
+    values: tuple[tuple[int, int], ...] | None
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Variants(CType):
+    """What of a record depends on a discriminant (DWARF 5, section 5.7.10): the body of a Rust enum.
+
+    It is an anonymous member of that record, at offset 0 and with its size. There is no discriminant where
+    there is no more than one variant.
+    """
+
+    discriminant: Member | None
+    variants: tuple[Variant, ...]
+
+    def active(self, discriminant: int | None) -> Variant | None:
+        """Return the variant that a record with this discriminant has, None if there is none for it."""
+        default = None
+        for variant in self.variants:
+            if variant.values is None:
+                default = variant
+            elif discriminant is not None and any(
+                low <= discriminant <= high for low, high in variant.values
+            ):
+                return variant
+        return default
+
+
+@dataclass(frozen=True, slots=True)
 class Alias(CType):
     """Another name for `target`: a typedef, or the type with const, volatile or _Atomic before it."""
 
@@ -138,6 +184,17 @@ def flatten(record: Record, base: int = 0) -> tuple[Member, ...]:
     return tuple(found)
 
 
+def is_impossible(ctype: CType) -> bool:
+    """Return whether there is no value of this type: a Rust enum without variants, and what contains one."""
+    match strip(ctype):
+        case Variants(variants=()):
+            return True
+        case Record(kind="struct", members=members):
+            return any(is_impossible(member.type) for member in members)
+        case _:
+            return False
+
+
 def _moved(member: Member, base: int) -> Member:
     bit_offset = None if member.bit_offset is None else member.bit_offset + 8 * base
     return Member(member.name, member.type, member.offset + base, bit_offset, member.bit_size)
@@ -154,6 +211,17 @@ def layout(ctype: CType) -> tuple[object, ...]:
             return ("array", array.count, layout(array.element))
         case Record() as record:
             return (record.kind, record.size, *map(_member_layout, record.members))
+        case other:
+            return _other_layout(other)
+
+
+def _other_layout(ctype: CType) -> tuple[object, ...]:
+    match ctype:
+        case Variants(discriminant=discriminant, variants=variants):
+            found = [(variant.values, *map(_member_layout, variant.members)) for variant in variants]
+            return ("variants", discriminant and _member_layout(discriminant), *found)
+        case Opaque(name=name):
+            return ("opaque", name)
         case other:
             return ("pointer", other.size, getattr(other, "big_endian", False))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
-from ivshmem_server.elf_decode import Group, Item, Leaf, Row, Table, Value, is_text
-from ivshmem_server.elf_model import Array, Encoding, Enum, Pointer, Scalar, declare, strip
+from ivshmem_server.elf_decode import Choice, Group, Item, Leaf, Row, Table, Unreadable, Value, is_text
+from ivshmem_server.elf_model import Array, Encoding, Enum, Opaque, Pointer, Record, Scalar, declare, strip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,14 +28,19 @@ _MAX_COLUMN = 48
 def to_json(value: Value) -> Json:
     r"""Return the value as dicts, lists, strings and numbers, for json.dumps.
 
-    A struct is a dict, with the members of anonymous structs and unions among its own, as in C. An
-    enumerator is its name, one that has none its number. Arrays of char are strings without the zero bytes
-    at the end; bytes that are no UTF-8 appear as \xNN. A float that JSON has no number for is "nan",
-    "inf" or "-inf"; what Python has no number for is a string of hexadecimal digits.
+    A struct is a dict, with the members of anonymous structs and unions among its own, as in C, and those of
+    a C++ base class unless a name would be there twice: then the base class is a dict under its own name. An
+    enumerator is its name, one that has none its number. A Rust enum is a dict of one key, the name of the
+    variant, or "unknown discriminant" with the number. What cannot be shown is a dict with the key
+    "unreadable", which says why. Arrays of char are strings without the zero bytes at the end; bytes that are
+    no UTF-8 appear as \xNN. A float that JSON has no number for is "nan", "inf" or "-inf"; what Python has no
+    number for is a string of hexadecimal digits.
     """
     match value:
         case Group(fields=fields):
             return _json_members(fields)
+        case Choice(fields=fields, discriminant=discriminant):
+            return {"unknown discriminant": discriminant} if fields is None else _json_members(fields)
         case Table(elements=elements):
             return [to_json(element) for element in elements]
         case Row(items=items):
@@ -41,18 +48,34 @@ def to_json(value: Value) -> Json:
             return [_json_item(element, item) for item in items]
         case Leaf(content=content):
             return _json_item(value.type, content)
+        case Unreadable(type=Opaque(reason=reason)):
+            return {"unreadable": reason}
     raise TypeError(f"{value!r} is no decoded value")
 
 
 def _json_members(fields: Sequence[tuple[Member, Value]]) -> dict[str, Json]:
+    parts = [(member.name, value, to_json(value)) for member, value in fields]
+    names = Counter(name for name, _, _ in parts if name is not None)
+    for name, value, data in parts:
+        if _is_spread(name, value) and isinstance(data, dict):
+            names.update(data.keys())
     found: dict[str, Json] = {}
-    for member, value in fields:
-        data = to_json(value)
-        if member.name is not None:
-            found[member.name] = data
-        elif isinstance(data, dict):
+    for name, value, data in parts:
+        if _is_spread(name, value) and isinstance(data, dict) and all(names[key] == 1 for key in data):
             found.update(data)
+        else:
+            found[name or _type_name(value.type)] = data
     return found
+
+
+def _is_spread(name: str | None, value: Value) -> bool:
+    """Return whether the members of this member are reached as those of the one around it."""
+    return name is None and not isinstance(value, Unreadable)
+
+
+def _type_name(ctype: CType) -> str:
+    plain = strip(ctype)
+    return (plain.tag if isinstance(plain, Record) else None) or re.sub(r"^(struct|class) ", "", ctype.name)
 
 
 def _json_item(ctype: CType, item: Item) -> Json:
@@ -70,7 +93,8 @@ def _text(content: bytes) -> str:
 
 
 class _Line(NamedTuple):
-    offset: int
+    # None where it is not known.
+    offset: int | None
     text: str
     value: str | None = None
 
@@ -83,14 +107,14 @@ def render(value: Value, *, limit: int = 256) -> str:
     """
     head = f"{value.type.name} at {value.offset:#x}, {value.type.size} bytes"
     lines = list(_parts(value, "", limit))
-    digits = max((len(f"{line.offset:#x}") for line in lines), default=0)
+    digits = max((len(f"{line.offset or 0:#x}") for line in lines), default=0)
     column = max((len(line.text) for line in lines if line.value is not None), default=0)
     return "\n".join([head, *(_line_text(line, digits, min(column, _MAX_COLUMN)) for line in lines)])
 
 
 def _line_text(line: _Line, digits: int, column: int) -> str:
     # Zeros behind the 0x: offsets of one width read as a column.
-    offset = f"{line.offset:#0{digits}x}"
+    offset = "?" * digits if line.offset is None else f"{line.offset:#0{digits}x}"
     if line.value is None:
         return f"{offset}  {line.text}"
     return f"{offset}  {line.text:<{column}} = {line.value}"
@@ -99,16 +123,46 @@ def _line_text(line: _Line, digits: int, column: int) -> str:
 def _object(value: Value, label: str, indent: str, limit: int) -> Iterator[_Line]:
     """Yield the line of one object, and below it those of its parts if they do not fit in."""
     text = _inline(value, limit)
-    yield _Line(value.offset, indent + label, text)
-    if text is None:
-        yield from _parts(value, indent + _INDENT, limit)
+    yield _Line(_place(value), indent + label, text)
+    body = value if text is None else _body(value)
+    if body is not None:
+        yield from _parts(body, indent + _INDENT, limit)
+
+
+def _place(value: Value) -> int | None:
+    return None if isinstance(value.type, Opaque) and not value.type.located else value.offset
+
+
+def _choice(value: Value) -> Choice | None:
+    """Return the active variant of what consists of variants only, such as a Rust enum."""
+    match value:
+        case Group(fields=((_, Choice() as choice),)):
+            return choice
+        case _:
+            return None
+
+
+def _body(value: Value) -> Value | None:
+    """Return what is shown below a value that stands behind its declaration: the members of a variant."""
+    choice = _choice(value)
+    return choice.fields[0][1] if choice is not None and choice.fields else None
 
 
 def _parts(value: Value, indent: str, limit: int) -> Iterator[_Line]:
     match value:
+        case Choice(fields=None):
+            yield _Line(value.offset, indent + _no_variant(value))
+        case Choice(fields=tuple(fields)):
+            for member, field in fields:
+                # A variant with members is a struct of the variant's name.
+                label = member.name if isinstance(field, Group) else None
+                yield from _object(field, label or _declaration(member), indent, limit)
         case Group(fields=fields):
             for member, field in fields:
-                yield from _object(field, _declaration(member), indent, limit)
+                if isinstance(field, Choice):
+                    yield from _parts(field, indent, limit)
+                else:
+                    yield from _object(field, _declaration(member), indent, limit)
         case Table(elements=elements):
             yield from _elements(elements, indent, limit)
         case Row(items=items):
@@ -172,7 +226,30 @@ def _inline(value: Value, limit: int) -> str | None:
         case Table(elements=()):
             return "{}"
         case _:
+            return _other_inline(value)
+
+
+def _other_inline(value: Value) -> str | None:
+    if isinstance(value.type, Opaque):
+        return value.type.reason
+    choice = _choice(value)
+    return None if choice is None else _variant_name(choice)
+
+
+def _variant_name(choice: Choice) -> str | None:
+    """Return the name of the variant, None if it has members of its own instead of one struct of its name."""
+    match choice.fields:
+        case None:
+            return _no_variant(choice)
+        case ((member, Group()),):
+            return member.name
+        case _:
             return None
+
+
+def _no_variant(choice: Choice) -> str:
+    number = choice.discriminant
+    return "no variant" if number is None else f"no variant has the discriminant {_number_text(number)}"
 
 
 def _row_text(element: CType, runs: Sequence[tuple[int, int, Item]]) -> str:
@@ -219,7 +296,11 @@ def _int_text(plain: CType, number: int) -> str:
             character = chr(number & 0x7F)
             return f"{number} '{character}'" if 0 < number < 0x7F and character.isprintable() else str(number)
         case _:
-            return f"{number} ({number:#x})" if number >= _HEX_FROM else str(number)
+            return _number_text(number)
+
+
+def _number_text(number: int) -> str:
+    return f"{number} ({number:#x})" if number >= _HEX_FROM else str(number)
 
 
 def _quoted(content: bytes, limit: int) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pytest
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
@@ -56,6 +58,33 @@ class Compiler:
 
 
 GCC = Compiler("gcc", ("gcc",))
+
+
+def compile_rust(directory: Path, source: str, *options: str, name: str = "program.rs") -> Path:
+    """Compile a Rust library with debug information to an object; skip the test where there is no rustc."""
+    if shutil.which("rustc") is None:
+        pytest.skip("rustc is not installed")
+    (directory / name).write_text(source)
+    command = ["rustc", "--crate-type=lib", "--edition=2021", "-Awarnings", "--emit=obj", "-g", *options]
+    command += ["-o", "program.o", name]
+    environment = {**os.environ, "RUSTC_BOOTSTRAP": "1"}
+    done = subprocess.run(
+        command, cwd=directory, env=environment, check=False, timeout=60, stderr=subprocess.PIPE, text=True
+    )
+    if "unknown codegen option" in done.stderr:
+        pytest.skip(f"this rustc does not know {' '.join(options)}")
+    assert done.returncode == 0, done.stderr
+    return directory / "program.o"
+
+
+def compile_cxx(directory: Path, source: str, *options: str) -> Path:
+    """Compile C++ with debug information to an object; skip the test where there is no g++."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed")
+    (directory / "program.cc").write_text(source)
+    command = ["g++", "-std=c++20", "-g", "-w", "-c", *options, "-o", "program.o", "program.cc"]
+    subprocess.run(command, cwd=directory, check=True, timeout=60)
+    return directory / "program.o"
 
 
 def _optional() -> list[Compiler]:

@@ -58,7 +58,11 @@ INSTALLED: dict[str, Callable[[], bool]] = {
     "xz-utils": _has_program("xz"),
 }
 #: Those that tests try our reading of debug information on besides.
-TEST_TOOLS: dict[str, Callable[[], bool]] = {"dwz": _has_program("dwz"), "g++": _has_program("g++")}
+TEST_TOOLS: dict[str, Callable[[], bool]] = {
+    "dwz": _has_program("dwz"),
+    "g++": _has_program("g++"),
+    "rustc": _has_program("rustc"),
+}
 #: Those that a kernel is built with besides.
 _KERNEL_TOOLS: dict[str, Callable[[], bool]] = {
     "flex": _has_program("flex"),
