@@ -13,7 +13,7 @@ from vhost_user.devices.blk_locking import ImageLock
 from vhost_user.options import parsed_by, whole_number
 
 if TYPE_CHECKING:
-    from vhost_user.devices.blk_disk import FileDisk
+    from vhost_user.devices.blk_file import FileDisk
 
 DEFAULT_SERIAL = "qemu-companion"
 DEFAULT_QUEUE_SIZE = 128

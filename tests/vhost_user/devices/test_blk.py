@@ -30,8 +30,9 @@ from tests.vhost_user.devices import blk_chains as driver
 from tests.vhost_user.frontend import DEFAULT_FEATURES, attached
 from vhost_user import ConfigFlag, RefusedError
 from vhost_user.devices.blk import Blk
-from vhost_user.devices.blk_disk import FileDisk, open_disk
+from vhost_user.devices.blk_disk import open_disk
 from vhost_user.devices.blk_faults import FaultFile, parse_fault
+from vhost_user.devices.blk_file import FileDisk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence

@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.vhost_user.devices.loop_devices import loop_device
-from vhost_user.devices import blk_disk
-from vhost_user.devices.blk_disk import BlockSizes, DirectDisk, DiskUnavailableError, FileDisk, open_disk
+from vhost_user.devices import blk_file
+from vhost_user.devices.blk_direct import DirectDisk
+from vhost_user.devices.blk_disk import DiskUnavailableError, open_disk
+from vhost_user.devices.blk_sizes import BlockSizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from vhost_user.devices.blk_file import FileDisk
 
 SIZE = 1 << 20
 CONTENT = random.Random(0).randbytes(SIZE)
@@ -148,7 +152,7 @@ def test_unknown_filesystem_that_cannot_tell_does_not_hold_up_the_loop(
     memory_disk: FileDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """tmpfs, as if it were NFS: its refusal of RWF_NOWAIT is real."""
-    monkeypatch.setattr(blk_disk, "QUICK_FILESYSTEMS", frozenset())
+    monkeypatch.setattr(blk_file, "QUICK_FILESYSTEMS", frozenset())
     with closing(open_disk(f"/proc/self/fd/{memory_disk.fileno()}")) as disk:
         for _ in range(2):
             with pytest.raises(OSError, match="not supported"):
@@ -163,7 +167,7 @@ def test_unknown_filesystem_that_cannot_tell_does_not_hold_up_the_loop(
 def test_reads_are_the_same_together(
     memory_disk: FileDisk, disk: FileDisk, helpers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blk_disk, "processors", lambda: helpers)
+    monkeypatch.setattr(blk_file, "processors", lambda: helpers)
     for one in (memory_disk, disk):
         read(one, 0, SIZE)  # into the page cache
         for count in (1, 2, 16):

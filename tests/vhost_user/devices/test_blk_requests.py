@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from protocol.virtio.blk import REQUEST_HEADER, SEGMENT, BlkFeature, RequestStatus, RequestType
 from tests.vhost_user.devices import blk_chains as driver
-from vhost_user.devices.blk_disk import FileDisk, open_disk
+from vhost_user.devices.blk_disk import open_disk
 from vhost_user.devices.blk_executor import Executor
 from vhost_user.devices.blk_requests import MAX_DISCARD_SECTORS, MAX_SEGMENTS, MAX_WRITE_ZEROES_SECTORS
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.vhost_user.devices.blk_chains import FakeChain
+    from vhost_user.devices.blk_file import FileDisk
 
 SECTORS = 256
 CONTENT = b"".join(number.to_bytes(4, "big") * 128 for number in range(SECTORS))
