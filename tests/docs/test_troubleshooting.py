@@ -180,7 +180,9 @@ async def test_migration_is_refused(directory: Path, device: str) -> None:
 def test_backend_does_not_start(directory: Path) -> None:
     table = PAGE.split("| line (*) |")[1].partition("\n\n")[0]
     expected = re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)
-    commands = ("rng -s /none/rng.sock", "blk -s s -b disk.img", "rng", "rgn -s s", "nothing:Here -s s")
+    (directory / "debian.qcow2").write_bytes(b"QFI\xfb\0\0\0\3".ljust(512, b"\0"))
+    disks = ("blk -s s -b disk.img", "blk -s s -b debian.qcow2")
+    commands = ("rng -s /none/rng.sock", *disks, "rng", "rgn -s s", "nothing:Here -s s")
     argv = [sys.executable, "-m", "vhost_user.cli", "run"]
     programs = [
         subprocess.Popen([*argv, *command.split()], cwd=directory, stderr=subprocess.PIPE, text=True)

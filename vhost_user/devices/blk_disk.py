@@ -11,6 +11,7 @@ from protocol.fds import OwnedFd
 from protocol.io.command_line import EMPTY, UserError
 from vhost_user.devices.blk_direct import DirectDisk
 from vhost_user.devices.blk_file import FileDisk
+from vhost_user.devices.blk_formats import HEAD_SIZE, TAIL_SIZE, recognise
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -83,10 +84,11 @@ class Disk(Protocol):
         """Let go of it."""
 
 
-def open_disk(path: str, *, read_only: bool = False, direct: bool = False) -> FileDisk:
+def open_disk(path: str, *, read_only: bool = False, direct: bool = False, raw: bool = False) -> FileDisk:
     """Open a raw file or a block device; `direct` goes around the page cache. The caller closes it.
 
-    Raises DiskUnavailableError.
+    What looks like another format than a raw disk is refused, unless it is meant to be served byte by
+    byte, `raw`. Raises DiskUnavailableError.
     """
     flags = (os.O_RDONLY if read_only else os.O_RDWR) | (os.O_DIRECT if direct else 0)
     try:
@@ -97,6 +99,8 @@ def open_disk(path: str, *, read_only: bool = False, direct: bool = False) -> Fi
         ) from None
     try:
         disk = (DirectDisk if direct else FileDisk)(fd, read_only=read_only)
+        if not raw and (kind := recognise(*disk.ends(HEAD_SIZE, TAIL_SIZE))) is not None:
+            raise DiskUnavailableError(kind.complaint(path))
         if not disk.size:
             what = "has not one whole block" if disk.rest else "is empty"
             raise DiskUnavailableError(f"{path} {what}; give it a size, as with: truncate -s 1G {path}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from protocol.virtio.blk import SECTOR_SIZE
 from vhost_user.chain import Readable
 from vhost_user.devices.blk_sharing import SharedReader, processors
-from vhost_user.devices.blk_sizes import BlockSizes, device_block_sizes, filesystem_block_size
+from vhost_user.devices.blk_sizes import PAGE_SIZE, BlockSizes, device_block_sizes, filesystem_block_size
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -77,6 +77,18 @@ class FileDisk:
     def fileno(self) -> int:
         """Return its file descriptor, which stays the disk's. Raises ValueError once it is closed."""
         return self._owner.fileno()
+
+    def ends(self, head: int, tail: int) -> tuple[bytes, bytes]:
+        """Return the first and the last bytes of the file, so many if there are. Raises OSError."""
+        size = self.size + self.rest
+        return self._peek(0, head), self._peek(max(size - tail, 0), tail)
+
+    def _peek(self, offset: int, length: int) -> bytes:
+        """Return up to `length` bytes, also of what is no whole block; in whole pages, for O_DIRECT."""
+        skipped = offset % PAGE_SIZE
+        room = aligned_buffer(-(-(skipped + length) // PAGE_SIZE) * PAGE_SIZE)
+        count = os.preadv(self._fd, [room], offset - skipped)
+        return bytes(room[skipped:count][:length])
 
     def read_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
         """Read what is in memory of `length` bytes; return how much. Raises OSError for nothing."""

@@ -28,6 +28,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-b", "--blk-file", required=True, metavar="PATH", help="the disk: a raw file or a block device"
     )
+    parser.add_argument(
+        "--format",
+        type=_format,
+        metavar="raw",
+        help="serve the file byte by byte, also where it looks like a qcow2 image, a LUKS volume or the like"
+        " (default: refuse those)",
+    )
     parser.add_argument("-r", "--read-only", action="store_true", help="let the guest read it only")
     parser.add_argument(
         "--num-queues",
@@ -82,7 +89,12 @@ def lock_from(options: argparse.Namespace, disk: FileDisk) -> ImageLock | None:
 
 def disk_from(options: argparse.Namespace) -> FileDisk:
     """Open the disk that a command line names. The caller closes it. Raises UserError."""
-    return open_disk(options.blk_file, read_only=options.read_only, direct=options.cache == "none")
+    return open_disk(
+        options.blk_file,
+        read_only=options.read_only,
+        direct=options.cache == "none",
+        raw=options.format is not None,
+    )
 
 
 def fault_file_from(options: argparse.Namespace) -> FaultFile | None:
@@ -103,6 +115,14 @@ def _add_fault_options(parser: argparse.ArgumentParser) -> None:
     either.add_argument(
         "--fault-file", metavar="PATH", help="a file of such rules, one a line, that may change at any time"
     )
+
+
+def _format(text: str) -> str:
+    if text != "raw":
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not served, only raw is; make a raw disk of it with qemu-img convert -O raw"
+        )
+    return text
 
 
 def _queue_size(text: str) -> int:

@@ -387,6 +387,8 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
         (["-b", "DISK", "--cache", "writethrough"], "invalid choice: 'writethrough'"),
         (["-b", "DISK", "--serial", "x" * 21], "is no text of at most 20 ASCII characters"),
         (["-b", "DISK", "--serial", "ü"], "is no text of at most 20 ASCII characters"),
+        (["-b", "DISK", "--format", "qcow2"], "'qcow2' is not served, only raw is; make a raw disk of it"),
+        (["-b", "QCOW2"], "is a qcow2 image, no raw disk, and a guest's writes would destroy it"),
         (["-b", "DISK", "--fault", "read:explode"], "'explode' is no action"),
         (["-b", "DISK", "--fault-file", "/no/such"], "an empty file is one without faults"),
         (["-b", "DISK", "--fault-file", "DISK"], "is no operation"),
@@ -398,9 +400,10 @@ def test_wrong_use_ends_in_one_line_that_says_what_to_do(
 ) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(b"x" * 512)
-    done = run(
-        "--socket-path", f"{tmp_path}/socket", *(option.replace("DISK", str(disk)) for option in options)
-    )
+    container = tmp_path / "container"
+    container.write_bytes(b"QFI\xfb\0\0\0\3".ljust(512, b"\0"))
+    files = {"DISK": str(disk), "QCOW2": str(container)}
+    done = run("--socket-path", f"{tmp_path}/socket", *(files.get(option, option) for option in options))
     assert done.returncode != 0
     assert done.stdout == ""
     assert re.fullmatch(r"vhost-user[^\n]+\n", done.stderr), done.stderr
@@ -409,8 +412,8 @@ def test_wrong_use_ends_in_one_line_that_says_what_to_do(
 
 def test_help_names_every_option() -> None:
     out = run("--help").stdout
-    options = ["blk-file", "read-only", "num-queues", "queue-size", "cache", "serial", "fault", "fault-file"]
-    for option in ["-b", "-r", *(f"--{name}" for name in options)]:
+    names = "blk-file format read-only num-queues queue-size cache serial fault fault-file"
+    for option in ["-b", "-r", *(f"--{name}" for name in names.split())]:
         assert re.search(rf"(?<![\w-]){option}\b", out), option
 
 
@@ -420,7 +423,7 @@ def test_capabilities_are_those_of_qemu_s_schema() -> None:
 
 
 def test_qemu_arguments_match_the_options(tmp_path: Path) -> None:
-    options = ("--num-queues", "2", "--queue-size", "256", "--print-qemu-args")
+    options = ("--num-queues", "2", "--queue-size", "256", "--format", "raw", "--print-qemu-args")
     done = run("--socket-path", f"{tmp_path}/socket", "-b", "disk", *options)
     assert "-device vhost-user-blk-pci,num-queues=2,queue-size=256,chardev=" in done.stdout
     done = run("--socket-path", f"{tmp_path}/socket", "-b", "disk", "--print-qemu-args")
