@@ -19,6 +19,7 @@ from ivshmem_server.peer_connection import connect
 from ivshmem_server.peer_memory import UnusableMemoryError, memory_path, open_memory
 from ivshmem_server.server_options import DEFAULT_SOCKET
 from protocol import __version__
+from protocol.io.beside import beside
 from protocol.io.command_line import (
     BROKEN_PIPE,
     INTERRUPTED,
@@ -29,6 +30,7 @@ from protocol.io.command_line import (
     raise_open_files_limit,
     settle_output,
 )
+from protocol.io.hang_up import fail_without_reader
 from protocol.ivshmem import MAX_VECTORS
 
 if TYPE_CHECKING:
@@ -72,21 +74,39 @@ def _exit_code(error: BaseException, options: argparse.Namespace) -> int:
 
 
 async def _run(options: argparse.Namespace) -> None:
-    """Run the command until it ends or somebody presses Ctrl-C."""
+    """Run the command until it ends, nobody reads any more what it prints, or somebody presses Ctrl-C."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        await _run_command(options)  # in the background of a script: Ctrl-C is meant for others
+        await _run_while_read(options)  # in the background of a script: Ctrl-C is meant for others
         return
     # A KeyboardInterrupt may come up between any two instructions, trio's own too; this one does not.
     with trio.open_signal_receiver(signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_interrupt, signals)
-            await _run_command(options)
+            await _run_while_read(options)
             nursery.cancel_scope.cancel()
 
 
 async def _interrupt(signals: AsyncIterator[int]) -> None:
     async for _ in signals:
         raise KeyboardInterrupt
+
+
+async def _run_while_read(options: argparse.Namespace) -> None:
+    if not _lasts(options):
+        await _run_command(options)
+        return
+    async with beside(partial(fail_without_reader, sys.stdout.fileno())):
+        await _run_command(options)
+
+
+def _lasts(options: argparse.Namespace) -> bool:
+    """Tell whether the command waits for what it is to print, so that no attempt to print tells it to end."""
+    match options.command:
+        case PeerCommand(lasts=lasts):
+            return lasts
+        case MemoryCommand():
+            return getattr(options, "watch", False)
+    return True  # the prompt
 
 
 async def _run_command(options: argparse.Namespace) -> None:

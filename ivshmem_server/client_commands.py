@@ -33,12 +33,16 @@ NEWCOMER_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class PeerCommand:
-    """A command that needs a server: its name, its line in the help, its arguments, what it does."""
+    """A command that needs a server: its name, its line in the help, its arguments, what it does.
+
+    One that `lasts` prints when something happens, which may be never: it ends when nobody reads that.
+    """
 
     name: str
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Peer, argparse.Namespace], Awaitable[None]]
+    lasts: bool = True
 
 
 def number(text: str) -> int:
@@ -98,6 +102,8 @@ def describe_interrupt(vector: int, count: int) -> str:
     return f"receive notification vector={vector} count={count}"
 
 
+_ATTACH = "attach a guest or another client first"
+
 SERVER_GONE = "the server has gone; doorbells go on, joins and leaves go unnoticed"
 
 
@@ -137,8 +143,16 @@ def _ring_arguments(parser: argparse.ArgumentParser) -> None:
 async def _ring(peer: Peer, options: argparse.Namespace) -> None:
     await trio.lowlevel.checkpoint()
     if options.peer is ALL and not peer.peers:
-        raise UserError("nobody else is connected; attach a guest or another client first")
+        raise UserError(f"nobody else is connected; {_ATTACH}")
+    _expect_another(peer, options.peer)
     ring(peer, options.peer, options.vector)
+
+
+def _expect_another(peer: Peer, whom: int | None) -> None:
+    """Raise UserError for our own id: whoever gave it meant a guest, before the server gave it to us."""
+    if whom == peer.id:
+        others = " and ".join(f"peer {other}" for other in sorted(peer.peers)) or "nobody"
+        raise UserError(f"peer {whom} is ourselves, and besides us there is {others}; {_ATTACH}")
 
 
 def ring(peer: Peer, whom: int | None, vector: int | None) -> None:
@@ -228,6 +242,7 @@ def _add_vector(parser: argparse.ArgumentParser) -> None:
 
 
 async def _ping(peer: Peer, options: argparse.Namespace) -> None:
+    _expect_another(peer, options.peer)
     times: list[float] = []
     for turn in range(options.count):
         if turn:
@@ -275,6 +290,7 @@ def _pong_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _pong(peer: Peer, options: argparse.Namespace) -> None:
+    _expect_another(peer, options.peer)
     answered: set[int] = set()
     last_ring = float("-inf")
 
@@ -306,8 +322,8 @@ async def _pong(peer: Peer, options: argparse.Namespace) -> None:
 
 
 PEER_COMMANDS = (
-    PeerCommand("dump", "print who is connected", _dump_arguments, _dump),
-    PeerCommand("ring", "ring other peers' doorbells: interrupt them", _ring_arguments, _ring),
+    PeerCommand("dump", "print who is connected", _dump_arguments, _dump, lasts=False),
+    PeerCommand("ring", "ring other peers' doorbells: interrupt them", _ring_arguments, _ring, lasts=False),
     PeerCommand("wait", "wait until somebody rings us", _wait_arguments, _wait),
     PeerCommand("watch", "print joins, leaves and interrupts as they come", _watch_arguments, _watch),
     PeerCommand("ping", "time round trips with a peer that runs 'pong'", _ping_arguments, _ping),

@@ -12,6 +12,7 @@ from ivshmem_server.peer import Peer
 from protocol import io
 from protocol.errors import RemoteProtocolError
 from protocol.fds import Closing
+from protocol.io.beside import beside
 from protocol.io.stream import MAX_FDS
 from protocol.ivshmem import MAX_VECTORS, ClientSession
 
@@ -57,7 +58,7 @@ async def connect(
     stream = await _reach(os.fspath(path), setup_timeout, wait_for_server)
     with _Connection(stream, vectors) as connection:
         await connection.set_up(quiet, setup_timeout)
-        async with _listening(connection):
+        async with beside(connection.listen):
             yield connection.peer
 
 
@@ -128,39 +129,6 @@ class _Connection(Closing):
         self._stream.close()
         self._session.close()
         self.peer.close()
-
-
-@asynccontextmanager
-async def _listening(connection: _Connection) -> AsyncIterator[None]:
-    """Listen to the server while the block runs. What either of them raises comes out without a group."""
-    raised: BaseException | None = None
-    failure: Exception | None = None
-
-    async def listen() -> None:
-        nonlocal failure
-        try:
-            await connection.listen()
-        except (RemoteProtocolError, OSError) as error:
-            failure = error
-            block.cancel()
-
-    try:
-        async with trio.open_nursery() as nursery:
-            try:
-                with trio.CancelScope() as block:
-                    nursery.start_soon(listen)
-                    yield
-            except BaseException as error:
-                raised = error
-            # Shielded, the nursery ends without a Cancelled of its own that would replace `raised`.
-            nursery.cancel_scope.shield = True
-            nursery.cancel_scope.cancel()
-        if raised is not None:
-            raise raised
-        if failure is not None:
-            raise failure
-    finally:
-        del raised, failure  # they refer to this frame
 
 
 async def _reach(path: str, timeout: float, patience: float | None) -> io.FdStream:

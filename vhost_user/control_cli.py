@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from protocol.io.beside import beside
 from protocol.io.command_line import (
     BROKEN_PIPE,
     INTERRUPTED,
@@ -18,6 +21,7 @@ from protocol.io.command_line import (
     print_result,
     settle_output,
 )
+from protocol.io.hang_up import fail_without_reader
 from vhost_user.control_client import ControlError, connect
 from vhost_user.json_call import CallError
 
@@ -116,10 +120,11 @@ async def _run(client: ControlClient, options: argparse.Namespace) -> int:
 
 
 async def _print_events(client: ControlClient) -> None:
-    while True:
-        event = await client.next_event()
-        on = {"on": event.on} if event.on else {}
-        print(json.dumps({"event": event.name, **on, "data": event.data}), flush=True)
+    async with beside(partial(fail_without_reader, sys.stdout.fileno())):
+        while True:
+            event = await client.next_event()
+            on = {"on": event.on} if event.on else {}
+            print(json.dumps({"event": event.name, **on, "data": event.data}), flush=True)
 
 
 async def _arguments(client: ControlClient, options: argparse.Namespace) -> dict[str, Any]:

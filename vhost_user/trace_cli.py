@@ -16,6 +16,7 @@ import trio
 from protocol.io import listen, notify
 from protocol.io.access import access_from, add_access_options
 from protocol.io.command_line import BROKEN_PIPE, EMPTY, UserError, fail, raise_open_files_limit
+from protocol.io.hang_up import fail_without_reader
 from protocol.io.stream import check_path
 from vhost_user.socket_errors import cause_and_remedy
 from vhost_user.trace import trace
@@ -99,14 +100,25 @@ class _Printer:
         try:
             self._output.write(f"{self._show(event)}\n".encode())
         except OSError as error:
-            self.error = error
-            self.scope.cancel()
+            self._fail(error)
+
+    async def watch_reader(self) -> None:
+        """Fail as soon as nobody reads what is printed: two ends that have nothing to say would keep us."""
+        try:
+            await fail_without_reader(self._output.fileno())
+        except BrokenPipeError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        self.error = error
+        self.scope.cancel()
 
 
 async def _trace_until_signal(listener: Listener, path: str, printer: _Printer) -> None:
     with printer.scope, trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trace, listener, path, printer)
+            nursery.start_soon(printer.watch_reader)
             notify(f"READY=1\nMAINPID={os.getpid()}")
             async for _ in signals:
                 break

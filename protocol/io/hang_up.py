@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import select
 
 import trio
@@ -11,9 +13,10 @@ LOOK_SECONDS = 0.1
 
 
 def has_hung_up(fd: int) -> bool:
-    """Tell whether both directions of a socket are shut, or nobody has a pseudo-terminal open.
+    """Tell whether both directions of a socket are shut, or nobody has open what a pipe or terminal leads to.
 
-    `fd` is our end, of a socket that is connected or of a pseudo-terminal (the master).
+    `fd` is our end, of a socket that is connected, of a pipe that we write to, or of a pseudo-terminal
+    (the master). A file never hangs up.
     """
     poll = select.poll()
     poll.register(fd, 0)
@@ -24,3 +27,9 @@ async def until_hung_up(fd: int) -> None:
     """Wait until `has_hung_up()`. The caller keeps `fd` open meanwhile."""
     while not has_hung_up(fd):  # noqa: ASYNC110 -- nothing tells
         await trio.sleep(LOOK_SECONDS)
+
+
+async def fail_without_reader(fd: int) -> None:
+    """Wait until `has_hung_up()`, and raise BrokenPipeError: nobody reads what is printed to `fd`."""
+    await until_hung_up(fd)
+    raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))

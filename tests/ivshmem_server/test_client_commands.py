@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import subprocess
@@ -18,7 +19,7 @@ from protocol.io import EventFd
 from protocol.ivshmem import encode
 from tests.ivshmem_server.client_program import error, output, run, running
 from tests.ivshmem_server.clients import SECONDS, serving
-from tests.ivshmem_server.peers import next_joined, rung
+from tests.ivshmem_server.peers import following, next_joined, rung
 from tests.ivshmem_server.scripted import ID, MEMORY, PEER, US, VERSION, scripted
 from tests.rig.process import CLOSED
 from tests.rig.server import start_server
@@ -83,6 +84,26 @@ async def test_ring_of_somebody_who_is_not_there_is_an_error(path: Path) -> None
             assert "peer 9 is not connected; " in await error("ring", "9", "0", "-S", path)
             assert "peer 9 is not connected; " in await error("ring", "9", "all", "-S", path)
             assert "has no vector 2, only 0..1" in await error("ring", "0", "2", "-S", path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["ring", 0, 0], ["ring", 0, "all"], ["ring", 0, 9], ["ping", 0], ["pong", 0]],
+    ids=lambda arguments: " ".join(map(str, arguments)),
+)
+async def test_id_that_is_given_to_ourselves_means_somebody_who_is_not_there(
+    path: Path, arguments: list[object]
+) -> None:
+    async with serving(path):
+        said = await error(*arguments, "-S", path)
+    assert "peer 0 is ourselves, and besides us there is nobody; attach a guest or another client" in said
+
+
+async def test_our_own_id_is_told_with_who_else_is_there(path: Path) -> None:
+    async with serving(path), ivshmem_server.connect(path), ivshmem_server.connect(path):
+        assert "peer 2 is ourselves, and besides us there is peer 0 and peer 1" in await error(
+            "ring", 2, 0, "-S", path
+        )
 
 
 # wait
@@ -309,6 +330,37 @@ async def test_reader_that_goes_away_ends_it_quietly(path: Path) -> None:
         await client.stdout.aclose()
         assert await client.wait() == 141
         assert await client.stderr.receive_some() == b""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["watch"], ["watch", "--json"], ["pong"], ["wait", 0], ["ping", 0, "--timeout", SECONDS], []],
+    ids=["watch", "watch --json", "pong", "wait", "ping", "prompt"],
+)
+async def test_reader_that_goes_away_ends_what_would_wait_for_ever(
+    path: Path, arguments: list[object]
+) -> None:
+    async with serving(path), ivshmem_server.connect(path) as peer:
+        changes = peer.changes()
+        async with running(*arguments, "-S", path) as client:
+            await next_joined(changes)
+            await client.stdout.aclose()
+            assert isinstance(await following(changes), ivshmem_server.PeerLeft)
+            assert await client.wait() == 141
+            assert await client.stderr.receive_some() == b""
+
+
+async def test_nobody_who_reads_does_not_keep_a_ring_from_being_rung(path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as nowhere:
+        async with (
+            serving(path),
+            ivshmem_server.connect(path) as peer,
+            running("ring", peer.id, 0, "-S", path, stdout=nowhere) as client,
+        ):
+            assert await client.wait() == 0
+            assert await rung(peer) == [0]
 
 
 async def test_full_disk_is_one_line(path: Path) -> None:

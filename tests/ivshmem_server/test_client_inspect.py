@@ -72,6 +72,8 @@ async def test_watch_prints_each_change_once(elf: Path, tmp_path: Path) -> None:
         for head in range(3):
             words[0] = head
             assert json.loads(await client.line())["head"] == head
+        await client.stdout.aclose()
+        assert await client.wait() == 141
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -120,6 +121,17 @@ async def test_the_program_ends_under_a_client(directory: Path, control: Path) -
         assert watcher.output() == (
             "null\nvhost-user control: the program has closed the control socket; see what it printed\n"
         )
+
+
+async def test_events_end_when_nobody_reads_them(directory: Path, control: Path) -> None:
+    reader, writer = os.pipe()
+    async with start_backend(directory, LAMPS, "--control", str(control)):
+        os.close(reader)
+        with os.fdopen(writer, "wb") as nowhere, trio.fail_after(SECONDS):
+            done = await trio.run_process(
+                argv(control, "--events"), stdout=nowhere, capture_stderr=True, check=False
+            )
+        assert (done.returncode, done.stderr) == (141, b"")
 
 
 @pytest.mark.parametrize("what", ["used", "missing", "nothing simulated"])

@@ -144,3 +144,12 @@ def test_full_disk_is_said_in_one_line(directory: Path) -> None:
         assert process.wait(SECONDS) == 1
         assert process.stderr is not None
         assert process.stderr.read() == "vhost-user trace: cannot print: No space left on device\n"
+
+
+def test_reader_that_leaves_ends_it_also_where_nobody_says_anything(directory: Path) -> None:
+    with running(directory) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(SECONDS) == 141
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
