@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ivshmem_server.peer_memory import SHM_DIRECTORY
+from ivshmem_server.room import huge_page_size, machine_memory
 from ivshmem_server.sizes import format_about, format_size, round_up_to_power_of_two
 from protocol.fds import Closing, OwnedFd
 from protocol.ivshmem.registers import MIN_MEMORY_SIZE
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 MAX_NAME = 255
 """Most bytes of a file's name."""
+
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How the POSIX object is opened: what is a link in its place is somebody else's trick."""
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -66,8 +70,11 @@ class SharedMemory(Closing):
         try:
             return _open_posix(path, size)
         except OSError as error:
+            remedy = "choose another name with -M"
+            if not path.parent.is_dir():
+                remedy = f"this system has no {path.parent}: use --memfd, or mount a tmpfs there"
             raise MemoryUnavailableError(
-                f"cannot open shared memory {path}: {error.strerror}; choose another name with -M"
+                f"cannot open shared memory {path}: {error.strerror}; {remedy}"
             ) from None
 
     @classmethod
@@ -77,7 +84,7 @@ class SharedMemory(Closing):
         Raises MemoryUnavailableError: no such directory, no room, not enough huge pages.
         """
         try:
-            page = _huge_page_size(path)
+            page = huge_page_size(path)
             number, name = tempfile.mkstemp(prefix="ivshmem-", dir=path)
             Path(name).unlink()
         except OSError as error:
@@ -153,11 +160,13 @@ def _open_posix(path: Path, size: int) -> SharedMemory:
             try:
                 fd, created = _create_or_open(path)
             except FileNotFoundError:
+                if not path.parent.is_dir():
+                    raise
                 continue  # its server removed it as we looked
             stack.enter_context(fd)
-            lock = stack.enter_context(_lock(fd, path))
-            if not _is_at(path, fd):
+            if (lock := _lock(fd, path)) is None:
                 continue  # its server removed it between our open and our lock
+            stack.enter_context(lock)
             if created:
                 stack.callback(path.unlink)
             _fit(fd, path, size)
@@ -168,19 +177,21 @@ def _open_posix(path: Path, size: int) -> SharedMemory:
 
 
 def _create_or_open(path: Path) -> tuple[OwnedFd, bool]:
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return OwnedFd(os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)), True
+        return OwnedFd(os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)), True
     except FileExistsError:
-        return OwnedFd(os.open(path, flags)), False
+        return OwnedFd(os.open(path, _OPEN)), False
 
 
-def _lock(fd: OwnedFd, path: Path) -> OwnedFd:
-    """Lock the object for this server's life; return the lock's owner.
+def _lock(fd: OwnedFd, path: Path) -> OwnedFd | None:
+    """Lock the object for this server's life; return the lock's owner, None where `path` is `fd` no more.
 
     The lock is on an open file of its own: clients are passed `fd` and would keep a lock on that.
     """
-    lock = OwnedFd(os.open(f"/proc/self/fd/{fd.fileno()}", os.O_RDWR | os.O_CLOEXEC))
+    try:
+        lock = OwnedFd(os.open(path, _OPEN))
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -188,16 +199,21 @@ def _lock(fd: OwnedFd, path: Path) -> OwnedFd:
         raise MemoryUnavailableError(
             f"shared memory {path} is in use by {_holder(fd)}; stop it or choose another name with -M"
         ) from None
-    return lock
+    if _is_at(path, fd) and _is_at(path, lock):
+        return lock
+    lock.close()
+    return None
 
 
 def _holder(fd: OwnedFd) -> str:
-    """Name the process that holds the lock on `fd`'s file, as /proc/locks tells it."""
-    inode = str(os.fstat(fd.fileno()).st_ino)
-    for line in Path("/proc/locks").read_text().splitlines():
-        fields = line.split()
-        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == inode:
-            return f"another server (pid {fields[4]})"
+    """Name the process that holds the lock on `fd`'s file, where /proc/locks is there to tell it."""
+    status = os.fstat(fd.fileno())
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5] == file:
+                return f"another server (pid {fields[4]})"
     return "another server"
 
 
@@ -226,23 +242,6 @@ def _release(lock: OwnedFd, created: Path | None) -> None:
     if created:
         created.unlink(missing_ok=True)
     lock.close()
-
-
-def _huge_page_size(directory: str) -> int | None:
-    """Return the page size of a hugetlbfs, None for any other file system."""
-    status = os.statvfs(directory)
-    return status.f_bsize if status.f_bsize > mmap.PAGESIZE and _is_hugetlbfs(directory) else None
-
-
-def _is_hugetlbfs(directory: str) -> bool:
-    where = Path(directory).resolve()
-    device = where.stat().st_dev
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields = line.split()
-        major, minor = fields[2].split(":")
-        if os.makedev(int(major), int(minor)) == device:
-            return fields[fields.index("-") + 1] == "hugetlbfs"
-    return False
 
 
 def _set_size(fd: OwnedFd, size: int, where: str, *, huge: bool) -> None:
@@ -276,12 +275,8 @@ def _capacity(fd: OwnedFd) -> int:
 
 
 def _warn_beyond_memory(size: int, where: str) -> None:
-    total = 0
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name in {"MemTotal", "SwapTotal"}:
-            total += int(value.split()[0]) * 1024
-    if size > total:
+    total = machine_memory()
+    if total is not None and size > total:
         _log.warning(
             "%s of %s exceeds memory and swap, %s: filling it runs this machine out of memory",
             *(where, format_size(size), format_about(total)),

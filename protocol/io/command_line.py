@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import grp
 import os
 import pwd
@@ -101,7 +102,7 @@ def _number(text: str, kind: str, look_up: Callable[[str], int]) -> int:
     except KeyError:
         number = -1
     if not 0 <= number <= MAX_USER_OR_GROUP:
-        raise argparse.ArgumentTypeError(f"there is no {kind} '{text}'")
+        raise argparse.ArgumentTypeError(f"there is no {kind} '{text}'; give the number of one")
     return number
 
 
@@ -119,4 +120,5 @@ def permission_bits(text: str) -> int:
 def raise_open_files_limit() -> None:
     """Allow this process as many open files as it may allow itself."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(OSError, ValueError):  # where fs.nr_open was lowered since, it stays as it is
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -84,6 +84,14 @@ def test_client_that_keeps_the_memory_does_not_keep_its_lock(name: str) -> None:
         assert again.size == SIZE
 
 
+def test_system_without_posix_shared_memory_is_told_of_the_other_kind(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ivshmem_server.memory.SHM_DIRECTORY", tmp_path / "none")
+    with pytest.raises(MemoryUnavailableError, match=f"this system has no {tmp_path}/none: use --memfd"):
+        SharedMemory.posix(name, SIZE)
+
+
 @pytest.mark.parametrize("bad", ["", "/", "a/b", ".", "..", "x" * 256, "a\0b"])
 def test_name_that_is_none_is_refused(bad: str) -> None:
     with pytest.raises(MemoryUnavailableError, match="no name for POSIX shared memory"):

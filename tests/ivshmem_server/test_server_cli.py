@@ -22,6 +22,7 @@ import trio
 
 from protocol import __version__
 from tests.ivshmem_server.clients import Client
+from tests.rig.hidden import each_way, launcher, with_hidden_proc
 from tests.rig.process import CLOSED, start
 from tests.rig.server import start_server
 
@@ -387,6 +388,27 @@ async def test_refusal_names_user_group_and_groups(directory: Path) -> None:
     [refused] = [json.loads(line) for line in log.splitlines() if '"refused"' in line]
     assert f"uid {OTHER}, gid {OTHER}, groups 4713, 4714: the server does not allow" in refused["message"]
     assert (refused["uid"], refused["gid"], refused["groups"]) == (OTHER, OTHER, [4713, 4714])
+
+
+@with_hidden_proc
+@each_way
+@pytest.mark.parametrize(
+    "options", [["--memfd"], ["--memfd", "-l", "16T"], ["-m", "{}"], []], ids=["memfd", "large", "-m", "-M"]
+)
+async def test_it_serves_where_proc_is_hidden(tmp_path: Path, hide: str, options: list[str]) -> None:
+    options = [option.format(tmp_path) for option in options]
+    async with start_server(tmp_path, *options, launcher=launcher(hide)) as server:
+        (await Client.joined(server.socket)).close()
+        assert server.program.output().count("\n") == 1  # that it listens
+
+
+@with_hidden_proc
+@each_way
+async def test_memory_in_use_is_told_as_such_where_proc_is_hidden(tmp_path: Path, hide: str) -> None:
+    async with start_server(tmp_path):
+        argv = [*launcher(hide), *COMMAND, "-F", "-S", f"{tmp_path}/second", "-M", tmp_path.name]
+        done = await trio.run_process(argv, capture_stderr=True, check=False)
+    assert f"{tmp_path.name} is in use by another server; stop it or choose" in done.stderr.decode()
 
 
 def test_inherited_socket(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from protocol.io import FdStream, connect
 from protocol.vhost_user import Features, GetFeatures, GetProtocolFeatures, ProtocolFeature, ProtocolFeatures
 from protocol.virtio.features import Feature
 from tests.rig.backend import BackendStartError, command, start_backend, start_program, until_printed
+from tests.rig.hidden import NONE, launcher, with_hidden_proc
 from tests.vhost_user.cli_program import OWN_DEVICE, SECONDS, refusal
 from tests.vhost_user.frontend import Frontend
 
@@ -58,6 +59,37 @@ async def test_serves_and_ends_on_sigterm(directory: Path) -> None:
         assert await is_served(backend.socket)
         assert await is_served(backend.socket)
     assert not backend.socket.exists()
+
+
+@with_hidden_proc
+@pytest.mark.parametrize(
+    "device",
+    [
+        ["rng"],
+        ["blk", "--blk-file", "{}/disk", "--cache", "none"],
+        ["console"],
+        ["net", "--link", "--socket-count", "2"],
+        ["vsock", "--guest-cid", "3", "--uds-path", "{}/vsock"],
+        ["gpio", "--line", "lamp"],
+        ["i2c", "--chip", "lm75@0x48"],
+        ["input", "--keyboard"],
+    ],
+    ids=lambda device: device[0],
+)
+async def test_it_serves_where_proc_is_hidden(directory: Path, device: list[str]) -> None:
+    with (directory / "disk").open("wb") as disk:
+        disk.truncate(1 << 20)
+    name, *options = (option.format(directory) for option in device)
+    path = directory / "socket"
+    argv = [*launcher(NONE), *command(name, "--socket-path", str(path), *options)]
+    async with start_program(directory, argv, name) as program:
+        paths = [directory / "socket0", directory / "socket1"] if name == "net" else [path]
+        for each in paths:
+            frontend = Frontend(await connect(str(each)))
+            await frontend.negotiate()
+            frontend.close()
+            assert f"listening on {each}\n" in program.output()
+        assert "warning" not in program.output()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -70,7 +71,7 @@ def find_bus(name: str, sysfs: Path = SYSFS) -> int:
     """Return the number of a bus that is given as such, or by its adapter's name. Raises UserError."""
     if name.isdecimal():
         return int(name)
-    names = {path.parent.name: path.read_text().strip() for path in sorted(sysfs.glob("i2c-*/name"))}
+    names = _adapter_names(sysfs)
     found = [bus for bus, its_name in names.items() if its_name == name]
     if not found:
         there = "; there are " + ", ".join(f"'{each}'" for each in names.values()) if names else ""
@@ -78,6 +79,14 @@ def find_bus(name: str, sysfs: Path = SYSFS) -> int:
     if len(found) > 1:
         raise UserError(f"{' and '.join(found)} are both called '{name}'; give the number of one")
     return int(found[0].removeprefix("i2c-"))
+
+
+def _adapter_names(sysfs: Path) -> dict[str, str]:
+    names = {}
+    for path in sorted(sysfs.glob("i2c-*/name")):
+        with contextlib.suppress(OSError):  # its adapter was unplugged as we looked
+            names[path.parent.name] = path.read_text().strip()
+    return names
 
 
 class HostBus:
