@@ -7,7 +7,7 @@
 #   make bench   speed: disks beside QEMU's storage daemon, network cards beside QEMU's own, the ivshmem
 #                server beside QEMU's own C server where IVSHMEM_SERVER= names one
 # PYTHON= chooses the Python for the virtual environment, PYTEST_OPTIONS= what pytest is told;
-# QEMU_COMPANION_QEMU=10 runs tests and demo with QEMU 10 and Linux 6.12 of Debian's backports.
+# QEMU_COMPANION_PLATFORM= runs tests and demo with QEMU and Linux of another Debian: tests/rig/platforms.py.
 
 PYTHON ?= python3
 VENV ?= .venv

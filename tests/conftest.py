@@ -60,6 +60,17 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield Path(directory)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def platform() -> Iterator[None]:
+    """Have QEMU and its tools be those of the selected platform, wherever they are called by name."""
+    from tests.rig import packages  # which is to be imported once asserts are rewritten
+
+    with pytest.MonkeyPatch.context() as patch:
+        if programs := packages.guest_programs():
+            patch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(temporary: Path) -> Iterator[None]:
     """Fail a test that leaves a descriptor, a process, shared memory or a temporary file; remove them."""

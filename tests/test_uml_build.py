@@ -13,6 +13,7 @@ import pytest
 
 from tests.rig import packages, uml_kernel
 from tests.rig.apt import SetupError
+from tests.rig.cache import VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +38,7 @@ SOURCES = {
 @pytest.fixture(autouse=True)
 def cache(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache."""
-    monkeypatch.setenv(packages.CACHE_VARIABLE, str(directory))
+    monkeypatch.setenv(VARIABLE, str(directory))
     return directory
 
 

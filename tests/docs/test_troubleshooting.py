@@ -15,8 +15,9 @@ import trio
 
 from tests.docs.documents import read
 from tests.qemu.virtio_pci import probe
-from tests.rig import packages, process
+from tests.rig import process
 from tests.rig.backend import start_backend, start_machine
+from tests.rig.qemu import qemu_command
 from tests.rig.qmp import QmpError
 
 if TYPE_CHECKING:
@@ -33,12 +34,6 @@ RNG = 4
 PROGRAM = "vhost-user run rng: "
 
 
-@pytest.fixture(autouse=True)
-def installed_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use Debian 12's own QEMU, whose lines the page has, whatever the other tests use."""
-    monkeypatch.delenv(packages.VARIANT_VARIABLE, raising=False)
-
-
 def lines(heading: str) -> list[str]:
     """Return the lines that the page quotes below a heading, which has a star."""
     section = re.split(r"^#+ ", PAGE.split(f"# {heading} (*)\n")[1], flags=re.MULTILINE)[0]
@@ -49,7 +44,7 @@ def lines(heading: str) -> list[str]:
 
 async def output_of(directory: Path, arguments: str, *, until: str = "") -> str:
     """Return what Debian's QEMU says, up to its end or to `until`; the page's socket is in `directory`."""
-    argv = ["qemu-system-x86_64", "-display", "none", "-S", *shlex.split(arguments)]
+    argv = [*qemu_command(), "-display", "none", "-S", *shlex.split(arguments)]
     argv = [each.replace("/tmp/rng.sock", f"{directory}/rng.sock") for each in argv]
     async with process.start(argv) as qemu:
         with trio.fail_after(SECONDS):
@@ -158,7 +153,7 @@ async def test_another_qemu_waits(directory: Path) -> None:
         start_machine(directory, *backend.chardev(), *device),
     ):
         assert line not in backend.program.output()
-        second = ["qemu-system-x86_64", "-display", "none", "-S", *backend.chardev(), *device]
+        second = [*qemu_command(), "-display", "none", "-S", *backend.chardev(), *device]
         async with process.start(second):
             with trio.fail_after(SECONDS):
                 while line not in backend.program.output():  # noqa: ASYNC110 -- another process tells

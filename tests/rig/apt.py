@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +14,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-#: Debian's own keys: what a sources file written here is verified with, wherever it exists.
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-
 _PATIENCE = ("-o", "Acquire::Retries=3", "-o", "Acquire::http::Timeout=60")
 _NOTHING_INSTALLED = ("-o", "Dir::State::status=/dev/null")
+#: Directories that are below /usr since Debian 12, also those of packages that have them elsewhere.
+_MERGED = ("bin", "sbin", "lib", "lib64")
+#: Nothing is to be had with another user's rights.
+_TAR = (
+    *("tar", "-x", "--keep-directory-symlink", "--no-same-owner", "--no-same-permissions"),
+    *(f"--exclude=./usr/share/{name}" for name in ("doc", "man", "locale", "info", "lintian")),
+    "-C",
+)
 
 
 class SetupError(Exception):
@@ -24,12 +31,10 @@ class SetupError(Exception):
 
 
 @dataclass(frozen=True)
-class Target:
-    """A package index that the machine's sources name."""
+class Release:
+    """A release that the machine's sources name, and where it is had from."""
 
     uri: str
-    release: str
-    component: str
     origin: str
     label: str
 
@@ -103,15 +108,20 @@ class Apt:
         """Fetch the package lists. Raises SetupError."""
         run(["apt-get", *self._options, "-qq", "update"], purpose="fetching Debian's package lists")
 
-    def targets(self) -> list[Target]:
-        """Return the package indexes of this view's sources, after an `update()`."""
-        fields = ("REPO_URI", "RELEASE", "COMPONENT", "ORIGIN", "LABEL")
-        form = "|".join(f"$({field})" for field in ("CREATED_BY", *fields))
-        output = run(
-            ["apt-get", *self._options, "indextargets", "--format", form], purpose="reading apt's sources"
-        )
-        rows = (line.split("|") for line in output.splitlines())
-        return [Target(*row[1:]) for row in rows if row[0] == "Packages"]
+    def releases(self) -> list[Release]:
+        """Fetch and return what the releases of this view's sources say of themselves. Raises SetupError."""
+        without_lists = ["-o", "Acquire::IndexTargets::deb::Packages::DefaultEnabled=false"]
+        argv = ["apt-get", *self._options, *without_lists, "update"]
+        purpose = "asking Debian's mirror for its releases"
+        run(argv, purpose=purpose)
+        found = []
+        addresses = run([*argv, "--print-uris"], purpose=purpose)
+        for uri, name in re.findall(r"^'(\S+)/dists/\S+/InRelease' (\S+)", addresses, re.MULTILINE):
+            path = self._directory / "lists" / name
+            if path.exists():
+                fields = dict(re.findall(r"^(Origin|Label): (.*)$", path.read_text(), re.MULTILINE))
+                found.append(Release(uri, fields.get("Origin", ""), fields.get("Label", "")))
+        return found
 
     def dependencies(self, package: str, *patterns: str) -> list[str]:
         """Return the packages like `patterns` that `package` depends on, one for each. Raises SetupError."""
@@ -127,16 +137,12 @@ class Apt:
         return found
 
     def closure(self, packages: Sequence[str]) -> list[str]:
-        """Return `packages` and what they need that is not installed, as name=version. Raises SetupError."""
-        argv = [
-            "apt-get",
-            *self._options,
-            "-s",
-            "install",
-            "--no-install-recommends",
-            "--reinstall",
-            *packages,
-        ]
+        """Return `packages` and all that they need, as name=version. Raises SetupError.
+
+        A name that ends in - is a package to do without.
+        """
+        install = ["-s", "install", "--no-install-recommends"]
+        argv = ["apt-get", *self._options, *_NOTHING_INSTALLED, *install, *packages]
         output = run(argv, purpose=f"resolving {packages[0]}")
         return [
             f"{name}={version}"
@@ -144,11 +150,18 @@ class Apt:
         ]
 
     def unpack(self, packages: Sequence[str], root: Path) -> None:
-        """Download `packages` and unpack them below `root`; install nothing. Raises SetupError."""
-        archives = self._directory / "archives"
-        archives.mkdir(exist_ok=True)
-        argv = ["apt-get", *self._options, *_NOTHING_INSTALLED, "-qq", "download", *packages]
-        run(argv, purpose=f"downloading {', '.join(packages)}", cwd=archives)
-        for archive in sorted(archives.glob("*.deb")):
-            run(["dpkg-deb", "-x", str(archive), str(root)], purpose=f"unpacking {archive.name}")
-            archive.unlink()
+        """Download `packages` and unpack them below `root`; install nothing. Raises SetupError.
+
+        Programs and libraries are below `root`/usr, wherever the package has them: /bin, /lib and the
+        like are links to there, as they are on a machine. Documents are left out.
+        """
+        for name in _MERGED:
+            (root / "usr" / name).mkdir(parents=True, exist_ok=True)
+            if not (root / name).is_symlink():
+                (root / name).symlink_to(f"usr/{name}")
+        with tempfile.TemporaryDirectory(dir=self._directory, prefix="archives-") as archives:
+            argv = ["apt-get", *self._options, *_NOTHING_INSTALLED, "-qq", "download", *packages]
+            run(argv, purpose=f"downloading {', '.join(packages)}", cwd=Path(archives))
+            for archive in sorted(Path(archives).glob("*.deb")):
+                unpack = f'dpkg-deb --fsys-tarfile "$0" | {shlex.join([*_TAR, str(root)])}'
+                run(["sh", "-c", unpack, str(archive)], purpose=f"unpacking {archive.name}")

@@ -13,11 +13,12 @@ import shlex
 import shutil
 from pathlib import Path
 
-from tests.rig import packages
+from tests.rig import cache, packages, platforms
 from tests.rig.apt import SetupError, run
 
 _SOURCES = ("drivers/i2c/busses/i2c-virtio.c", "drivers/gpio/gpio-virtio.c")
-_LIBRARIES = "usr/lib/x86_64-linux-gnu"
+#: What Debian's compiler of the same release has, and an older one may not: Linux has something else then.
+_NEWER = ("CONFIG_CC_HAS_MIN_FUNCTION_ALIGNMENT=",)
 
 
 def built(release: str) -> Path:
@@ -27,7 +28,7 @@ def built(release: str) -> Path:
     """
     directory = packages.fetched(f"{_prefix(release)}{fingerprint()}", lambda root: _build(release, root))
     # What another process is building has a longer name.
-    for old in set(packages.cache().glob(_prefix(release) + "?" * len(fingerprint()))) - {directory}:
+    for old in set(cache.directory().glob(_prefix(release) + "?" * len(fingerprint()))) - {directory}:
         shutil.rmtree(old, ignore_errors=True)
     return directory
 
@@ -47,16 +48,18 @@ def _build(release: str, done: Path) -> None:
     scratch.mkdir()
     source = _source_package(release)
     packages.say(f"building drivers that Linux {release} lacks, from {source} (nothing of it is installed)")
-    apt = packages.debian(scratch)
     headers = f"linux-headers-{release}"
-    try:
-        common, kbuild = apt.dependencies(headers, r"linux-headers-\S+", r"linux-kbuild-[^ ,]+")
-    except SetupError as error:
-        raise SetupError(
-            f"{error}; if Debian has a newer kernel by now, remove {packages.cache()} and fetch it"
-        ) from error
-    (libelf,) = apt.dependencies(kbuild, r"libelf1\w*")
-    apt.unpack([headers, common, kbuild, libelf, source], scratch)
+    with platforms.archive(platforms.selected()) as apt:
+        try:
+            common, kbuild = apt.dependencies(headers, r"linux-headers-\S+", r"linux-kbuild-[^ ,]+")
+        except SetupError as error:
+            raise SetupError(
+                f"{error}; if Debian has a newer kernel by now, remove {cache.directory()} and fetch it"
+            ) from error
+        # What the headers need besides is a compiler, which is here.
+        packages.unpack_runnable(apt, [headers, common, source, *apt.closure([kbuild])], scratch)
+    tools = next((scratch / "usr/lib").glob("linux-kbuild-*"))
+    packages.make_runnable(scratch, (path for path in tools.rglob("*") if path.is_file()))
     for built in _compiled(scratch, scratch / "usr/src" / headers, scratch / "usr/src" / common, source):
         built.rename(done / built.name)
 
@@ -84,9 +87,8 @@ def _compiled(root: Path, headers: Path, common: Path, source: str) -> list[Path
     (headers / "vmlinux").unlink(missing_ok=True)
     ours = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"}  # of a make that may have started us
     clean = ["env", *(f"--unset={name}" for name in sorted(ours & os.environ.keys()))]
-    make = ["make", "-s", "-C", str(headers), f"M={build}", "CC=gcc", "modules"]
-    libraries = f"LD_LIBRARY_PATH={root / _LIBRARIES}"
-    run([*clean, libraries, *make], purpose=f"building {', '.join(objects)} (gcc is needed)")
+    make = ["make", "-s", "-C", str(headers), f"M={build}", "CC=gcc", *_NEWER, "modules"]
+    run([*clean, *make], purpose=f"building {', '.join(objects)} (gcc is needed)")
     drivers = [build / name.replace(".o", ".ko") for name in objects]
     run(["strip", "-g", *map(str, drivers)], purpose="building drivers")
     return drivers

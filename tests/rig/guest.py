@@ -181,20 +181,19 @@ def machine_arguments(
     kernel_options: str = "",
     shared: bool = False,
     tools: Collection[str] = (),
-    qemu: Sequence[str] = (),
 ) -> list[str]:
     """Return the QEMU command line of a guest, up to its devices. Raises packages.SetupError.
 
     The machine has an interrupt-remapping IOMMU: through it, vfio-pci hands MSI-X to user space.
     `shared` memory is what a vhost-user back-end needs. The tool sets `tools` (tests/rig/tools.py)
-    are in the guest. `qemu` is the head of the command line of another QEMU than the selected one.
+    are in the guest.
     """
     guest = image.load()
     initramfs = image.with_tools(guest, tools)
     accel = accelerator()
     memory = f"memory-backend-memfd,id=mem,size={_MEMORY},share={'on' if shared else 'off'}"
     return [
-        *(qemu or packages.qemu()),
+        *packages.qemu(),
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-machine", "q35,kernel-irqchip=split,memory-backend=mem", "-device", "intel-iommu,intremap=on"),
         *("-accel", accel, "-cpu", "host" if accel == "kvm" else "max", "-m", _MEMORY, "-object", memory),
@@ -211,18 +210,17 @@ async def boot(
     kernel_options: str = "",
     shared: bool = False,
     tools: Collection[str] = (),
-    qemu: Sequence[str] = (),
     pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Guest]:
     """Boot a guest with the QEMU arguments `devices`, which may name descriptors of `pass_fds`.
 
     It is killed when the block ends. `shared` makes its memory one that a vhost-user back-end can map;
-    `tools` are the tool sets (tests/rig/tools.py) that are in it; `qemu` as for `machine_arguments()`.
-    Raises packages.SetupError, BrokenKvmError, and lines.QemuGoneError if QEMU refuses to start. If the
-    block fails, the guest's console goes to standard error.
+    `tools` are the tool sets (tests/rig/tools.py) that are in it. Raises packages.SetupError,
+    BrokenKvmError, and lines.QemuGoneError if QEMU refuses to start. If the block fails, the guest's
+    console goes to standard error.
     """
     options = f"{kernel_options} {_SHELL}"
-    argv = machine_arguments(kernel_options=options, shared=shared, tools=tools, qemu=qemu)
+    argv = machine_arguments(kernel_options=options, shared=shared, tools=tools)
     async with _start(argv, devices, name, pass_fds) as guest:
         await guest.ready()
         yield guest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import os
 import shutil
 import struct
 import subprocess
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from elftools.elf.elffile import ELFFile
 
-from tests.rig import drivers, packages, tool_archive
+from tests.rig import cache, drivers, packages, tool_archive
 from tests.rig.apt import SetupError, run
 from tests.rig.cpio import Archive
 from tests.rig.tools import TOOLS
@@ -48,10 +47,10 @@ class Image:
 
 
 def load() -> Image:
-    """Return the image for the selected variant; build it first if it is new. Raises SetupError."""
+    """Return the image for the selected platform; build it first if it is new. Raises SetupError."""
     root = packages.guest_root()
     release = packages.release(root)
-    directory = packages.cache() / f"image-{release}-{_fingerprint()}"
+    directory = cache.directory() / f"image-{release}-{_fingerprint()}"
     image = Image(directory / "vmlinux", directory / "initramfs.cpio", release)
     if not directory.exists():
         packages.say(f"building the guest's image with Linux {image.release}")
@@ -70,7 +69,7 @@ def with_tools(image: Image, names: Collection[str]) -> Path:
     archive = tool_archive.archive(names)
     combined = image.initramfs.with_name(f"initramfs-{archive.stem}.cpio")
     if not combined.exists():
-        with tempfile.TemporaryDirectory(dir=packages.cache(), prefix="image-") as scratch:
+        with tempfile.TemporaryDirectory(dir=cache.directory(), prefix="image-") as scratch:
             whole = Path(scratch, combined.name)
             whole.write_bytes(image.initramfs.read_bytes() + archive.read_bytes())
             whole.rename(combined)
@@ -88,7 +87,7 @@ def _fingerprint() -> str:
 def _build(root: Path, image: Image) -> None:
     """Make `image` and the directory it is in: whole, or not at all. Removes older ones with this kernel."""
     directory = image.kernel.parent
-    with tempfile.TemporaryDirectory(dir=packages.cache(), prefix="image-") as scratch:
+    with tempfile.TemporaryDirectory(dir=cache.directory(), prefix="image-") as scratch:
         built = Path(scratch, "built")
         built.mkdir()
         compressed = (root / f"boot/vmlinuz-{image.release}").read_bytes()
@@ -99,7 +98,7 @@ def _build(root: Path, image: Image) -> None:
         except OSError:
             if not directory.exists():  # else another process was quicker
                 raise
-    for old in set(packages.cache().glob(f"image-{image.release}-*")) - {directory}:
+    for old in set(cache.directory().glob(f"image-{image.release}-*")) - {directory}:
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -107,7 +106,7 @@ def kernel_elf(bz_image: bytes, root: Path) -> bytes:
     """Return the ELF file inside a bzImage. QEMU enters it directly (PVH): the guest need not unpack it.
 
     Where it lies and how long it is stands in the header (Linux, Documentation/arch/x86/boot.rst).
-    `root` is where a zstd may have been unpacked. Raises SetupError.
+    `root` is where zstd is unpacked. Raises SetupError.
     """
     setup_sectors = bz_image[0x1F1]
     offset, length = struct.unpack_from("<II", bz_image, 0x248)
@@ -126,9 +125,9 @@ def kernel_elf(bz_image: bytes, root: Path) -> bytes:
 
 
 def _unpack_zstd(payload: bytes, root: Path) -> bytes:
-    program = shutil.which("zstd", path=f"{root}/usr/bin:{os.environ['PATH']}") or "zstd"
+    argv = [str(packages.program(root, "zstd")), "-dc"]
     try:
-        return subprocess.run([program, "-dc"], input=payload, stdout=subprocess.PIPE, check=True).stdout
+        return subprocess.run(argv, input=payload, stdout=subprocess.PIPE, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise SetupError(f"unpacking the kernel with zstd: {error}") from error
 

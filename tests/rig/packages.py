@@ -1,39 +1,40 @@
 """Gets what tests and demo need from Debian. Standard library only.
 
-Programs that are missing are installed with apt-get. The guest's kernel and busybox are never
-installed: they are downloaded and unpacked below the cache directory, .cache beside this project's
-pyproject.toml or what QEMU_COMPANION_CACHE names. With QEMU_COMPANION_QEMU=10, so are QEMU 10 and
-Linux 6.12, from Debian 12's backports. What User Mode Linux is built with and from is had when it is
-built only: tests/rig/uml_kernel.py.
+Compilers and the like that are missing are installed with apt-get. QEMU, the guest's kernel and all
+that runs in the guest are never installed: they are those of a platform (tests/rig/platforms.py),
+downloaded and unpacked with their libraries below the cache directory, .cache beside this project's
+pyproject.toml or what QEMU_COMPANION_CACHE names. `unpacked()` does so with any other packages, and
+`program()` finds a program in there that runs with those libraries. What User Mode Linux is built with
+and from is had when it is built only: tests/rig/uml_kernel.py.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import platform
 import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.rig.apt import KEYRING, Apt, SetupError, run
+from tests.rig import cache, platforms
+from tests.rig.apt import SetupError, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-#: Selects QEMU and the guest's kernel: unset or empty for Debian's own, "10" for those of backports.
-VARIANT_VARIABLE = "QEMU_COMPANION_QEMU"
-CACHE_VARIABLE = "QEMU_COMPANION_CACHE"
+    from tests.rig.apt import Apt
+    from tests.rig.platforms import Platform
 
-_BACKPORTS = "bookworm-backports"
 _KERNEL = r"linux-image-\d\S*"
-#: QEMU 10 without its display and disk tools, which would bring the desktop's libraries along.
-_QEMU = ("qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios")
-_NOT_QEMU = ("qemu-system-gui-", "qemu-utils-", "qemu-block-extra-")
-_QEMU_PROGRAM = "qemu-system-x86_64"
-_QEMU_MODULES = Path("/usr/lib/x86_64-linux-gnu/qemu")
+#: QEMU and its tools without what would bring the desktop's libraries along, and what the guest is made of.
+_GUEST = ("qemu-system-x86", "seabios", "qemu-utils", "busybox-static", "zstd")
+_NOT_GUEST = ("qemu-system-gui-", "qemu-block-extra-")
+_QEMU = "qemu-system-x86_64"
+_LIBRARIES = "usr/lib/x86_64-linux-gnu"
+_PROGRAMS = "programs"
+_LOADER = f"{_PROGRAMS}/ld.so"
 
 
 def _has_program(name: str) -> Callable[[], bool]:
@@ -50,7 +51,6 @@ def _has_venv() -> bool:
 
 #: Debian packages that must be installed, and how to tell that they are not needed.
 INSTALLED: dict[str, Callable[[], bool]] = {
-    "qemu-system-x86": _has_program(_QEMU_PROGRAM),
     "gcc": _has_program("gcc"),
     "libc6-dev": _has_libc_development_files,
     "python3-venv": _has_venv,
@@ -70,28 +70,21 @@ _KERNEL_TOOLS: dict[str, Callable[[], bool]] = {
     "bc": _has_program("bc"),
 }
 _KERNEL_SOURCE = "linux-source-6.12"
-
-
-def cache() -> Path:
-    """Return the cache directory, an absolute path; it may not exist yet."""
-    default = Path(__file__).parents[2] / ".cache"
-    return Path(os.environ.get(CACHE_VARIABLE) or default).absolute()
-
-
-def variant() -> str:
-    """Return what VARIANT_VARIABLE selects: "" or "10". Raises SetupError for anything else."""
-    wanted = os.environ.get(VARIANT_VARIABLE, "")
-    if wanted not in {"", "10"}:
-        raise SetupError(f"{VARIANT_VARIABLE}={wanted}: known are 10, or nothing for Debian's own QEMU")
-    return wanted
+#: Where that is from.
+_KERNEL_SOURCE_PLATFORM = platforms.PLATFORMS["debian13"]
 
 
 def guest_root() -> Path:
-    """Return the directory that holds the unpacked kernel and busybox; fetch them first if need be.
+    """Return the directory that holds the selected platform's QEMU, its kernel for the guest, and busybox.
 
-    Raises SetupError.
+    They are fetched first if need be. Raises SetupError.
     """
-    return fetched("backports", _fetch_backports) if variant() else fetched("stable", _fetch_stable)
+    return fetched(guest_name(), lambda root: _fetch_guest(platforms.selected(), root))
+
+
+def guest_name() -> str:
+    """Return the name of that directory; it changes with the platform and with what is fetched."""
+    return f"{platforms.selected().name}-guest-{_digest([*_GUEST, *_NOT_GUEST])}"
 
 
 def release(root: Path) -> str:
@@ -101,129 +94,121 @@ def release(root: Path) -> str:
 
 
 def qemu() -> list[str]:
-    """Return the head of a command line that runs the selected QEMU. Raises SetupError if there is none."""
-    if variant():
-        return backports_qemu()
-    if shutil.which(_QEMU_PROGRAM) is None:
-        raise SetupError(f"no {_QEMU_PROGRAM} here: run `make setup`, or install Debian's qemu-system-x86")
-    return [_QEMU_PROGRAM]
-
-
-def backports_qemu() -> list[str]:
-    """Return the head of a command line that runs backports' QEMU 10; fetch it first if need be.
+    """Return the head of a command line that runs the selected platform's QEMU; fetch it first if need be.
 
     Raises SetupError.
     """
-    root = fetched("backports", _fetch_backports)
-    libraries = root / "usr/lib/x86_64-linux-gnu"
-    return [
-        *_hide_installed_modules(libraries / "qemu"),
-        *("env", f"LD_LIBRARY_PATH={libraries}", f"QEMU_MODULE_DIR={libraries / 'qemu'}"),
-        str(root / "usr/bin" / _QEMU_PROGRAM),
-        *("-L", str(root / "usr/share/qemu"), "-L", str(root / "usr/share/seabios")),
-    ]
+    return [str(program(guest_root(), _QEMU))]
 
 
-def _hide_installed_modules(modules: Path) -> list[str]:
-    """Return what runs a program with `modules` in place of the installed QEMU's.
+def guest_programs() -> Path | None:
+    """Return the directory of the selected platform's QEMU and its tools; None where they are not fetched.
 
-    A QEMU aborts when it meets another one's module, such as the display's. Where this process may
-    have no mount namespace of its own, as in many containers, nothing is hidden: there is seldom a
-    display either.
+    Raises SetupError.
     """
-    namespace = ["unshare", "-m" if os.geteuid() == 0 else "-rm", "--"]
-    allowed = subprocess.run([*namespace, "true"], capture_output=True, check=False).returncode == 0
-    if not allowed or not _QEMU_MODULES.exists():
-        return []
-    enter = 'mount --bind "$0" "$1" && shift && exec "$@"'
-    return [*namespace, "sh", "-c", enter, str(modules), str(_QEMU_MODULES)]
+    programs = cache.directory() / guest_name() / _PROGRAMS
+    return programs if programs.exists() else None
+
+
+def unpacked(platform: Platform, packages: Sequence[str]) -> Path:
+    """Return the directory that holds `packages` of a platform and all that they need; fetch them if need be.
+
+    They are unpacked and not configured: no user was added, no service started, no alternative chosen.
+    A name that ends in - is a package to do without. Raises SetupError.
+    """
+    name = f"{platform.name}-{packages[0]}-{_digest(packages)}"
+
+    def fetch(root: Path) -> None:
+        say(f"downloading {packages[0]} of {platform.name} (nothing of it is installed)")
+        with platforms.archive(platform) as apt:
+            unpack_runnable(apt, apt.closure(packages), root)
+
+    return fetched(name, fetch)
+
+
+def program(root: Path, name: str) -> Path:
+    """Return the path that runs program `name` of `root`, an `unpacked()` directory, with its own libraries.
+
+    It can be executed by any user, and from any directory; the process that is started becomes the
+    program. The directory that it is in is one for PATH: there are all of them. Raises SetupError.
+    """
+    path = root / _PROGRAMS / name
+    if not path.exists():
+        raise SetupError(f"no program {name} in {root}: remove that directory, and run `make setup`")
+    return path
+
+
+def unpack_runnable(apt: Apt, packages: Sequence[str], root: Path) -> None:
+    """Unpack `packages` below `root`, and make what `program()` is to find. Raises SetupError."""
+    apt.unpack(packages, root)
+    programs = root / _PROGRAMS
+    programs.mkdir()
+    shutil.copy2(root / "lib64/ld-linux-x86-64.so.2", root / _LOADER)
+    # Beside what was executed, the loader, QEMU looks for this directory: with it, a build that was not
+    # installed finds its modules and firmware.
+    (programs / "qemu-bundle").symlink_to("..")
+    for path in (*(root / "usr/bin").iterdir(), *(root / "usr/sbin").iterdir()):
+        if path.is_file() and _wants_loader(path):
+            _write_script(programs / path.name, "${0%/*}/..", path.relative_to(root))
+
+
+def make_runnable(root: Path, programs: Iterable[Path]) -> None:
+    """Have `programs`, of packages unpacked below `root`, run where they are: with the libraries of `root`.
+
+    In each one's place there is a script then, which does not outlive a move of `root`.
+    """
+    for path in programs:
+        if _wants_loader(path):
+            moved = path.rename(path.with_name(f"{path.name}.unpacked"))
+            _write_script(path, str(root), moved.relative_to(root))
+
+
+def _write_script(script: Path, root: str, program: Path) -> None:
+    loader = f'"$root/{_LOADER}" --library-path "$root/{_LIBRARIES}"'
+    script.write_text(f'#!/bin/sh\nroot="{root}"\nexec {loader} --argv0 "$0" "$root/{program}" "$@"\n')
+    script.chmod(0o755)
+
+
+def _wants_loader(path: Path) -> bool:
+    """Tell whether a file is a program with libraries."""
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF" and b"/lib64/ld-linux-x86-64.so.2\0" in file.read(4096)
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256(" ".join(names).encode()).hexdigest()[:12]
 
 
 def fetched(name: str, fetch: Callable[[Path], None]) -> Path:
-    """Return the cache's directory `name`, made by `fetch`: whole, or not at all.
-
-    `fetch` is given a new directory, in one that it may put other things into too. Raises SetupError.
-    """
-    root = cache() / name
-    if root.exists():
-        return root
-    require_debian()
-    cache().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache(), prefix=f"{name}-") as scratch:
-        unpacked = Path(scratch, "root")
-        unpacked.mkdir()
-        fetch(unpacked)
-        try:
-            unpacked.rename(root)
-        except OSError:
-            if not root.exists():  # else another process was quicker
-                raise
-    return root
-
-
-def debian(scratch: Path) -> Apt:
-    """Return a view, below `scratch`, of the packages that the selected variant's are from.
+    """Return the cache's directory `name`, which `fetch` gets from Debian if it is new: cache.made().
 
     Raises SetupError.
     """
-    return _backports(scratch) if variant() else stable(scratch)
+    if not (cache.directory() / name).exists():
+        require_debian()
+    return cache.made(name, fetch)
 
 
-def stable(scratch: Path) -> Apt:
-    """Return a view, below `scratch`, of the packages of this machine's release. Raises SetupError."""
-    apt = Apt(scratch / "apt")
-    apt.update()
-    return apt
-
-
-def _backports(scratch: Path) -> Apt:
-    apt = Apt(scratch / "apt-backports", sources=_backports_sources(scratch), release=_BACKPORTS)
-    apt.update()
-    return apt
-
-
-def _fetch_stable(root: Path) -> None:
-    say("fetching Debian's package lists")
-    apt = stable(root.parent)
-    (kernel,) = apt.dependencies("linux-image-amd64", _KERNEL)
-    say(f"downloading {kernel} and busybox-static for the guest (nothing of it is installed)")
-    apt.unpack([kernel, "busybox-static"], root)
-
-
-def _fetch_backports(root: Path) -> None:
-    say(f"fetching the package lists of {_BACKPORTS} (apt's own sources stay as they are)")
-    apt = _backports(root.parent)
-    (kernel,) = apt.dependencies("linux-image-amd64", _KERNEL)
-    qemu = apt.closure([*_QEMU, *_NOT_QEMU])
-    say(f"downloading {kernel} and {qemu[0]} (nothing of it is installed)")
-    # zstd is what that kernel is packed with.
-    apt.unpack([kernel, "busybox-static", "zstd", *qemu], root)
+def _fetch_guest(platform: Platform, root: Path) -> None:
+    say(f"looking for QEMU and Linux of {platform.name} (apt's own sources stay as they are)")
+    with platforms.archive(platform) as apt:
+        (kernel,) = apt.dependencies("linux-image-amd64", _KERNEL)
+        packages = apt.closure([*_GUEST, *_NOT_GUEST])
+        say(f"downloading {kernel}, QEMU and busybox (nothing of it is installed)")
+        unpack_runnable(apt, [kernel, *packages], root)
 
 
 def fetch_kernel_source(root: Path) -> Path:
     """Unpack Debian's package of Linux's source below `root`, an empty directory; return its tar.xz file.
 
-    It is that of backports. The tools to build it are installed first if need be. Raises SetupError.
+    The tools to build it are installed first if need be. Raises SetupError.
     """
     require_debian()
     install_missing(_KERNEL_TOOLS)
-    with tempfile.TemporaryDirectory(dir=cache(), prefix="source-") as scratch:
-        say(f"downloading {_KERNEL_SOURCE} from {_BACKPORTS} (apt's own sources stay as they are)")
-        _backports(Path(scratch)).unpack([_KERNEL_SOURCE], root)
+    say(f"downloading {_KERNEL_SOURCE} of {_KERNEL_SOURCE_PLATFORM.name}")
+    with platforms.archive(_KERNEL_SOURCE_PLATFORM) as apt:
+        apt.unpack([_KERNEL_SOURCE], root)
     return root / "usr/src" / f"{_KERNEL_SOURCE}.tar.xz"
-
-
-def _backports_sources(scratch: Path) -> list[str]:
-    """Return sources for Debian 12 and its backports, from the mirror that this machine already uses."""
-    machine = Apt(scratch / "apt-machine")
-    machine.update()
-    targets = [t for t in machine.targets() if t.origin == "Debian" and t.component == "main"]
-    mirrors = [t.uri for t in targets if t.release == _BACKPORTS.removesuffix("-backports")]
-    if not mirrors:
-        raise SetupError("backports are those of Debian 12 (bookworm), which apt's sources do not name")
-    options = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
-    releases = [(t.uri, t.release) for t in targets] + [(mirrors[0], _BACKPORTS)]
-    return [f"deb {options}{uri} {release} main" for uri, release in dict.fromkeys(releases)]
 
 
 def require_debian() -> None:
@@ -231,8 +216,8 @@ def require_debian() -> None:
     wanted = " ".join(INSTALLED)
     if shutil.which("apt-get") is None:
         raise SetupError(
-            f"this system has no apt-get; wanted are the Debian packages {wanted} to be installed, "
-            "and for the guest linux-image-amd64, linux-source, busybox-static, fio and others"
+            f"this system has no apt-get; wanted are the Debian packages {wanted} to be installed, and "
+            "for the guest qemu-system-x86, linux-image-amd64, linux-source, busybox-static, fio and others"
         )
     if platform.machine() != "x86_64":
         raise SetupError(f"the guest is an x86-64 Linux and this machine is {platform.machine()}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def qemu_command() -> list[str]:
-    """Return the head of a QEMU command line: the installed one, or what QEMU_COMPANION_QEMU selects.
+    """Return the head of a command line of the QEMU that QEMU_COMPANION_PLATFORM selects.
 
     A test that needs QEMU and finds none fails: to skip it would hide that nothing was proved.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.rig import drivers, packages, tools
+from tests.rig import drivers, packages, platforms, tools
 from tests.rig.apt import SetupError
 
 
@@ -12,7 +12,7 @@ def main() -> int:
     """Install and download what is missing; return the exit code."""
     more = packages.TEST_TOOLS if "--tests" in sys.argv[1:] else {}
     try:
-        packages.variant()
+        platforms.selected()
         packages.require_debian()
         packages.install_missing({**packages.INSTALLED, **more})
         root, unpacked = packages.guest_root(), tools.root()

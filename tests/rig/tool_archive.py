@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from elftools.elf.elffile import ELFFile
 
-from tests.rig import packages, tools
+from tests.rig import cache, packages, platforms, tools
 from tests.rig.apt import SetupError, run
 from tests.rig.cpio import Archive
 
@@ -31,18 +31,19 @@ _LOADER = "lib64/ld-linux-x86-64.so.2"
 def archive(names: Iterable[str]) -> Path:
     """Return the cpio archive of the tool sets `names`; build it first if it is new. Raises SetupError."""
     wanted = "-".join(sorted(set(names)))
-    built = packages.cache() / f"{wanted}-{_fingerprint()}.cpio"
+    name = f"{platforms.selected().name}-{wanted}"
+    built = cache.directory() / f"{name}-{_fingerprint()}.cpio"
     root = tools.root()
     if not built.exists():
         packages.say(f"building the guest's archive of {wanted}")
         written = Archive()
         for path, content in files(root, wanted.split("-")).items():
             written.file(path, content, executable=True)
-        with tempfile.TemporaryDirectory(dir=packages.cache(), prefix=f"{wanted}-") as scratch:
+        with tempfile.TemporaryDirectory(dir=cache.directory(), prefix=f"{wanted}-") as scratch:
             whole = Path(scratch, built.name)
             whole.write_bytes(written.finish())
             whole.rename(built)
-        for old in set(packages.cache().glob(f"{wanted}-{'?' * len(_fingerprint())}.cpio")) - {built}:
+        for old in set(cache.directory().glob(f"{name}-{'?' * len(_fingerprint())}.cpio")) - {built}:
             old.unlink(missing_ok=True)
     return built
 

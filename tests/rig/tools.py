@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.rig import packages
+from tests.rig import cache, packages, platforms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ TOOLS = {
     "i2c": ToolSet("i2c-tools", ("i2cdetect", "i2cdump", "i2cget", "i2cset", "i2ctransfer"), (r"libi2c\w+",)),
     "gpio": ToolSet(
         "gpiod",
-        ("gpiodetect", "gpiofind", "gpioget", "gpioinfo", "gpiomon", "gpioset"),
+        ("gpiodetect", "gpioget", "gpioinfo", "gpiomon", "gpioset"),
         (r"libgpiod\w+",),
     ),
     "input": ToolSet("evtest", ("evtest",)),
@@ -44,28 +44,31 @@ TOOLS = {
 
 
 def name() -> str:
-    """Return the name of the directory that holds all sets; it changes with them."""
+    """Return the name of the directory that holds all sets; it changes with them, and with the platform."""
     table = repr(sorted(TOOLS.items()))
-    return f"tools-{hashlib.sha256(table.encode()).hexdigest()[:12]}"
+    return f"{_prefix()}{hashlib.sha256(table.encode()).hexdigest()[:12]}"
+
+
+def _prefix() -> str:
+    return f"{platforms.selected().name}-tools-"
 
 
 def root() -> Path:
     """Return the directory that holds all sets and libraries, unpacked; fetch them first if need be.
 
-    Raises SetupError.
+    They are those of the selected platform. Raises SetupError.
     """
     directory = packages.fetched(name(), _fetch)
     # What another process is fetching has a longer name.
-    for old in set(packages.cache().glob("tools-" + "?" * (len(name()) - len("tools-")))) - {directory}:
+    for old in set(cache.directory().glob(_prefix() + "?" * (len(name()) - len(_prefix())))) - {directory}:
         shutil.rmtree(old, ignore_errors=True)
     return directory
 
 
 def _fetch(root: Path) -> None:
-    packages.say("fetching Debian's package lists")
-    apt = packages.stable(root.parent)
-    wanted = ["libc6"]
-    for tools in TOOLS.values():
-        wanted += [tools.package, *apt.dependencies(tools.package, *tools.libraries)]
     packages.say(f"downloading {', '.join(TOOLS)} tools for the guest (nothing of them is installed)")
-    apt.unpack(wanted, root)
+    with platforms.archive(platforms.selected()) as apt:
+        wanted = ["libc6"]
+        for tools in TOOLS.values():
+            wanted += [tools.package, *apt.dependencies(tools.package, *tools.libraries)]
+        apt.unpack(wanted, root)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.rig import packages
+from tests.rig import cache, packages
 from tests.rig.apt import SetupError
 
 if TYPE_CHECKING:
@@ -38,15 +38,15 @@ _SHOWN_LINES = 20
 
 def built() -> Path | None:
     """Return the kernel, if it was built from what is here now."""
-    return next(packages.cache().glob(f"uml-*-{_fingerprint()}/{_KERNEL}"), None)
+    return next(cache.directory().glob(f"uml-*-{_fingerprint()}/{_KERNEL}"), None)
 
 
 def build() -> Path:
     """Return the kernel; build it first if need be, which takes its time. Raises SetupError."""
-    packages.cache().mkdir(parents=True, exist_ok=True)
+    cache.directory().mkdir(parents=True, exist_ok=True)
     with _alone():
         kernel = built() or _build(_fingerprint())
-        for old in set(packages.cache().glob(f"uml-*/{_KERNEL}")) - {kernel}:
+        for old in set(cache.directory().glob(f"uml-*/{_KERNEL}")) - {kernel}:
             old.unlink()
             old.parent.rmdir()
     return kernel
@@ -61,13 +61,13 @@ def _fingerprint() -> str:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Wait until no other process builds; keep others waiting for the length of the block."""
-    with packages.cache().joinpath("uml.lock").open("w") as lock:
+    with cache.directory().joinpath("uml.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _build(fingerprint: str) -> Path:
-    with tempfile.TemporaryDirectory(dir=packages.cache(), prefix="building-uml-") as scratch:
+    with tempfile.TemporaryDirectory(dir=cache.directory(), prefix="building-uml-") as scratch:
         fetched, source, done = (Path(scratch, name) for name in ("fetched", "source", "done"))
         for directory in (fetched, source, done):
             directory.mkdir()
@@ -78,7 +78,7 @@ def _build(fingerprint: str) -> Path:
         _configure(source)
         _make(source, f"-j{len(os.sched_getaffinity(0))}", "linux")
         (source / "linux").rename(done / _KERNEL)
-        directory = packages.cache() / f"uml-{_release(source)}-{fingerprint}"
+        directory = cache.directory() / f"uml-{_release(source)}-{fingerprint}"
         done.rename(directory)
     return directory / _KERNEL
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tests.rig import packages, process
+from tests.rig import cache, process
 from tests.rig.apt import run
 from tests.rig.backend import until_printed
 from vhost_user import control_client
@@ -42,9 +42,9 @@ def mebibytes(usual: int) -> int:
 def program() -> Path:
     """Return vsock-load for the host; compile it first if it is new. Raises SetupError."""
     digest = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:12]
-    path = packages.cache() / f"vsock-load-{digest}"
+    path = cache.directory() / f"vsock-load-{digest}"
     if not path.exists():
-        with tempfile.TemporaryDirectory(dir=packages.cache()) as scratch:
+        with tempfile.TemporaryDirectory(dir=cache.directory()) as scratch:
             built = Path(scratch, path.name)
             run(
                 ["gcc", "-O2", "-o", str(built), str(_SOURCE)], purpose="compiling vsock-load (gcc is needed)"

@@ -37,7 +37,7 @@ def fill_disk(directory: Path) -> None:
 async def storage_daemon(directory: Path, *, num_queues: int = 1) -> AsyncIterator[process.Program]:
     """Export `directory`/disk at `directory`/backend."""
     if shutil.which(DAEMON) is None:
-        pytest.fail(f"no {DAEMON}: install Debian's qemu-system-common", pytrace=False)
+        pytest.fail(f"no {DAEMON}: run `make setup`", pytrace=False)
     argv = [
         *(DAEMON, "--blockdev", f"driver=file,node-name=disk,filename={directory}/disk"),
         "--export",
