@@ -17,6 +17,7 @@ from protocol.io import logs, notify, signals
 from protocol.io.command_line import UserError, fail, print_result, raise_open_files_limit
 from protocol.virtio.ids import DeviceId
 from vhost_user import serving
+from vhost_user.containment import in_one_line
 from vhost_user.options import PRINT_CAPABILITIES, parse_options
 
 if TYPE_CHECKING:
@@ -68,8 +69,12 @@ def _make(device: type[VirtioDevice], options: argparse.Namespace) -> list[Virti
     """Return the devices that the command line describes. Raises UserError."""
     try:
         return list(device.all_from_options(options))
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"cannot start {device.__name__}: {error}") from error
+    except Exception as error:  # whatever somebody's device does wrong
+        raise UserError(f"cannot start {device.__name__}: {in_one_line(error)}") from error
 
 
 def _adapt(device: VirtioDevice, options: argparse.Namespace) -> None:

@@ -13,6 +13,8 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
+from vhost_user.containment import Containment
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -68,8 +70,9 @@ def guarded(name: str, one_input: OneInput, swallowed: list[str]) -> OneInput:
 
 
 def swallowed_errors() -> list[str]:
-    """Return a list to which every error is added that Python would only print, warnings among them."""
+    """Return a list to which every error is added that Python or a device would only print, or warn of."""
     swallowed: list[str] = []
+    Containment.failed = lambda _, what, _effect, error: swallowed.append(f"{what}: {error!r}")  # type: ignore[method-assign, assignment]
     sys.unraisablehook = lambda args: swallowed.append(repr(args.exc_value))
     warnings.simplefilter("error")  # a descriptor that lost its owner says so by a warning
     return swallowed

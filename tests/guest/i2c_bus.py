@@ -20,14 +20,26 @@ if TYPE_CHECKING:
 
 SENSOR, EEPROM, LARGE, OWN = 0x48, 0x50, 0x54, 0x20
 LARGE_ADDRESSES = range(LARGE, LARGE + 4)
+WRONG = 0x40
+"""The register of our own chip that cannot be read."""
 ADDRESSES = {OWN, SENSOR, EEPROM, *LARGE_ADDRESSES}
 DEVICES = "/sys/bus/i2c/devices"
 
 
 class Own(RegisterChip):
-    """A chip that Linux has no driver for."""
+    """A chip that Linux has no driver for, whose author has made a mistake."""
 
-    registers: ClassVar = {0: Register(0xA5, mask=0), 1: Register(size=2), 2: Register(0x12)}
+    registers: ClassVar = {
+        0: Register(0xA5, mask=0),
+        1: Register(size=2),
+        2: Register(0x12),
+        WRONG: Register(),
+    }
+
+    def register_read(self, register: int) -> int:
+        if register == WRONG:
+            raise KeyError("what its author forgot")
+        return super().register_read(register)
 
 
 def chips(directory: Path) -> list[str]:
@@ -82,7 +94,7 @@ async def check_tools(guest: Shell, bus: int) -> None:
     assert await guest.sh(f"i2cget -y {own} 2 c") == "0x56"  # a write and a read, with a stop between them
     several = f"w3@{OWN:#x} 1 0xab 0xcd w1@{SENSOR:#x} 0 r2@{SENSOR:#x} r1@{OWN:#x}"
     assert await guest.sh(f"i2ctransfer -y {bus} {several}") == "0x15 0x80\n0x56"
-    for wrong in (f"i2cget -y {bus} 0x21 0", f"i2cset -y {own} 9 1"):
+    for wrong in (f"i2cget -y {bus} 0x21 0", f"i2cset -y {own} 9 1", *[f"i2cget -y {own} {WRONG}"] * 3):
         with pytest.raises(CommandError, match=r"Error: (Read|Write) failed"):
             await guest.sh(f"{wrong} 2>&1")
     assert "only 0/2 messages" in await guest.sh(f"i2ctransfer -y {bus} w1@0x21 0 r1 2>&1")

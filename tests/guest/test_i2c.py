@@ -36,6 +36,7 @@ async def test_tools_and_drivers_and_a_reboot(directory: Path) -> None:
             await guest.sh(MODULES)
             await check_as_host(guest)
             await i2c_bus.check(guest, directory)
+            assert backend.program.output().count("Traceback") == 1
             await guest.reboot()
             await guest.sh(MODULES)
             bus = await i2c_bus.find_bus(guest)

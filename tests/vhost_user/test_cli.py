@@ -291,6 +291,10 @@ def test_device_that_there_is_none(name: str, text: str) -> None:
             OWN_DEVICE + "\n    def __init__(self):\n        open('/none')\n",
             "cannot start Hello: [Errno 2] No such file or directory: '/none'",
         ),
+        (
+            OWN_DEVICE + "\n    def __init__(self):\n        {}['size']\n",
+            "cannot start Hello: KeyError: 'size' (",
+        ),
     ],
 )
 def test_what_is_wrong_with_ones_own_device(directory: Path, source: str, text: str) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import traceback
 from importlib.metadata import entry_points
 
 from protocol.io.command_line import UserError
+from vhost_user.containment import in_one_line
 from vhost_user.device import VirtioDevice
 
 GROUP = "vhost_user.devices"
@@ -68,15 +68,5 @@ def load_class(where: str, kind: str) -> object:
             f"cannot import {module_name}: {error}; is it installed, or in PYTHONPATH?"
         ) from error
     except Exception as error:  # whatever somebody's module does wrong
-        raise UserError(
-            f"cannot import {module_name}: {type(error).__name__}: {error}{_place(error)}"
-        ) from error
+        raise UserError(f"cannot import {module_name}: {in_one_line(error)}") from error
     return getattr(module, class_name, None)
-
-
-def _place(error: Exception) -> str:
-    """Return where an error came up, for people; nothing if it says so itself."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, SyntaxError) or not frames:
-        return ""
-    return f" ({frames[-1].filename}, line {frames[-1].lineno})"

@@ -6,8 +6,6 @@ import copy
 import logging
 from typing import TYPE_CHECKING
 
-import trio
-
 from protocol.virtio.i2c import I2cFeature, RequestStatus
 from protocol.virtio.ids import DeviceId
 from vhost_user.device import VirtioDevice
@@ -40,6 +38,8 @@ class I2c(VirtioDevice):
 
         device = I2c({0x48: Lm75(21.5), 0x50: At24("24c02", "eeprom.bin")})
         device.chips[0x48].set_temperature(30)
+
+    What a chip or a bus of one's own raises is a NACK: all others, and the guest's connection, go on.
     """
 
     device_id = DeviceId.I2C_ADAPTER
@@ -77,9 +77,7 @@ class I2c(VirtioDevice):
     async def run_host(self) -> None:
         """Run the chips, which one of the devices that have them does."""
         if self._runs_chips:
-            async with trio.open_nursery() as nursery:
-                for chip in self.chips.values():
-                    nursery.start_soon(chip.run)
+            await self.simulation.run()
 
     async def run_queue(self, queue: Virtqueue) -> None:
         """Do the requests, one group after the other."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from protocol.virtio.i2c import MAX_MESSAGE
 from vhost_user.json_call import CallError
 from vhost_user.simulation import Simulation, call
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 _log = logging.getLogger("vhost_user.i2c")
 
@@ -43,7 +45,8 @@ class I2cChip(Simulation):
     """A chip on the bus. Subclass it, and write `write()` and `read()`; RegisterChip has both for registers.
 
     Calls that are marked with `@call` can be made over --control as well. All run in the loop's thread:
-    none may block. Any of the four methods of the bus may raise NackError.
+    none may block. Any of the four methods of the bus may raise NackError. Anything else that they raise
+    is a NACK as well, and its traceback is in the log, once for each place.
     """
 
     address_count = 1
@@ -95,7 +98,10 @@ class I2cChip(Simulation):
 
     @call
     def transfer(self, data: bytes = b"", size: int = 0) -> bytes:
-        """Write `data` to the chip, then read `size` bytes, as another master on the bus would."""
+        """Write `data` to the chip, then read `size` bytes, as another master on the bus would.
+
+        Raises CallError where the chip does not acknowledge, and whatever else its methods raise.
+        """
         messages = [Message(0, data=data)] if data or not size else []
         if size:
             messages.append(Message(0, read=True, size=_checked_size(size)))
@@ -207,9 +213,16 @@ class RegisterChip(I2cChip):
             if register is None:
                 data += bytes([IDLE])
             else:
-                data += self.register_read(self.pointer).to_bytes(register.size, self.byte_order)
+                data += self._encoded(self.pointer, register)
             self._go_on()
         return data[:size]
+
+    def _encoded(self, number: int, register: Register) -> bytes:
+        value: object = self.register_read(number)
+        if not isinstance(value, int) or not 0 <= value < 1 << 8 * register.size:
+            fits = f"0 to {(1 << 8 * register.size) - 1}"
+            raise ValueError(f"register_read({number:#x}) has returned {value!r}, and not {fits}")
+        return value.to_bytes(register.size, self.byte_order)
 
     def _store(self, number: int, register: Register, value: int) -> None:
         mask = register.mask
@@ -236,7 +249,16 @@ def check_address(text: str, address: int) -> None:
         )
 
 
-def run_transfer(chips: Mapping[int, I2cChip], messages: Sequence[Message]) -> int:
+Guard: TypeAlias = "Callable[[I2cChip], AbstractContextManager[object]]"
+"""Makes what is entered around each use of a chip, for what a chip raises other than NackError."""
+
+
+def unguarded(_: I2cChip) -> AbstractContextManager[object]:
+    """Leave them to the caller."""
+    return contextlib.nullcontext()
+
+
+def run_transfer(chips: Mapping[int, I2cChip], messages: Sequence[Message], guard: Guard = unguarded) -> int:
     """Do messages one after the other, with repeated starts; return how many were done.
 
     The first one that a chip does not acknowledge, or for which there is no chip, ends the transfer.
@@ -246,18 +268,28 @@ def run_transfer(chips: Mapping[int, I2cChip], messages: Sequence[Message]) -> i
     try:
         for message in messages:
             chip = chips.get(message.address)
-            if chip is None:
-                raise NackError("nobody has that address")
+            if chip is None or not _is_acknowledged(chip, message, addressed, guard):
+                _log.debug("not acknowledged at %#04x", message.address)
+                break
+            done += 1
+    finally:
+        for chip in addressed:
+            with guard(chip):
+                chip.stop()
+    return done
+
+
+def _is_acknowledged(chip: I2cChip, message: Message, addressed: dict[I2cChip, None], guard: Guard) -> bool:
+    with guard(chip):
+        try:
             chip.take_start(message)
             addressed[chip] = None
             _exchange(chip, message)
-            done += 1
-    except NackError as error:
-        _log.debug("not acknowledged at %#04x: %s", messages[done].address, error)
-    finally:
-        for chip in addressed:
-            chip.stop()
-    return done
+        except NackError as error:
+            _log.debug("%s: %s", type(chip).__name__, error)
+        else:
+            return True
+    return False
 
 
 def _exchange(chip: I2cChip, message: Message) -> None:
@@ -265,7 +297,14 @@ def _exchange(chip: I2cChip, message: Message) -> None:
         if message.data:
             chip.write(message.data)
     elif message.size:
-        message.data = chip.read(message.size)[: message.size].ljust(message.size, bytes([IDLE]))
+        message.data = read_data(chip.read(message.size), message.size)
+
+
+def read_data(data: object, size: int) -> bytes:
+    """Return `size` bytes of what somebody has returned for a read. Raises TypeError where it is no bytes."""
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"a read of {size} bytes has returned {data!r}, and no bytes")
+    return bytes(data[:size]).ljust(size, bytes([IDLE]))
 
 
 def _checked_size(size: int) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.io.command_line import UserError
+from vhost_user.containment import in_one_line
 from vhost_user.devices import load_class
 from vhost_user.devices.i2c_at24 import MODELS, At24
 from vhost_user.devices.i2c_chips import I2cChip
@@ -108,11 +109,16 @@ def make_chip(option: ChipOption) -> I2cChip:
     arguments = _converted(option, factory)
     try:
         return factory(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"cannot make the chip {option.name}: {error}") from error
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        raise UserError(f"cannot make the chip {option.name}: {reason}") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever somebody's chip does wrong
+        raise UserError(f"cannot make the chip {option.name}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) if isinstance(error, OSError | TypeError | ValueError) else in_one_line(error)
 
 
 def _addresses(option: ChipOption, chip: I2cChip) -> range:
@@ -148,7 +154,7 @@ def _converted(option: ChipOption, factory: Callable[..., I2cChip]) -> dict[str,
     """Return the arguments for a chip, as its annotations have them. Raises UserError."""
     try:
         known = inspect.signature(factory, eval_str=True).parameters
-    except NameError:  # what is imported for a type checker only: texts will do
+    except Exception:  # NameError for what is imported for a type checker only, or another: texts will do
         known = inspect.signature(factory).parameters
     arguments: dict[str, object] = {}
     for key, text in option.arguments.items():

@@ -43,6 +43,14 @@ class Clock(I2cChip):
         return self.runs
 
 
+class Unfinished(I2cChip):
+    """A chip that cannot be made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.brightness = vars(self)["lux"]
+
+
 class Configured(I2cChip):
     """A chip with arguments of every kind."""
 
@@ -139,6 +147,7 @@ def test_argument_of_another_type_is_a_text() -> None:
         (("--chip", f"{HERE}:NO_CHIP@0x20"), "has no chip class NO_CHIP; one is derived from I2cChip"),
         (("--chip", f"{HERE}:I2c@0x20"), "has no chip class I2c; one is derived from I2cChip"),
         (("--chip", f"{HERE}:@0x20"), "names no chip; give MODULE:CLASS, as in package.module:MyChip"),
+        (("--chip", f"{HERE}:Unfinished@0x20"), f"cannot make the chip {HERE}:Unfinished: KeyError: 'lux' ("),
         (("--chip", f"{HERE}:Configured@0x20"), "missing 1 required positional argument: 'text'"),
         (("--chip", "lm75@0x48", "--chip", "24c02@72"), "address 0x48 is given twice; the guest has one bus"),
         (("--chip", "lm75@0x48", "-l", "7:72"), "address 0x48 is given twice"),

@@ -1,0 +1,142 @@
+"""Containment: what goes wrong in code of the user's own costs what it was asked for, and no more.
+
+Chips, lines, ports and disks of one's own are asked at a guest's every request. Whatever they raise, the
+driver gets an error as the device's specification has it, the traceback is in the log, and all else goes on.
+A guest tries again and again, so a traceback is logged once for each place that it comes from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from typing import TYPE_CHECKING
+
+import trio
+
+from vhost_user.groups import only
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Self
+
+CALL_SECONDS = 10.0
+"""How long an async method may take at a guest's request, where others of its device wait meanwhile."""
+
+_MOST = 100
+"""How many failures of one device are logged; who has seen so many has enough to do."""
+
+
+class Containment:
+    """Contains what the code of a device's user raises.
+
+    ::
+
+        own = Containment(_log)
+        with own.code("line 3", "the guest gets an error", expected=LineError) as attempt:
+            level = await chip.value(3)
+        if attempt.failed: ...
+
+    An Exception ends the block, and no more; so does an ExceptionGroup. What is no Exception passes, such
+    as trio.Cancelled and KeyboardInterrupt, also from within a group.
+    """
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._told: set[object] = set()
+
+    def code(
+        self, what: str, effect: str, *, expected: type[Exception] | tuple[type[Exception], ...] = ()
+    ) -> _Attempt:
+        """Contain what `what` raises in a block; `effect` is what comes of it, both for the log.
+
+        An exception that is `expected`, also as the only one in a group, is no failure, and is not logged.
+        """
+        return _Attempt(self, what, effect, expected)
+
+    def failed(self, what: str, effect: str, error: Exception) -> None:
+        """Log what `what` has raised, unless it did so at the same place before."""
+        key = what, _places(error)
+        if key in self._told or len(self._told) > _MOST:
+            return
+        self._told.add(key)
+        if len(self._told) > _MOST:
+            self._log.error("%s failed, in one more way; no others are logged", what)
+        else:
+            self._log.error("%s failed: %s. This is logged once.", what, effect, exc_info=error)
+
+
+class _Attempt:
+    """A block that is contained. It keeps no exception, which would keep all that its frames know."""
+
+    __slots__ = ("_containment", "_effect", "_expected", "_what", "failed", "refusal")
+
+    def __init__(
+        self,
+        containment: Containment,
+        what: str,
+        effect: str,
+        expected: type[Exception] | tuple[type[Exception], ...],
+    ) -> None:
+        self.failed = False
+        """Whether an exception has ended it, expected or not."""
+        self.refusal: str | None = None
+        """The words of one that was expected."""
+        self._containment = containment
+        self._what = what
+        self._effect = effect
+        self._expected = expected
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        rest = None
+        if isinstance(error, BaseExceptionGroup) and not isinstance(error, Exception):
+            error, rest = error.split(Exception)
+        if isinstance(error, Exception):
+            self._take(error)
+        if rest is not None:
+            raise rest
+        return self.failed
+
+    def _take(self, error: Exception) -> None:
+        self.failed = True
+        if isinstance(cause := only(error), self._expected):
+            self.refusal = str(cause)
+        else:
+            self._containment.failed(self._what, self._effect, error)
+
+
+@contextlib.contextmanager
+def in_time(seconds: float = CALL_SECONDS) -> Iterator[None]:
+    """Cancel the block after so many seconds, and raise TimeoutError. Has no power over what blocks."""
+    with trio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise TimeoutError(f"it has not returned within {seconds:g} s, and was cancelled")
+
+
+def in_one_line(error: Exception) -> str:
+    """Return what an exception says, and where it comes from, for who has written that."""
+    said = " ".join(str(error).split())
+    text = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError) or not frames:  # the former says so itself
+        return text
+    return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})"
+
+
+def _places(error: BaseException) -> object:
+    """Return what is the same of two exceptions that are of one kind and from one place."""
+    if isinstance(error, BaseExceptionGroup):
+        return frozenset(map(_places, error.exceptions))
+    place = None
+    trace = error.__traceback__
+    while trace is not None:
+        place = trace.tb_frame.f_code.co_filename, trace.tb_lineno
+        trace = trace.tb_next
+    return type(error).__qualname__, place
