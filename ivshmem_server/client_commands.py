@@ -14,7 +14,7 @@ import trio
 
 from ivshmem_server.peer import NoSuchPeerError
 from ivshmem_server.peer_changes import Change, PeerJoined
-from ivshmem_server.sizes import format_size
+from ivshmem_server.sizes import format_size, plural
 from protocol.io.command_line import UserError
 
 if TYPE_CHECKING:
@@ -71,11 +71,6 @@ def positive(text: str) -> int:
     if (value := number(text)) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' must be at least 1")
     return value
-
-
-def plural(count: int, noun: str) -> str:
-    """Return "1 vector", "2 vectors"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 # What is printed

@@ -16,12 +16,13 @@ import trio
 from ivshmem_server.daemon import Daemon, daemonize, pid_file
 from ivshmem_server.memory import MemoryUnavailableError, SharedMemory
 from ivshmem_server.qemu_args import libvirt_xml, qemu_args
-from ivshmem_server.server import IvshmemServer
+from ivshmem_server.server import DEFAULT_MAX_PEERS, IvshmemServer
 from ivshmem_server.server_options import PROGRAM, parse_options
-from ivshmem_server.status import format_status, read_status, serve_status, status_document
+from ivshmem_server.sizes import plural
+from ivshmem_server.status import NoStatusError, format_status, read_status, serve_status, status_document
 from protocol.io import (
     Listener,
-    SocketAccessError,
+    RemediedError,
     SocketInUseError,
     inherited_listener,
     listen,
@@ -40,11 +41,15 @@ from protocol.io.command_line import (
     open_standard_streams,
     print_result,
     raise_open_files_limit,
+    room_for_descriptors,
 )
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+
+LOOP_DESCRIPTORS = 16
+"""How many are left to the loop, to those who ask for the status, and to a client that is refused."""
 
 _log = logging.getLogger("ivshmem_server")
 
@@ -53,6 +58,7 @@ _REMEDIES = {
     errno.ENOENT: "create the directory first, or choose another path with {option}",
     errno.EROFS: "choose a directory that you may write to with {option}",
     errno.EEXIST: "remove it, or choose another path with {option}",
+    errno.EPERM: "its filesystem may know no sockets: choose a path on another with {option}",
 }
 
 
@@ -116,6 +122,7 @@ def _serve(options: argparse.Namespace, listener: Listener | None, daemon: Daemo
         status = (
             stack.enter_context(_listen_for_status(options.status_socket)) if options.status_socket else None
         )
+        _check_descriptors(options)
         if daemon:
             _write_pid_file(stack, options.pid_file)
         trio.run(_main, server, listener, status, daemon, received)
@@ -141,14 +148,27 @@ async def _main(
         nursery.cancel_scope.cancel()
 
 
+def _check_descriptors(options: argparse.Namespace) -> None:
+    """Raise UserError where the limit of open files has no room for a peer; warn of too little."""
+    limit, room = room_for_descriptors()
+    each = options.vectors + 1
+    peers = max(0, room - LOOP_DESCRIPTORS) // each
+    needs = f"a peer with {plural(options.vectors, 'vector')} takes {each} open files of the server's"
+    if not peers:
+        raise UserError(f"{needs}, of at most {limit}: raise the limit (ulimit -n), or give less with -n")
+    wanted = 2 if options.max_peers == DEFAULT_MAX_PEERS else options.max_peers
+    if peers < wanted:
+        _log.warning(
+            "%s, of at most %d: there is room for %s; raise the limit (ulimit -n)",
+            *(needs, limit, plural(peers, "peer")),
+        )
+
+
 def _announce(server: IvshmemServer, listener: Listener, daemon: Daemon | None) -> None:
     """Tell whoever waits for it that clients can connect now."""
     _log.info(
-        "listening on %s; %s; %d vector%s",
-        listener.path,
-        server.memory,
-        server.vectors,
-        "s"[: server.vectors != 1],
+        "listening on %s; %s; %s",
+        *(listener.path, server.memory, plural(server.vectors, "vector")),
     )
     notify(f"READY=1\nMAINPID={os.getpid()}")
     if daemon:
@@ -191,7 +211,7 @@ def _listen_for_status(path: str) -> Listener:
 def _cannot_listen(path: str, option: str, error: OSError) -> str:
     if isinstance(error, SocketInUseError):
         return f"socket {path} is in use by another server; stop it or choose another path with {option}"
-    if isinstance(error, SocketAccessError):
+    if isinstance(error, RemediedError):
         return f"cannot listen on '{path}': {error.strerror}; {error.remedy}"
     remedy = _REMEDIES.get(error.errno or 0, "choose another path with {option}").format(option=option)
     return f"cannot listen on '{path}': {error.strerror}; {remedy}"
@@ -232,8 +252,8 @@ def _print_status(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     try:
         status = read_status(options.path)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+    except (OSError, NoStatusError) as error:
+        reason = error.strerror or error if isinstance(error, OSError) else error
         return fail(
             PROGRAM,
             f"no status from {options.path}: {reason}; is a server running with --status-socket there?",

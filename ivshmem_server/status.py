@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ivshmem_server.sizes import format_size
+from ivshmem_server.sizes import format_size, plural
+from protocol.ivshmem import PROTOCOL_VERSION, Refusal
 
 if TYPE_CHECKING:
     from ivshmem_server.server import IvshmemServer
@@ -22,6 +23,10 @@ SEND_SECONDS = 5.0
 """How long a reader of the status may take."""
 
 READ_SECONDS = 10.0
+
+
+class NoStatusError(Exception):
+    """No server tells its status on a socket. The text says in a few words what is there instead."""
 
 
 def status_document(server: IvshmemServer, socket_path: str = "") -> dict[str, Any]:
@@ -80,16 +85,38 @@ async def _send_status(server: IvshmemServer, stream: FdStream, socket_path: str
 
 
 def read_status(path: str) -> dict[str, Any]:
-    """Return what the server says whose status socket is `path`. Raises OSError, ValueError."""
+    """Return what the server says whose status socket is `path`.
+
+    Raises OSError; NoStatusError where somebody else listens there, as soon as that shows.
+    """
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(READ_SECONDS)
         sock.connect(path)
         data = bytearray()
-        while chunk := sock.recv(65536):
-            data += chunk
-    document = json.loads(data)
+        try:
+            while chunk := sock.recv(65536):
+                data += chunk
+                if not data.startswith(b"{"):
+                    raise NoStatusError(_whose(data))
+        except TimeoutError:
+            raise NoStatusError(f"nothing came within {READ_SECONDS:g} s") from None
+    return _document(data)
+
+
+def _whose(data: bytearray) -> str:
+    """Say what began with `data`: an ivshmem server takes us for a peer, and begins with its version."""
+    if int.from_bytes(data[:8], "little", signed=True) in {PROTOCOL_VERSION, *Refusal}:
+        return "it is the socket for guests and other peers (-S)"
+    return "what came is no JSON"
+
+
+def _document(data: bytearray) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except ValueError:
+        document = None
     if not isinstance(document, dict) or "peers" not in document:
-        raise ValueError("what came is no status of an ivshmem server")
+        raise NoStatusError("what came is no status of an ivshmem server")
     return document
 
 
@@ -101,8 +128,8 @@ def format_status(status: dict[str, Any]) -> str:
         f"server   pid {status['pid']}, {status['socket'] or 'inherited socket'}",
         f"memory   {memory['kind']}{where}, {format_size(memory['size'])}",
         f"peers    {len(status['peers'])} of at most {status['max_peers']}, "
-        f"{status['vectors']} vector{'s' if status['vectors'] != 1 else ''} each"
-        + (f", {status['vacant_slots']} vacant slots" if status["sticky"] else ""),
+        f"{plural(status['vectors'], 'vector')} each"
+        + (f", {plural(status['vacant_slots'], 'vacant slot')}" if status["sticky"] else ""),
         "counters " + (", ".join(f"{name} {count}" for name, count in status["counters"].items()) or "none"),
     ]
     columns = ("id", "pid", "uid", "gid", "vectors", "queued")

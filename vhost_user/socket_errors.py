@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 
-from protocol.io import SocketAccessError
+from protocol.io import RemediedError
 
 _REMEDIES = {
     errno.EACCES: "choose a directory that you may write to",
     errno.EADDRINUSE: "stop it or choose another path",
     errno.EEXIST: "remove it or choose another path",
+    errno.EPERM: "its filesystem may know no sockets: choose a path on another",
     errno.EINVAL: "choose one",
     errno.ENAMETOOLONG: "choose a shorter one",
     errno.ENOENT: "create the directory first",
@@ -19,6 +20,6 @@ _REMEDIES = {
 
 def cause_and_remedy(error: OSError) -> str:
     """Return both, for the path of a socket to listen on or to connect to."""
-    if isinstance(error, SocketAccessError):
+    if isinstance(error, RemediedError):
         return f"{error.strerror}; {error.remedy}"
     return f"{error.strerror}; {_REMEDIES.get(error.errno or 0, 'choose another path')}"

@@ -5,8 +5,10 @@ from protocol.io.eventfd import EventFd
 from protocol.io.hang_up import has_hung_up, until_hung_up
 from protocol.io.listener import (
     Listener,
+    RemediedError,
     SocketAccessError,
     SocketInUseError,
+    SocketOfAnotherError,
     inherited_listener,
     listen,
     systemd_listener,
@@ -20,8 +22,10 @@ __all__ = [
     "EventFd",
     "FdStream",
     "Listener",
+    "RemediedError",
     "SocketAccessError",
     "SocketInUseError",
+    "SocketOfAnotherError",
     "connect",
     "has_hung_up",
     "inherited_listener",

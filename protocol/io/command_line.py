@@ -122,3 +122,14 @@ def raise_open_files_limit() -> None:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with contextlib.suppress(OSError, ValueError):  # where fs.nr_open was lowered since, it stays as it is
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def room_for_descriptors() -> tuple[int, int]:
+    """Return how many files this process may have open, and how many of these are not open yet."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    try:
+        lowest = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # as good as a count: all below are open
+    except OSError:
+        return limit, 0
+    os.close(lowest)
+    return limit, limit - lowest

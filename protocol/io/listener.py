@@ -36,7 +36,23 @@ class SocketInUseError(OSError):
         super().__init__(errno.EADDRINUSE, "another server listens there", path)
 
 
-class SocketAccessError(OSError):
+class RemediedError(OSError):
+    """A socket cannot be had for a reason that has a remedy of its own: `remedy`, in words for the user."""
+
+    remedy = ""
+
+
+class SocketOfAnotherError(RemediedError):
+    """A dead process of another user left its socket there, and we may not remove it."""
+
+    remedy = "have it removed, or choose another path"
+
+    def __init__(self, number: int, path: str, owner: int) -> None:
+        text = f"a socket is left there that only its owner, user {owner}, or root may remove"
+        super().__init__(number, text, path)
+
+
+class SocketAccessError(RemediedError):
     """A socket cannot have the owner, the group or the mode that was asked for."""
 
     remedy = "run it as root, or leave out --owner and --group; a group that you are in needs no root"
@@ -107,8 +123,8 @@ def listen(
 
     `mode` (permission bits), `owner` and `group` (numbers, -1 leaves them) are in force before
     anybody can connect; without `mode` the umask decides. Raises SocketInUseError where somebody
-    listens there, SocketAccessError where these cannot be set, OSError otherwise. The caller closes
-    the listener.
+    listens there, SocketAccessError where these cannot be set, SocketOfAnotherError where what is left
+    there is not ours to replace, OSError otherwise. The caller closes the listener.
     """
     check_path(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -186,18 +202,29 @@ def _bind(sock: socket.socket, path: str) -> None:
 
 def _remove_stale(path: str) -> None:
     """Remove the socket that a dead process left at `path`. Raises SocketInUseError, OSError."""
-    if not stat.S_ISSOCK(Path(path).lstat().st_mode):
+    status = Path(path).lstat()
+    if not stat.S_ISSOCK(status.st_mode):
         raise OSError(errno.EEXIST, "something that is no socket is there", path)
     # A datagram socket cannot connect to a stream socket: the kernel says whether one is alive
     # there, and the server that owns it never sees a client come and go.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         error = probe.connect_ex(path)
     if error == errno.ECONNREFUSED:
-        Path(path).unlink()
+        _unlink(path, status.st_uid)
     elif error == errno.EACCES:
-        raise OSError(errno.EEXIST, "a socket is there that we may not connect to", path)
+        whose = "" if status.st_uid == os.geteuid() else f", of user {status.st_uid}"
+        raise OSError(errno.EEXIST, f"a socket is there that we may not connect to{whose}", path)
     else:
         raise SocketInUseError(path)
+
+
+def _unlink(path: str, owner: int) -> None:
+    try:
+        Path(path).unlink()
+    except PermissionError as error:
+        if error.errno != errno.EPERM or owner == os.geteuid():
+            raise
+        raise SocketOfAnotherError(errno.EPERM, path, owner) from None  # in a sticky directory, as /tmp
 
 
 @contextlib.contextmanager

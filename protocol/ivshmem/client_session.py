@@ -214,6 +214,8 @@ _HANDLERS = {
 
 
 def _wrong_version(value: int) -> str:
+    if value > MAX_ID and value & 0xFF == ord("{"):
+        return "what came is JSON: this is a server's --status-socket, give its -S"
     return f"the server speaks protocol version {value}; this client knows version {PROTOCOL_VERSION} only"
 
 

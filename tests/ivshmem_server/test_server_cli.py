@@ -20,7 +20,9 @@ from xml.etree import ElementTree
 import pytest
 import trio
 
+from ivshmem_server.status import NoStatusError, format_status, read_status
 from protocol import __version__
+from tests.ivshmem_server.client_program import error
 from tests.ivshmem_server.clients import Client
 from tests.rig.hidden import each_way, launcher, with_hidden_proc
 from tests.rig.process import CLOSED, start
@@ -29,7 +31,6 @@ from tests.rig.server import start_server
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.rig.server import RunningServer
 
 COMMAND = [sys.executable, "-m", "ivshmem_server.server_cli"]
 
@@ -331,19 +332,22 @@ def test_socket_of_systemd_has_the_mode_that_its_unit_says(tmp_path: Path) -> No
 OTHER = 4711
 """A user and a group that nobody has."""
 
-_DUMP_AS_OTHER = """\
+_AS_OTHER = """\
 import os, sys
-from ivshmem_server.client_cli import main
-os.setgroups([int(group) for group in sys.argv[2].split(",") if group])
-os.setgid(int(sys.argv[1]))
-os.setuid(int(sys.argv[1]))
-sys.exit(main(["dump", "-S", sys.argv[3]]))
+from ivshmem_server import client_cli, server_cli
+_, program, user, groups, *arguments = sys.argv
+os.setgroups([int(group) for group in groups.split(",") if group])
+os.setgid(int(user))
+os.setuid(int(user))
+sys.exit(globals()[program].main(arguments))
 """
 
 
-async def dump_as_other(server: RunningServer, groups: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a client as the user OTHER, who may not be able to read Python itself."""
-    argv = [sys.executable, "-c", _DUMP_AS_OTHER, str(OTHER), groups, str(server.socket)]
+async def run_as_other(
+    program: str, *arguments: object, groups: str = ""
+) -> subprocess.CompletedProcess[bytes]:
+    """Run client_cli or server_cli as the user OTHER, who may not be able to read Python itself."""
+    argv = [sys.executable, "-c", _AS_OTHER, program, str(OTHER), groups, *map(str, arguments)]
     return await trio.run_process(argv, capture_stdout=True, capture_stderr=True, check=False)
 
 
@@ -372,7 +376,7 @@ async def test_groups_of_a_client_count_as_they_do_for_files(
 ) -> None:
     directory.chmod(0o755)
     async with start_server(directory, "--mode", "0666", *allowed, memfd=True) as server:
-        done = await dump_as_other(server, groups)
+        done = await run_as_other("client_cli", "dump", "-S", server.socket, groups=groups)
     assert done.stdout.startswith(b"us: peer 0") == admitted, done
     assert (b"the server refused: the server does not allow this" in done.stderr) != admitted, done
 
@@ -382,7 +386,7 @@ async def test_refusal_names_user_group_and_groups(directory: Path) -> None:
     directory.chmod(0o755)
     options = ["--mode", "0666", "--allow-gid", "4712", "--log-format", "json"]
     async with start_server(directory, *options, memfd=True) as server:
-        done = await dump_as_other(server, "4714,4713")
+        done = await run_as_other("client_cli", "dump", "-S", server.socket, groups="4714,4713")
         log = server.program.output()
     assert b"the server does not allow this user or group (--allow-uid, --allow-gid)" in done.stderr
     [refused] = [json.loads(line) for line in log.splitlines() if '"refused"' in line]
@@ -409,6 +413,79 @@ async def test_memory_in_use_is_told_as_such_where_proc_is_hidden(tmp_path: Path
         argv = [*launcher(hide), *COMMAND, "-F", "-S", f"{tmp_path}/second", "-M", tmp_path.name]
         done = await trio.run_process(argv, capture_stderr=True, check=False)
     assert f"{tmp_path.name} is in use by another server; stop it or choose" in done.stderr.decode()
+
+
+@for_root
+async def test_socket_that_another_user_left_is_told_as_such(directory: Path) -> None:
+    directory.chmod(0o1777)
+    path = directory / "socket"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    path.chmod(0o666)
+    done = await run_as_other("server_cli", "-F", "--memfd", "-S", path)
+    assert done.returncode == 1
+    assert done.stderr.decode() == (
+        f"ivshmem-server: cannot listen on '{path}': a socket is left there that only its owner, user 0, or"
+        " root may remove; have it removed, or choose another path\n"
+    )
+
+
+async def test_status_of_the_socket_for_guests_says_at_once_what_that_is(tmp_path: Path) -> None:
+    async with start_server(tmp_path, "-n", "3", memfd=True) as server:
+        argv = [*COMMAND, "status", str(server.socket)]
+        done = await trio.run_process(argv, capture_stdout=True, capture_stderr=True, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert (
+        b"it is the socket for guests and other peers (-S); is a server running with --status" in done.stderr
+    )
+
+
+async def test_status_of_one_who_says_nothing_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(f"{tmp_path}/silent")
+        silent.listen()
+        monkeypatch.setattr("ivshmem_server.status.READ_SECONDS", 0.01)
+        with pytest.raises(NoStatusError, match=r"nothing came within 0\.01 s"):
+            read_status(f"{tmp_path}/silent")
+
+
+async def test_client_of_the_status_socket_is_told_what_that_is(tmp_path: Path) -> None:
+    async with start_server(tmp_path, memfd=True) as server:
+        said = await error("dump", "-S", server.status_socket)
+    assert "what came is JSON: this is a server's --status-socket, give its -S" in said
+
+
+async def test_status_counts_one_slot_as_one(tmp_path: Path) -> None:
+    async with start_server(tmp_path, "--sticky", memfd=True) as server:
+        (await Client.joined(server.socket)).close()
+        await server.until_peers()
+        text = format_status(await server.status())
+    assert "peers    0 of at most 65536, 1 vector each, 1 vacant slot\n" in text
+
+
+FEW_FILES = ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh"]
+"""Runs the command behind it with room for 256 open files."""
+
+
+def test_more_vectors_than_files_can_be_open_are_refused(tmp_path: Path) -> None:
+    argv = [*FEW_FILES, *COMMAND, "-F", "--memfd", "-S", f"{tmp_path}/socket", "-n", "300"]
+    said = one_line_error(subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False))
+    assert "a peer with 300 vectors takes 301 open files of the server's, of at most 256: raise" in said
+
+
+@pytest.mark.parametrize(("vectors", "options", "peers"), [(200, [], 1), (60, ["--max-peers", "8"], 3)])
+async def test_room_for_fewer_peers_than_wanted_is_told_and_true(
+    tmp_path: Path, vectors: int, options: list[str], peers: int
+) -> None:
+    options = ["-n", str(vectors), *options]
+    async with start_server(tmp_path, *options, memfd=True, launcher=FEW_FILES) as server:
+        assert f"there is room for {peers} peer" in server.program.output()
+        joined = [await Client.joined(server.socket, vectors) for _ in range(peers)]
+        assert [client.id for client in joined] == list(range(peers))
+        for client in joined:
+            client.close()
 
 
 def test_inherited_socket(tmp_path: Path) -> None:

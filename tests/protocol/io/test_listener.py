@@ -285,5 +285,16 @@ def test_socket_that_we_may_not_connect_to(directory: Path, path: Path) -> None:
     directory.chmod(0o777)
     number, text = run_child(programs.listen_as_nobody, str(path))
     assert number == errno.EEXIST
-    assert "a socket is there that we may not connect to" in text
+    assert "a socket is there that we may not connect to, of user 0" in text
+    assert path.is_socket()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs a socket of another user, which root can make")
+def test_socket_of_another_user_in_a_sticky_directory(directory: Path, path: Path) -> None:
+    leave_stale(path)
+    path.chmod(0o666)
+    directory.chmod(0o1777)
+    number, text = run_child(programs.listen_as_nobody, str(path))
+    assert number == errno.EPERM
+    assert "a socket is left there that only its owner, user 0, or root may remove" in text
     assert path.is_socket()
