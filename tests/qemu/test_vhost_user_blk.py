@@ -83,6 +83,18 @@ async def test_driver_learns_what_the_disk_is_like(directory: Path) -> None:
         assert await config(guest, NUM_QUEUES, 2) == 2
 
 
+@pytest.mark.parametrize("cache", ["none", "writeback"])
+async def test_sector_size_is_what_was_asked_for(directory: Path, cache: str) -> None:
+    """Requests are in sectors of 512 bytes all the same (virtio 1.2, section 5.2.4)."""
+    async with start(directory, "--logical-block-size", "4096", "--cache", cache) as setup:
+        assert await config(setup.guest, BLK_SIZE_FIELD, 4) == 4096
+        assert await config(setup.guest, TOPOLOGY_FIELD, 1) == 0
+        assert await config(setup.guest, CAPACITY, 8) == SECTORS
+        queue = await ready(setup.guest)
+        assert await write(queue, 3, b"x" * 1024) == OK
+        assert await read(queue, 2, 2048) == CONTENT[1024:1536] + b"x" * 1024 + CONTENT[2560:3072]
+
+
 async def test_flush_and_get_id(directory: Path) -> None:
     async with start(directory, "--serial", "disk 0001") as setup:
         queue = await ready(setup.guest)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import threading
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
+from protocol.virtio.blk import SECTOR_SIZE
 from vhost_user.chain import Readable, Writable
-from vhost_user.devices.blk_file import FileDisk, aligned_buffer, length_of
+from vhost_user.devices.blk_file import FileDisk, aligned_buffer, length_of, read_all, write_all
+from vhost_user.devices.blk_ranges import RangeLock
+from vhost_user.devices.blk_sizes import direct_alignment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from protocol.fds import OwnedFd
 
@@ -20,15 +23,35 @@ if TYPE_CHECKING:
 class DirectDisk(FileDisk):
     """A `Disk` around the host's page cache (O_DIRECT): every request waits for the medium.
 
-    Where the driver's buffers or sectors are not aligned as the host needs it, data are copied.
+    What the host needs aligned is its affair, and no driver notices: where buffers or sectors are not,
+    data are copied, and where a request has parts of blocks only, the blocks are read first, and nobody
+    else changes them meanwhile. What is beyond the last whole block of a file cannot be written around
+    the page cache without making it longer: it goes through the cache, to the medium and out of it again.
     """
 
     is_direct = True
 
-    def __init__(self, fd: OwnedFd, *, read_only: bool = False) -> None:
-        """Own `fd`, which has O_DIRECT set, unless this raises: ValueError, OSError."""
-        super().__init__(fd, read_only=read_only)
-        self._parts_of_blocks = threading.Lock()
+    def __init__(
+        self,
+        fd: OwnedFd,
+        direct: OwnedFd,
+        *,
+        read_only: bool = False,
+        logical_block_size: int | None = None,
+        alignment: int | None = None,
+    ) -> None:
+        """Own `fd` and `direct`, the same file without O_DIRECT and with it, unless this raises.
+
+        `alignment` is what places and lengths must be a multiple of; by default it is found out. Raises
+        ValueError and OSError, as FileDisk does.
+        """
+        super().__init__(fd, read_only=read_only, logical_block_size=logical_block_size)
+        self._direct = direct.fileno()
+        self.alignment = alignment or direct_alignment(self._direct)
+        self.block_sizes = self.block_sizes.at_least(self.alignment)
+        self._ranges = RangeLock() if self.alignment > SECTOR_SIZE else None
+        """Who is at work where; None where no request can have a part of a block only."""
+        self._direct_owner = direct
 
     def read_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
         """Raise BlockingIOError: nothing is in memory."""
@@ -42,10 +65,14 @@ class DirectDisk(FileDisk):
         """Fill all the buffers."""
         length = length_of(buffers)
         start, end = self._blocks(offset, length)
-        if end - start == length and _succeeds_aligned(partial(super().read, buffers, offset)):
+        if end > self.size:
+            with self._hold(start, end, alone=True), self._uncached(start, end):
+                super().read(buffers, offset)
+            return
+        if end - start == length and _succeeds_aligned(partial(read_all, self._direct, buffers, offset)):
             return
         copy = aligned_buffer(end - start)
-        super().read([copy], start)
+        read_all(self._direct, [copy], start)
         Writable(buffers, length).write(copy[offset - start :])
 
     def write(self, buffers: Sequence[memoryview], offset: int, *, stable: bool = False) -> None:
@@ -53,19 +80,59 @@ class DirectDisk(FileDisk):
         length = length_of(buffers)
         start, end = self._blocks(offset, length)
         is_whole = end - start == length
-        if is_whole and _succeeds_aligned(partial(super().write, buffers, offset, stable=stable)):
-            return
-        copy = aligned_buffer(end - start)
-        with contextlib.nullcontext() if is_whole else self._parts_of_blocks:
+        with self._hold(start, end, alone=not is_whole):
+            if end > self.size:
+                with self._uncached(start, end):
+                    super().write(buffers, offset, stable=True)
+                return
+            write = partial(write_all, self._direct, stable=stable)
+            if is_whole and _succeeds_aligned(partial(write, buffers, offset)):
+                return
+            copy = aligned_buffer(end - start)
             if not is_whole:
-                super().read([copy], start)
+                self._read_ends(copy, start)
             copy[offset - start :][:length] = Readable(buffers, length).read()
-            super().write([copy], start, stable=stable)
+            write([copy], start)
+
+    def discard(self, offset: int, length: int) -> None:
+        """Free the space, where the host can."""
+        with self._hold(*self._blocks(offset, length)):
+            super().discard(offset, length)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._direct_owner.close()
+        super().close()
+
+    def _zero_range(self, offset: int, length: int, *, unmap: bool) -> bool:
+        with self._hold(*self._blocks(offset, length)):
+            return super()._zero_range(offset, length, unmap=unmap)
+
+    def _hold(self, start: int, end: int, *, alone: bool = False) -> contextlib.AbstractContextManager[None]:
+        """Keep others away who would change parts of these blocks, or all who change them."""
+        return _NOBODY if self._ranges is None else self._ranges.hold(start, end, alone=alone)
+
+    @contextlib.contextmanager
+    def _uncached(self, start: int, end: int) -> Iterator[None]:
+        """Leave nothing in the page cache that the block has brought there."""
+        try:
+            yield
+        finally:
+            os.posix_fadvise(self.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
+
+    def _read_ends(self, copy: memoryview, start: int) -> None:
+        """Read the first and the last block, of which something may stay as it is."""
+        last = len(copy) - self.alignment
+        for place in {0, last}:
+            read_all(self._direct, [copy[place:][: self.alignment]], start + place)
 
     def _blocks(self, offset: int, length: int) -> tuple[int, int]:
         """Return where the blocks start and end that hold `length` bytes at `offset`."""
-        block = self.block_sizes.logical
+        block = self.alignment
         return offset // block * block, -(-(offset + length) // block) * block
+
+
+_NOBODY = contextlib.nullcontext()
 
 
 def _succeeds_aligned(transfer: Callable[[], None]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -84,37 +85,58 @@ class Disk(Protocol):
         """Let go of it."""
 
 
-def open_disk(path: str, *, read_only: bool = False, direct: bool = False, raw: bool = False) -> FileDisk:
+def open_disk(
+    path: str,
+    *,
+    read_only: bool = False,
+    direct: bool = False,
+    raw: bool = False,
+    logical_block_size: int | None = None,
+) -> FileDisk:
     """Open a raw file or a block device; `direct` goes around the page cache. The caller closes it.
 
     What looks like another format than a raw disk is refused, unless it is meant to be served byte by
-    byte, `raw`. Raises DiskUnavailableError.
+    byte, `raw`. `logical_block_size` is the disk's sector size, by default that of the block device, and
+    512 for a file. Raises DiskUnavailableError.
     """
-    flags = (os.O_RDONLY if read_only else os.O_RDWR) | (os.O_DIRECT if direct else 0)
+    flags = os.O_RDONLY if read_only else os.O_RDWR
+    with contextlib.ExitStack() as stack:
+        fds = [_open(path, flags, stack)]
+        if direct:
+            fds.append(_open(path, flags | os.O_DIRECT, stack))
+        try:
+            kind = DirectDisk if direct else FileDisk
+            disk = kind(*fds, read_only=read_only, logical_block_size=logical_block_size)
+            _check(disk, path, raw=raw)
+        except (OSError, ValueError) as error:
+            raise DiskUnavailableError(f"{path} cannot be a disk: {error}") from None
+        stack.pop_all()
+    return disk
+
+
+def _open(path: str, flags: int, stack: contextlib.ExitStack) -> OwnedFd:
     try:
         fd = OwnedFd(os.open(path, flags | os.O_CLOEXEC))
     except OSError as error:
         raise DiskUnavailableError(
             f"cannot open {path or EMPTY}: {error.strerror}{_remedy(error, path)}"
         ) from None
-    try:
-        disk = (DirectDisk if direct else FileDisk)(fd, read_only=read_only)
-        if not raw and (kind := recognise(*disk.ends(HEAD_SIZE, TAIL_SIZE))) is not None:
-            raise DiskUnavailableError(kind.complaint(path))
-        if not disk.size:
-            what = "has not one whole block" if disk.rest else "is empty"
-            raise DiskUnavailableError(f"{path} {what}; give it a size, as with: truncate -s 1G {path}")
-        if disk.rest:
-            _log.warning(
-                "%s: its last %d bytes are less than a block of %d, and the guest does not see them",
-                *(path, disk.rest, disk.block_sizes.logical),
-            )
-    except BaseException as error:
-        fd.close()
-        if isinstance(error, OSError | ValueError):
-            raise DiskUnavailableError(f"{path} cannot be a disk: {error}") from None
-        raise
-    return disk
+    stack.callback(fd.close)
+    return fd
+
+
+def _check(disk: FileDisk, path: str, *, raw: bool) -> None:
+    """Raise DiskUnavailableError where there is no disk in the file."""
+    if not raw and (kind := recognise(*disk.ends(HEAD_SIZE, TAIL_SIZE))) is not None:
+        raise DiskUnavailableError(kind.complaint(path))
+    if not disk.size:
+        what = "has not one whole block" if disk.rest else "is empty"
+        raise DiskUnavailableError(f"{path} {what}; give it a size, as with: truncate -s 1G {path}")
+    if disk.rest:
+        _log.warning(
+            "%s: its last %d bytes are less than a block of %d, and the guest does not see them",
+            *(path, disk.rest, disk.block_sizes.logical),
+        )
 
 
 def _remedy(error: OSError, path: str) -> str:

@@ -12,10 +12,9 @@ import stat
 import struct
 from typing import TYPE_CHECKING
 
-from protocol.virtio.blk import SECTOR_SIZE
 from vhost_user.chain import Readable
 from vhost_user.devices.blk_sharing import SharedReader, processors
-from vhost_user.devices.blk_sizes import PAGE_SIZE, BlockSizes, device_block_sizes, filesystem_block_size
+from vhost_user.devices.blk_sizes import block_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -48,8 +47,13 @@ class FileDisk:
 
     is_direct = False
 
-    def __init__(self, fd: OwnedFd, *, read_only: bool = False) -> None:
-        """Own `fd` from now on, unless this raises OSError, or ValueError for what can be no disk."""
+    def __init__(
+        self, fd: OwnedFd, *, read_only: bool = False, logical_block_size: int | None = None
+    ) -> None:
+        """Own `fd` from now on, unless this raises OSError, or ValueError for what can be no disk.
+
+        `logical_block_size` is by default that of the device, and 512 for a file.
+        """
         status = os.fstat(fd.fileno())
         self._is_block_device = stat.S_ISBLK(status.st_mode)
         if not self._is_block_device and not stat.S_ISREG(status.st_mode):
@@ -65,10 +69,7 @@ class FileDisk:
             self._read_flags = 0
         self._shared_reader: SharedReader | None = None
         self.shares_reads = not self.is_direct and processors() > 1
-        if self._is_block_device:
-            self.block_sizes = device_block_sizes(self._fd)
-        else:
-            self.block_sizes = BlockSizes(filesystem_block_size(status) if self.is_direct else SECTOR_SIZE)
+        self.block_sizes = block_sizes(self._fd, logical_block_size)
         self.size = 0
         self.rest = 0
         """Bytes after the last whole block, which are no part of the disk."""
@@ -81,14 +82,7 @@ class FileDisk:
     def ends(self, head: int, tail: int) -> tuple[bytes, bytes]:
         """Return the first and the last bytes of the file, so many if there are. Raises OSError."""
         size = self.size + self.rest
-        return self._peek(0, head), self._peek(max(size - tail, 0), tail)
-
-    def _peek(self, offset: int, length: int) -> bytes:
-        """Return up to `length` bytes, also of what is no whole block; in whole pages, for O_DIRECT."""
-        skipped = offset % PAGE_SIZE
-        room = aligned_buffer(-(-(skipped + length) // PAGE_SIZE) * PAGE_SIZE)
-        count = os.preadv(self._fd, [room], offset - skipped)
-        return bytes(room[skipped:count][:length])
+        return os.pread(self._fd, head, 0), os.pread(self._fd, tail, max(size - tail, 0))
 
     def read_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
         """Read what is in memory of `length` bytes; return how much. Raises OSError for nothing."""
@@ -115,22 +109,11 @@ class FileDisk:
 
     def read(self, buffers: Sequence[memoryview], offset: int) -> None:
         """Fill all the buffers."""
-        rest = Readable(buffers, length_of(buffers))
-        while rest.remaining:
-            done = os.preadv(self._fd, rest.buffers[:_IOV_MAX], offset)
-            if not done:
-                raise OSError(errno.EIO, "the disk has become smaller")
-            rest.advance(done)
-            offset += done
+        read_all(self._fd, buffers, offset)
 
     def write(self, buffers: Sequence[memoryview], offset: int, *, stable: bool = False) -> None:
         """Write all the buffers. A `stable` write has reached the medium when this returns."""
-        flags = os.RWF_DSYNC if stable else 0
-        rest = Readable(buffers, length_of(buffers))
-        while rest.remaining:
-            done = os.pwritev(self._fd, rest.buffers[:_IOV_MAX], offset, flags)
-            rest.advance(done)
-            offset += done
+        write_all(self._fd, buffers, offset, stable=stable)
 
     def flush(self) -> None:
         """Bring to the medium what was written."""
@@ -146,14 +129,20 @@ class FileDisk:
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """Let what is there read as zeroes, as cheaply as the host can; with `unmap` by freeing the space."""
-        for mode in (_PUNCH_HOLE, _ZERO_RANGE) if unmap else (_ZERO_RANGE,):
-            with contextlib.suppress(_CannotError):
-                _fallocate(self._fd, mode, offset, length)
-                return
+        if self._zero_range(offset, length, unmap=unmap):
+            return
         zeroes = aligned_buffer(min(length, _ZEROES))
         end = offset + length
         for start in range(offset, end, _ZEROES):
             self.write([zeroes[: end - start]], start)
+
+    def _zero_range(self, offset: int, length: int, *, unmap: bool) -> bool:
+        """Have the host make zeroes; return False where it cannot."""
+        for mode in (_PUNCH_HOLE, _ZERO_RANGE) if unmap else (_ZERO_RANGE,):
+            with contextlib.suppress(_CannotError):
+                _fallocate(self._fd, mode, offset, length)
+                return True
+        return False
 
     def measure(self) -> bool:
         """Look at the size again; return whether it has changed. Raises OSError."""
@@ -168,6 +157,27 @@ class FileDisk:
         if self._shared_reader is not None:
             self._shared_reader.close()
         self._owner.close()
+
+
+def read_all(fd: int, buffers: Sequence[memoryview], offset: int) -> None:
+    """Fill all the buffers from a file. Raises OSError, also where it ends before."""
+    rest = Readable(buffers, length_of(buffers))
+    while rest.remaining:
+        done = os.preadv(fd, rest.buffers[:_IOV_MAX], offset)
+        if not done:
+            raise OSError(errno.EIO, "the disk has become smaller")
+        rest.advance(done)
+        offset += done
+
+
+def write_all(fd: int, buffers: Sequence[memoryview], offset: int, *, stable: bool = False) -> None:
+    """Write all the buffers to a file; if `stable`, to its medium. Raises OSError."""
+    flags = os.RWF_DSYNC if stable else 0
+    rest = Readable(buffers, length_of(buffers))
+    while rest.remaining:
+        done = os.pwritev(fd, rest.buffers[:_IOV_MAX], offset, flags)
+        rest.advance(done)
+        offset += done
 
 
 class _CannotError(OSError):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from protocol.virtio.blk import ID_SIZE
+from protocol.virtio.blk import ID_SIZE, SECTOR_SIZE
 from protocol.virtio.split import MAX_SIZE, is_power_of_two
 from vhost_user.devices.blk_disk import open_disk
 from vhost_user.devices.blk_faults import SYNTAX, FaultFile, parse_fault
 from vhost_user.devices.blk_locking import ImageLock
+from vhost_user.devices.blk_sizes import PAGE_SIZE
 from vhost_user.options import parsed_by, whole_number
 
 if TYPE_CHECKING:
@@ -56,6 +57,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="none: around the host's page cache, with O_DIRECT (default: %(default)s)",
     )
     parser.add_argument(
+        "--logical-block-size",
+        type=_block_size,
+        metavar="BYTES",
+        help=f"the disk's sector size, {SECTOR_SIZE} to {PAGE_SIZE}"
+        f" (default: {SECTOR_SIZE} for a file, its own for a block device)",
+    )
+    parser.add_argument(
         "--serial",
         type=_serial,
         default=DEFAULT_SERIAL,
@@ -94,6 +102,7 @@ def disk_from(options: argparse.Namespace) -> FileDisk:
         read_only=options.read_only,
         direct=options.cache == "none",
         raw=options.format is not None,
+        logical_block_size=options.logical_block_size,
     )
 
 
@@ -128,6 +137,12 @@ def _format(text: str) -> str:
 def _queue_size(text: str) -> int:
     if not text.isdecimal() or not 4 <= int(text) <= MAX_SIZE or not is_power_of_two(int(text)):
         raise argparse.ArgumentTypeError(f"'{text}' is no power of two from 4 to {MAX_SIZE}")
+    return int(text)
+
+
+def _block_size(text: str) -> int:
+    if not text.isdecimal() or not SECTOR_SIZE <= int(text) <= PAGE_SIZE or not is_power_of_two(int(text)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no power of two from {SECTOR_SIZE} to {PAGE_SIZE}")
     return int(text)
 
 

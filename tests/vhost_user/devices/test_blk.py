@@ -162,6 +162,15 @@ def test_configuration_says_what_the_disk_and_the_options_are(blk: Blk) -> None:
     assert blk.read_config(20, 4) == (512).to_bytes(4, "little")
 
 
+def test_sector_size_is_the_disk_s_whatever_the_host_s(image: Path) -> None:
+    with closing(Blk(open_disk(str(image), logical_block_size=4096))) as blk:
+        now = config(blk)
+    assert (now.capacity, now.blk_size, now.physical_block_exp) == (SECTORS, 4096, 0)
+    assert now.discard_sector_alignment == 8
+    with closing(Blk(open_disk(str(image), logical_block_size=1024))) as blk:
+        assert (config(blk).blk_size, config(blk).physical_block_exp) == (1024, 2)
+
+
 def test_rule_22_configuration_space_can_be_asked_for(blk: Blk) -> None:
     """QEMU's blk does not start without it."""
     assert ProtocolFeature.CONFIG in blk.offered_protocol_features
@@ -385,6 +394,10 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
         (["-b", "DISK", "--num-queues", "0"], "'0' is no number from 1 to"),
         (["-b", "DISK", "--queue-size", "100"], "'100' is no power of two from 4 to 32768"),
         (["-b", "DISK", "--cache", "writethrough"], "invalid choice: 'writethrough'"),
+        (["-b", "DISK", "--logical-block-size", "256"], "'256' is no power of two from 512 to 4096"),
+        (["-b", "DISK", "--logical-block-size", "1536"], "'1536' is no power of two from 512 to 4096"),
+        (["-b", "DISK", "--logical-block-size", "8192"], "'8192' is no power of two from 512 to 4096"),
+        (["-b", "DISK", "--logical-block-size", "4096"], "has not one whole block; give it a size"),
         (["-b", "DISK", "--serial", "x" * 21], "is no text of at most 20 ASCII characters"),
         (["-b", "DISK", "--serial", "ü"], "is no text of at most 20 ASCII characters"),
         (["-b", "DISK", "--format", "qcow2"], "'qcow2' is not served, only raw is; make a raw disk of it"),
@@ -412,7 +425,7 @@ def test_wrong_use_ends_in_one_line_that_says_what_to_do(
 
 def test_help_names_every_option() -> None:
     out = run("--help").stdout
-    names = "blk-file format read-only num-queues queue-size cache serial fault fault-file"
+    names = "blk-file format read-only num-queues queue-size cache logical-block-size serial fault fault-file"
     for option in ["-b", "-r", *(f"--{name}" for name in names.split())]:
         assert re.search(rf"(?<![\w-]){option}\b", out), option
 

@@ -303,14 +303,6 @@ def test_direct_file_is_read_and_written(image: Path) -> None:
         assert content(disk) == expected
 
 
-def test_direct_file_on_an_unknown_device_is_used_in_pages(
-    monkeypatch: pytest.MonkeyPatch, image: Path
-) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda *_: (_ for _ in ()).throw(FileNotFoundError))
-    with closing(open_disk(str(image), direct=True)) as disk:
-        assert disk.block_sizes.logical == 4096
-
-
 @pytest.mark.parametrize(
     ("make", "options", "said"),
     [
