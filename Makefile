@@ -2,6 +2,7 @@
 #   make demo    two real QEMU guests and a host process share memory and ring each other
 #   make guest   a shell in a real Linux guest, with the devices that DEVICES= tells QEMU of
 #   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest; quicker with -j3 -O
+#   make test-all  the same, with User Mode Linux, programs of other people's, and older QEMUs: what CI runs
 #   make fuzz    any bytes to everything that takes bytes, FUZZ_SECONDS= to each target, 600 by default
 #   make uml     builds User Mode Linux for the tests that are left out without it (two minutes, once)
 #   make bench   speed: disks beside QEMU's storage daemon, network cards beside QEMU's own, the ivshmem
@@ -15,23 +16,28 @@ RUN = $(VENV)/bin
 SOURCES = protocol ivshmem_server vhost_user tests examples
 
 # What CI never leaves out.
-UML = $(if $(CI),uml)
+UML = $(if $(CI)$(filter test-all,$(MAKECMDGOALS)),uml)
 
 # What tests need besides.
-TESTS = $(if $(filter test,$(MAKECMDGOALS)),--tests)
+TESTS = $(if $(filter test test-all,$(MAKECMDGOALS)),--tests)
 
-# Tests that need neither QEMU nor a guest.
-UNIT = not qemu and not guest and not uml
+# Tests that need neither QEMU nor a guest, and those that need both.
+UNIT = not qemu and not guest and not uml and not peers
+GUEST = (qemu or guest) and not peers
+
+# The platforms that all is to be tested on, and those of them that `make test` leaves out.
+PLATFORMS := $(shell $(PYTHON) -m tests.rig.platforms)
+OTHERS = $(filter-out $(or $(QEMU_COMPANION_PLATFORM),$(firstword $(PLATFORMS))),$(PLATFORMS))
 
 # PYTEST_OPTIONS may choose nothing of one part of the tests: pytest ends with 5 then.
 NONE = $(if $(PYTEST_OPTIONS),|| [ $$? -eq 5 ])
 
-.PHONY: help setup demo guest test lint uml unit unit-tests guest-tests uml-tests fuzz bench clean
+.PHONY: help setup demo guest test test-all lint uml unit unit-tests guest-tests uml-tests peer-tests fuzz bench clean
 
 help:
 	@sed -n '2,/^$$/s/^# //p' Makefile
 
-# Debian packages that are missing; the guest's kernel, unpacked into .cache and not installed.
+# Debian packages that are missing; QEMU and the guest's kernel, unpacked into .cache and not installed.
 setup: $(VENV)/.done
 	@$(PYTHON) -m tests.rig.setup $(TESTS)
 
@@ -51,12 +57,23 @@ guest: setup
 
 test: lint $(UML) unit-tests guest-tests uml-tests
 
+test-all: test peer-tests $(OTHERS:%=guest-tests-on-%)
+
 # The parts of the tests, which may run side by side.
 unit-tests: setup
 	$(RUN)/python -m pytest -m '$(UNIT)' $(PYTEST_OPTIONS) $(NONE)
 
 guest-tests: setup
-	tests/rig/own-shm $(RUN)/python -m pytest -m 'qemu or guest' $(PYTEST_OPTIONS) $(NONE)
+	tests/rig/own-shm $(RUN)/python -m pytest -m '$(GUEST)' $(PYTEST_OPTIONS) $(NONE)
+
+# The same on another platform: make guest-tests-on-debian13-backports
+guest-tests-on-%: setup
+	@QEMU_COMPANION_PLATFORM=$* $(PYTHON) -m tests.rig.setup
+	QEMU_COMPANION_PLATFORM=$* tests/rig/own-shm $(RUN)/python -m pytest -m '$(GUEST)' $(PYTEST_OPTIONS) $(NONE)
+
+# Back-ends and front-ends of other people's, with ours at their other end.
+peer-tests: setup
+	tests/rig/own-shm $(RUN)/python -m pytest -m peers $(PYTEST_OPTIONS) || [ $$? -eq 5 ]
 
 uml-tests: setup $(UML)
 	tests/rig/own-shm $(RUN)/python -m pytest -m 'uml' $(PYTEST_OPTIONS) $(NONE)

@@ -5,7 +5,7 @@ r"""A button and a LED of a guest: Enter in this program presses the button, and
     qemu-system-x86_64 ... -object memory-backend-memfd,id=mem,size=1G,share=on -machine memory-backend=mem \
         -chardev socket,path=/tmp/gpio.sock,id=gpio -device vhost-user-gpio-pci,chardev=gpio
 
-In a Linux guest, `gpiomon --rising-edge gpiochip0 0` prints each press, and `gpioset gpiochip0 1=1` lights
+In a Linux guest, `gpiomon --edges=rising button` prints each press, and `gpioset led=1` lights
 the LED.
 """
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 import ivshmem_server
 from tests.docs.documents import PROJECT, blocks
+from tests.rig.platforms import PLATFORMS
 from tests.rig.server import start_server
 from vhost_user.testing import driving
 
@@ -54,3 +56,16 @@ async def test_peer(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         f"I am {number} and there are {{{other.id}: 2}}",
         "rung 1 times",
     ]
+
+
+def test_platforms() -> None:
+    """The table says of each platform what the tests' own table says."""
+    rows = re.findall(r"^\| `(debian\S+)` \| (\S+) \| (\S+) \| .* \| (yes|no) \|$", README, re.MULTILINE)
+    assert rows == [
+        (name, version(platform.qemu), version(platform.linux), "yes" if platform.always else "no")
+        for name, platform in PLATFORMS.items()
+    ]
+
+
+def version(numbers: tuple[int, int]) -> str:
+    return ".".join(map(str, numbers))

@@ -132,7 +132,7 @@ async def check_pause(guest: rig.Guest, control: ControlClient) -> None:
     assert (await control.call("state", on="led"))["value"] == 1
     await guest.qmp.execute("cont")
     await control.call("set", on="button", value=1)
-    assert await guest.sh("gpioget gpiochip0 0") == "1"
+    assert await guest.sh(f"{(await gpio.tools(guest)).read} 0") == "1"
     state = await control.call("state", on="led")
     assert (state["direction"], state["value"]) == ("out", 1)
     await gpio.darken(guest, control)
@@ -140,7 +140,7 @@ async def check_pause(guest: rig.Guest, control: ControlClient) -> None:
 
 async def check_pause_with_interrupts(guest: rig.Guest, control: ControlClient) -> None:
     """Nor is an interrupt lost that comes while the machine is paused."""
-    monitor = gpio.Monitor(guest, "", count=4)
+    monitor = gpio.Monitor(guest, "both", count=4)
     await monitor.start()
     await control.call("wait_for_interrupts", on="button", within=SECONDS)
     await control.call("pulse", on="button", within=SECONDS)
@@ -161,7 +161,7 @@ async def leave_the_guest_only(guest: rig.Guest, number: int) -> None:
 
 async def check_example(guest: rig.Guest, program: Program, keyboard: int, *, has_interrupts: bool) -> None:
     """Enter reaches the guest, and the guest's LED the host."""
-    monitor = gpio.Monitor(guest, "--rising-edge", count=2)
+    monitor = gpio.Monitor(guest, "rising", count=2)
     if has_interrupts:
         await monitor.start()
         await monitor.until_it_waits()
@@ -169,7 +169,7 @@ async def check_example(guest: rig.Guest, program: Program, keyboard: int, *, ha
     if has_interrupts:
         assert await monitor.finish() == ["RISING", "RISING"]
     await until_printed(program, "the button was pressed\n", 2)
-    await guest.sh("gpioset gpiochip0 1=1")
+    await guest.sh(f"{(await gpio.tools(guest)).flash} 1=1")
     await until_printed(program, "the LED is on\nthe LED is off\n")
 
 
@@ -182,11 +182,11 @@ async def check_reboot(guest: rig.Guest, control: ControlClient, *, has_interrup
     """A guest that reboots lets go of its lines, although nobody tells the back-end so."""
     await gpio.light(guest, control)
     if has_interrupts:
-        await gpio.Monitor(guest, "", count=1).start()
+        await gpio.Monitor(guest, "both", count=1).start()
         await control.call("wait_for_interrupts", on="button", within=SECONDS)
     await guest.reboot()
     await guest.sh("modprobe gpio-virtio")
     states = await control.call("state")
     assert [(state["direction"], state["interrupts"]) for state in states.values()] == [("none", "none")] * 2
     await control.call("set", on="button", value=1)
-    assert await guest.sh("gpioget gpiochip0 0 1") == "1 0"
+    assert await guest.sh(f"{(await gpio.tools(guest)).read} 0 1") == "1 0"

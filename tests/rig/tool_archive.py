@@ -20,7 +20,7 @@ from tests.rig.apt import SetupError, run
 from tests.rig.cpio import Archive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 _LIBRARIES = "lib/x86_64-linux-gnu"
 #: Where packages have programs and libraries.
@@ -54,7 +54,7 @@ def _fingerprint() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()[:12]
 
 
-def files(root: Path, names: Iterable[str]) -> dict[str, bytes]:
+def files(root: Path, names: Collection[str]) -> dict[str, bytes]:
     """Return what a machine needs to run the tool sets `names`, by path: programs, loader, libraries.
 
     `root` is tools.root(). Raises SetupError.
@@ -65,6 +65,7 @@ def files(root: Path, names: Iterable[str]) -> dict[str, bytes]:
         if not content:
             raise SetupError(f"no {program} in {root}: remove that directory, and run `make setup`")
     wanted = [library for binary in found.values() for library in _needed(binary)]
+    wanted += [library for name in names for library in tools.TOOLS[name].loaded]
     while wanted:
         path = f"{_LIBRARIES}/{(name := wanted.pop())}"
         if path not in found and name != Path(_LOADER).name:

@@ -21,12 +21,14 @@ class ToolSet:
     """Programs of one Debian package.
 
     `libraries` are patterns of the packages that it depends on and whose libraries a guest needs: for
-    others there will be stand-ins (tests/rig/tool_archive.py). libc is always there.
+    others there will be stand-ins (tests/rig/tool_archive.py). libc is always there. `loaded` are the files
+    of libraries that a program asks for when it runs only.
     """
 
     package: str
     programs: tuple[str, ...]
     libraries: tuple[str, ...] = ()
+    loaded: tuple[str, ...] = ()
 
 
 TOOLS = {
@@ -38,7 +40,7 @@ TOOLS = {
         (r"libgpiod\w+",),
     ),
     "input": ToolSet("evtest", ("evtest",)),
-    "net": ToolSet("iperf3", ("iperf3",), (r"libiperf\w+",)),
+    "net": ToolSet("iperf3", ("iperf3",), (r"libiperf\w+",), loaded=("libgcc_s.so.1",)),
 }
 """The sets by the names that guest.boot() and uml.boot() take."""
 
@@ -68,7 +70,7 @@ def root() -> Path:
 def _fetch(root: Path) -> None:
     packages.say(f"downloading {', '.join(TOOLS)} tools for the guest (nothing of them is installed)")
     with platforms.archive(platforms.selected()) as apt:
-        wanted = ["libc6"]
+        wanted = ["libc6", "libgcc-s1"]
         for tools in TOOLS.values():
             wanted += [tools.package, *apt.dependencies(tools.package, *tools.libraries)]
         apt.unpack(wanted, root)
