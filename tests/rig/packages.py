@@ -34,6 +34,8 @@ _NOT_GUEST = ("qemu-system-gui-", "qemu-block-extra-")
 _QEMU = "qemu-system-x86_64"
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 _PROGRAMS = "programs"
+#: Where packages have their programs, the last one for those that other programs run.
+_PROGRAM_PLACES = ("usr/bin", "usr/sbin", "usr/libexec")
 _LOADER = f"{_PROGRAMS}/ld.so"
 
 
@@ -147,7 +149,7 @@ def unpack_runnable(apt: Apt, packages: Sequence[str], root: Path) -> None:
     # Beside what was executed, the loader, QEMU looks for this directory: with it, a build that was not
     # installed finds its modules and firmware.
     (programs / "qemu-bundle").symlink_to("..")
-    for path in (*(root / "usr/bin").iterdir(), *(root / "usr/sbin").iterdir()):
+    for path in (path for place in _PROGRAM_PLACES for path in root.glob(f"{place}/*")):
         if path.is_file() and _wants_loader(path):
             _write_script(programs / path.name, "${0%/*}/..", path.relative_to(root))
 
