@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,12 +18,18 @@ from tests.qemu.virtio_pci import (
     VirtioPci,
     probe,
 )
-from tests.rig.backend import RunningBackend, start_backend, start_machine, start_program, until_printed
+from tests.rig.backend import (
+    RunningBackend,
+    command,
+    start_backend,
+    start_machine,
+    start_program,
+    until_printed,
+)
 from tests.rig.msix import message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from tests.qemu.virtio_pci import SplitQueue
     from tests.rig.qemu import Machine
@@ -76,6 +83,27 @@ async def test_guest_gets_random_bytes(guest: VirtioPci, features: int) -> None:
     (second,) = await queue.request([], [64])
     assert len(first) == len(second) == 64
     assert first != second
+
+
+async def test_one_program_serves_several_guests(directory: Path) -> None:
+    """And goes on with one when the other has left."""
+    source = directory / "numbers"
+    source.write_bytes(bytes(range(100)))
+    path = directory / "rng.sock"
+    argv = command("rng", "--socket-path", str(path), "-c", "2", "-f", str(source))
+    async with start_program(directory, argv, "rng") as program:
+        backends = [RunningBackend(program, Path(f"{path}{number}")) for number in range(2)]
+        async with start_machine(directory, *rng_arguments(backends[0]), name="first") as first:
+            one = await started(await probe(first, RNG))
+            assert await one.request([], [10]) == [bytes(range(10))]
+            async with start_machine(directory, *rng_arguments(backends[1]), name="second") as second:
+                another = await started(await probe(second, RNG))
+                assert await another.request([], [10]) == [bytes(range(10, 20))]
+            assert await one.request([], [10]) == [bytes(range(20, 30))]
+        program.terminate()
+        with trio.fail_after(SECONDS):
+            assert await program.wait() == 0
+    assert not any(backend.socket.exists() for backend in backends)
 
 
 async def test_bytes_come_from_the_file(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import logging
 import os
@@ -77,6 +78,15 @@ class Source:
         self._is_regular = stat.S_ISREG(mode)
         self._told_empty = False
 
+    def for_another(self) -> Self:
+        """Return it for another reader, who gets what comes next: none has bytes that another one had.
+
+        Each closes its own.
+        """
+        other = copy.copy(self)
+        other._fd = self._fd.dup()  # one task can wait for each
+        return other
+
     def close(self) -> None:
         """Close it."""
         self._fd.close()
@@ -122,6 +132,7 @@ class Rng(VirtioDevice):
 
     device_id = DeviceId.RNG
     name = "rng"
+    many_sockets = True
 
     def __init__(
         self, filename: str = DEFAULT_FILE, *, period: float = DEFAULT_PERIOD, max_bytes: int | None = None
@@ -129,6 +140,16 @@ class Rng(VirtioDevice):
         """Read from `filename`, at most `max_bytes` in each `period` of seconds. Raises OSError."""
         self._source = Source(filename)
         self._quota = None if max_bytes is None else Quota(max_bytes, period)
+
+    def for_another_guest(self) -> Self:
+        """Return a device for another guest, with the same file, and with a period of its own.
+
+        No guest gets bytes that another one got, unless the file begins again. Close each of them.
+        """
+        other = copy.copy(self)
+        other._source = self._source.for_another()
+        other._quota = copy.copy(self._quota)
+        return other
 
     def close(self) -> None:
         """Close the file."""
@@ -200,7 +221,7 @@ class Rng(VirtioDevice):
             "--max-bytes",
             metavar="N",
             type=whole_number(1, 1 << 64),
-            help="most bytes that the guest gets in a period (default: no limit)",
+            help="most bytes that a guest gets in a period (default: no limit)",
         )
 
     @classmethod
@@ -212,3 +233,10 @@ class Rng(VirtioDevice):
             raise UserError(
                 f"cannot read {options.filename}: {error.strerror}; give another file with -f"
             ) from None
+
+    @classmethod
+    def all_from_options(cls, options: argparse.Namespace) -> list[Self]:
+        """Return a device for each guest. Raises UserError, and OSError for too many."""
+        device = cls.from_options(options)
+        more = max(len(cls.socket_paths(options)) - 1, 0)
+        return [device, *(device.for_another_guest() for _ in range(more))]

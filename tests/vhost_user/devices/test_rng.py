@@ -162,6 +162,42 @@ def test_directory_is_no_source(tmp_path: Path) -> None:
         Source(str(tmp_path))
 
 
+async def test_guests_of_one_program_never_get_the_same_bytes(numbers: str) -> None:
+    with Rng(numbers) as first, first.for_another_guest() as second:
+        async with attached(first) as one, attached(second) as another:
+            queues = [await one.start(), await another.start()]
+            got = [await queue.exchange([], [10]) for queue in [*queues, *queues]]
+        assert got == [[bytes(range(start, start + 10))] for start in (0, 10, 20, 30)]
+
+
+async def test_guest_of_one_program_has_bytes_while_another_waits(
+    mock_clock: MockClock, numbers: str
+) -> None:
+    """Each has a limit of its own."""
+    with Rng(numbers, period=1000, max_bytes=10) as first, first.for_another_guest() as second:
+        async with attached(first) as one, attached(second) as another:
+            greedy, modest = await one.start(), await another.start()
+            assert await greedy.exchange([], [10]) == [bytes(range(10))]
+            greedy.submit([], [10])
+            await wait_all_tasks_blocked()
+            assert greedy.collect() == []
+            assert await modest.exchange([], [10]) == [bytes(range(10, 20))]
+
+
+async def test_guests_of_one_program_wait_for_a_fifo_together(fifo: tuple[str, int]) -> None:
+    path, writer = fifo
+    with Rng(path) as first, first.for_another_guest() as second:
+        async with attached(first) as one, attached(second) as another:
+            queues = [await one.start(), await another.start()]
+            for queue in queues:
+                queue.submit([], [4])
+            await wait_all_tasks_blocked()
+            os.write(writer, b"abcd")
+            os.write(writer, b"efgh")
+            got = [await queue.wait() for queue in queues]
+    assert sorted(data for ((data,),) in got) == [b"abcd", b"efgh"]
+
+
 def options(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     Rng.add_options(parser)
