@@ -86,6 +86,11 @@ class Backend:
         """Log writes to memory, or no longer, as features and the front-end's log say."""
         self.memory.log = self.log if Feature.LOG_ALL in self.features else None
 
+    def memory_changed(self) -> None:
+        """Let go of guest memory that was taken away."""
+        for vring in self.vrings:
+            vring.memory_changed()
+
     def open_channel(self, stream: FdStream) -> None:
         """Make our own requests over `stream` from now on."""
         if self.channel is not None:

@@ -102,7 +102,8 @@ class Chain:
     """One request: what can be read of it, what can be written, and its completion.
 
     Complete it with `complete()`, in any order and from any task; one that is never completed is
-    lost to the driver. Once completed, its buffers are the driver's again: let go of them.
+    lost to the driver. Once completed, its buffers are the driver's again, and the chain has none;
+    nor has one of a queue that was taken from the device.
     """
 
     # A queue fills it in, which costs half as much as an __init__.
@@ -165,7 +166,7 @@ class Chain:
         elif not 0 <= written <= element.writable_length:
             raise ValueError(f"{written} bytes are not within the {element.writable_length} of {self!r}")
         self.completed = True
-        self.queue.give_back(element, written)
+        self.queue.give_back(self, written)
 
     def put_back(self) -> None:
         """Leave the chain undone, for whoever serves the queue next; for a queue that is to stop.

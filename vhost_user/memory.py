@@ -6,6 +6,7 @@ into it is gone, so that a request in flight never loses its buffers.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -76,6 +77,8 @@ class Window(NamedTuple):
 
 class _Mapped(NamedTuple):
     region: Region
+    file: tuple[int, int]
+    """What the file is known by: its device and inode."""
     writable: Window
     readable: Window
 
@@ -111,7 +114,7 @@ class GuestMemory:
         try:
             mapped: list[_Mapped] = []
             for region, fd in table:
-                mapped = _insert(mapped, _map(region, fd))
+                mapped = _insert(mapped, self._find_or_map(region, fd))
             self._change(mapped)
         finally:
             for _, fd in table:
@@ -213,13 +216,18 @@ class GuestMemory:
             for view in views:
                 self.log.mark(guest_address_of(view), len(view))
 
+    def _find_or_map(self, region: Region, fd: OwnedFd) -> _Mapped:
+        """Keep what is mapped already: anew, it would be mapped twice while requests refer to it."""
+        known = (mapped for mapped in self._mapped if mapped.region == region and mapped.file == _file(fd))
+        return next(known, None) or _map(region, fd)
+
     def _change(self, mapped: list[_Mapped]) -> None:
         self._mapped = mapped
         self._starts = [entry.region.guest_address for entry in mapped]
         self.generation += 1
 
     def _user_window(self, address: int) -> Window:
-        for region, writable, _ in self._mapped:
+        for region, _, writable, _ in self._mapped:
             if region.user_address <= address < region.user_address + region.size:
                 return Window(region.user_address, region.user_address + region.size, writable.view)
         if not self._mapped:
@@ -260,8 +268,16 @@ def _map(region: Region, fd: OwnedFd) -> _Mapped:
     assert isinstance(view.obj, Mapping)
     view.obj.owner = region
     return _Mapped(
-        region, Window(region.guest_address, end, view), Window(region.guest_address, end, view.toreadonly())
+        region,
+        _file(fd),
+        Window(region.guest_address, end, view),
+        Window(region.guest_address, end, view.toreadonly()),
     )
+
+
+def _file(fd: OwnedFd) -> tuple[int, int]:
+    status = os.fstat(fd.fileno())
+    return status.st_dev, status.st_ino
 
 
 def _insert(table: list[_Mapped], new: _Mapped) -> list[_Mapped]:

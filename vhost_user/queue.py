@@ -28,7 +28,6 @@ POLL_SECONDS = 0.001
 _TURNS_WITHOUT_CHECKPOINT = 16
 _KICKS_OF_A_DRIVER = 2
 """QEMU itself kicks once when it starts a ring; a second kick is the driver's."""
-_REMEMBERED_CHAINS = 4096
 
 
 class QueueOwner(Protocol):
@@ -99,9 +98,8 @@ class Virtqueue:
         self._ready: list[Chain] = []
         self._taken = 0
         self._asked_for_kicks = True
-        # Handed to the device, in order; completed ones are dropped now and then.
-        self._handed: list[Chain] = []
-        self._outstanding = 0
+        # Handed to the device and not completed.
+        self._open: set[Chain] = set()
         # Completed and not published. The iterating task's own may wait while it holds a batch.
         self._done: list[tuple[Element, int]] = []
         self._holding = False
@@ -116,7 +114,7 @@ class Virtqueue:
     @property
     def outstanding(self) -> int:
         """How many chains the device has and has not completed."""
-        return self._outstanding
+        return len(self._open)
 
     @property
     def stopping(self) -> bool:
@@ -134,8 +132,7 @@ class Virtqueue:
             raise StopAsyncIteration
         self._holding = False
         chain = self._ready.pop()
-        self._handed.append(chain)
-        self._outstanding += 1
+        self._open.add(chain)
         return chain
 
     def batches(self, limit: int = BATCH) -> AsyncIterator[list[Chain]]:
@@ -194,10 +191,13 @@ class Virtqueue:
         In this order, and from any task. Unlike with `Chain.complete()`, the caller sees to it that
         none was completed before, and that the bytes fit.
         """
+        if self._finished:
+            return
         finished = self._done
         for chain, written in done:
             chain.completed = True
             finished.append((chain.element, written))
+        self._open.difference_update([chain for chain, _ in done])
 
     def flush(self) -> None:
         """Publish completed chains now: the driver sees them, and is called if it wants to be."""
@@ -214,9 +214,9 @@ class Virtqueue:
             self._break(error)
             return
         self._done = []
-        self._outstanding -= len(done)
-        if not self._outstanding:
-            self._handed = []
+        for element, _ in done:  # whoever still refers to one must not keep memory that is taken away
+            element.readable.clear()
+            element.writable.clear()
         if self._stopping:
             self.recheck()
         self._owner.published(wants_call)
@@ -238,7 +238,7 @@ class Virtqueue:
     @property
     def unfinished(self) -> int:
         """How many chains the device has yet to complete before the queue can stop."""
-        return sum(not chain.is_put_back for chain in self._open_chains())
+        return sum(not chain.is_put_back for chain in self._open)
 
     def stop(self) -> None:
         """End the iteration after the chains in hand."""
@@ -269,26 +269,32 @@ class Virtqueue:
     def finish(self) -> list[Chain]:
         """Take the queue from the device, and the newest of its chains back into the ring.
 
-        Returns the chains that the device has, has not completed, and that cannot go back.
+        Returns the chains that the device has, has not completed, and that cannot go back. No chain
+        refers to the guest's memory any more, not even one that the device keeps.
         """
         self.flush()
         self._finished = True
-        lost = self._open_chains()
-        if self.broken:
-            return lost
+        lost = sorted(self._open, key=lambda chain: chain.number)
         back = self._ready
-        while lost and lost[-1].number == self._taken - len(back) - 1:
-            back.append(lost.pop())
-        self._ready = []
-        if back:
-            self._ring.rewind([chain.element for chain in reversed(back)])
+        if not self.broken:
+            while lost and lost[-1].number == self._taken - len(back) - 1:
+                back.append(lost.pop())
+            if back:
+                self._ring.rewind([chain.element for chain in reversed(back)])
+        for element in [*(chain.element for chain in (*lost, *back)), *(done for done, _ in self._done)]:
+            element.readable.clear()
+            element.writable.clear()
+        self._open, self._ready, self._done = set(), [], []
         return lost
 
     # For chains
 
-    def give_back(self, element: Element, written: int) -> None:
+    def give_back(self, chain: Chain, written: int) -> None:
         """Publish a completed chain, now or with others."""
-        self._done.append((element, written))
+        if self._finished:
+            return
+        self._open.discard(chain)
+        self._done.append((chain.element, written))
         if not (self._holding or self._ready) or current_task() is not self._task:
             self.flush()
         elif not self._holding:
@@ -298,14 +304,10 @@ class Virtqueue:
         """Wake whoever waits for a state of the queue."""
         self._changed.unpark_all()
 
-    def _open_chains(self) -> list[Chain]:
-        """Return the chains that the device has not completed, in the order in which it got them."""
-        return [chain for chain in self._handed if not chain.completed]
-
     def _is_idle(self) -> bool:
         if self.broken or self._finished:
             return True
-        return not self._done and all(chain.is_put_back for chain in self._open_chains())
+        return not self._done and all(chain.is_put_back for chain in self._open)
 
     def _publish_soon(self) -> None:
         self._is_late = True
@@ -316,7 +318,6 @@ class Virtqueue:
         self._task = current_task()
         self._holding = False
         self.flush()
-        self._forget_completed()
         self._turns += 1
         if self._turns > _TURNS_WITHOUT_CHECKPOINT:
             await self._checkpoint()
@@ -344,13 +345,7 @@ class Virtqueue:
     def _hand_out(self, batch: list[Chain]) -> None:
         """Note that the device has these chains, and that what it completes of them may wait."""
         self._holding = True
-        self._handed += batch
-        self._outstanding += len(batch)
-        self._forget_completed()
-
-    def _forget_completed(self) -> None:
-        if len(self._handed) > _REMEMBERED_CHAINS + 2 * self._outstanding:
-            self._handed = self._open_chains()
+        self._open.update(batch)
 
     def _pop(self, limit: int) -> list[Element]:
         elements = self._ring.pop(limit)

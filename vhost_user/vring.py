@@ -198,6 +198,11 @@ class Vring:
         if self._ring is not None:
             self._ring.log_address = _log_address(address)
 
+    def memory_changed(self) -> None:
+        """Let go of guest memory that was taken away."""
+        if self._ring is not None:
+            self._ring.memory_changed()
+
     def set_base(self, base: int) -> None:
         """Note where the ring goes on. Elsewhere than it stopped, it is another one: nothing is in flight.
 
@@ -283,6 +288,7 @@ class Vring:
             self.setup.base = self.base
             if self._ring is not None:
                 self._left_at = self._stopped_at = self._ring.base
+                self._ring.close()
             self._ring = self._run = None
             run.ended.set()
 

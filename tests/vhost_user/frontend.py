@@ -164,10 +164,17 @@ class Queue:
         self.base = reply.base
         return self.base
 
-    def submit(self, readable: Sequence[bytes] = (), writable: Sequence[int] = ()) -> list[Buffer]:
-        """Make a chain available and kick; return its writable buffers."""
-        buffers = [self._memory.buffer(size) for size in writable]
-        self.ring.add([self._memory.filled(data) for data in readable], buffers, tuple(buffers))
+    def submit(
+        self,
+        readable: Sequence[bytes] = (),
+        writable: Sequence[int] = (),
+        memory: GuestMemory | None = None,
+    ) -> list[Buffer]:
+        """Make a chain available, perhaps in other memory, and kick; return its writable buffers."""
+        memory = memory or self._memory
+        buffers = [memory.buffer(size) for size in writable]
+        token = tuple(memory.at(buffer) for buffer in buffers)
+        self.ring.add([memory.filled(data) for data in readable], buffers, token)
         self.ring.publish()
         self.kick.signal()
         return buffers
@@ -188,14 +195,19 @@ class Queue:
 
     def _written(self, token: Any, length: int) -> list[bytes]:
         parts = []
-        for buffer in token:
-            parts.append(bytes(self._memory.at(buffer)[:length]))
+        for view in token:
+            parts.append(bytes(view[:length]))
             length -= len(parts[-1])
         return parts
 
-    async def exchange(self, readable: Sequence[bytes] = (), writable: Sequence[int] = ()) -> list[bytes]:
+    async def exchange(
+        self,
+        readable: Sequence[bytes] = (),
+        writable: Sequence[int] = (),
+        memory: GuestMemory | None = None,
+    ) -> list[bytes]:
         """Submit a chain and wait for it."""
-        self.submit(readable, writable)
+        self.submit(readable, writable, memory)
         (result,) = await self.wait()
         return result
 

@@ -242,6 +242,16 @@ def test_region_that_cannot_be(memory: GuestMemory, region: Region, reason: str)
     assert open_fds() == fds
 
 
+def test_region_that_comes_again_stays_mapped_and_another_file_does_not(memory: GuestMemory) -> None:
+    with file_of(A.size) as first, file_of(A.size) as second:
+        memory.set_table([(A, first.dup())])
+        held = memory.translate(A.guest_address, 4, write=True)[0]
+        memory.set_table([(A, first.dup()), (C, file_of(C.size))])
+        assert memory.translate(A.guest_address, 4, write=True)[0].obj is held.obj
+        memory.set_table([(A, second.dup())])
+        assert memory.translate(A.guest_address, 4, write=True)[0].obj is not held.obj
+
+
 def test_memory_that_cannot_be_mapped(memory: GuestMemory) -> None:
     fd = OwnedFd(socket.socket().detach())
     with pytest.raises(BadRegionError, match=r"16384 bytes at 0x0 cannot be mapped: \w+ \w+"):

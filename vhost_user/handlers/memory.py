@@ -36,6 +36,7 @@ async def set_mem_table(backend: Backend, request: SetMemTable) -> None:
     regions = (_region(each) for each in request.regions)
     backend.repeated_regions.clear()
     backend.memory.set_table(list(zip(regions, request.take_fds(), strict=True)))
+    backend.memory_changed()
 
 
 @handles(GetMaxMemSlots)
@@ -65,6 +66,7 @@ async def rem_mem_reg(backend: Backend, request: RemMemReg) -> None:
         backend.repeated_regions[region.place] -= 1
         return
     backend.memory.remove(region)
+    backend.memory_changed()
 
 
 @handles(IotlbMsg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
@@ -195,9 +196,24 @@ class Ring(ABC):
     def all_zero(self) -> bool:
         """Tell whether no bit of the driver's part of the ring is set."""
 
+    def memory_changed(self) -> None:
+        """Let go of memory that was taken away; if the ring was in it, its next use breaks it."""
+        self._readable = self._writable = NOWHERE
+        with contextlib.suppress(BrokenRingError, IotlbMissError):
+            self._map()
+
+    def close(self) -> None:
+        """Let go of all memory. The ring can be used no longer, but still says where it is."""
+        self._readable = self._writable = NOWHERE
+        self._lose_parts()
+
     @abstractmethod
     def _find_parts(self) -> None:
         """Find the ring's parts in memory as it is now. Raises BadAddressError."""
+
+    @abstractmethod
+    def _lose_parts(self) -> None:
+        """Refer to nothing that `_find_parts()` found, nor to the in-flight buffer."""
 
     def _map(self) -> None:
         generation = self._memory.generation

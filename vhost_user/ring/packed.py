@@ -206,6 +206,11 @@ class PackedRing(Ring):
         self._driver_event = words(driver_area, "I")
         self._device_event = words(device_area, "I")
 
+    def _lose_parts(self) -> None:
+        self._avail.move(NOWHERE[2])
+        self._used = self._driver_event = self._device_event = words(NOWHERE[2], "I")
+        self._inflight = self._note = None
+
     def _pop_again(self, inflight: PackedInflight, entry: int) -> list[Element]:
         """Take the oldest chain that was in flight when the process before us died."""
         cursor = _Cursor(memoryview(inflight.descriptors(entry)), 0, wrap=True)

@@ -12,6 +12,7 @@ from vhost_user.atomics import TOTAL_STORE_ORDER, fence
 from vhost_user.memory import BadAddressError, IotlbMissError
 from vhost_user.ring.base import (
     MAX_CHAIN_BYTES,
+    NOWHERE,
     BrokenRingError,
     Element,
     Ring,
@@ -166,6 +167,11 @@ class SplitRing(Ring):
         self._avail = words(avail, "H", big_endian=self._big_endian)
         self._used = words(used, "H", big_endian=self._big_endian)
         self._elements = words(used, "I", big_endian=self._big_endian)
+
+    def _lose_parts(self) -> None:
+        self._table = NOWHERE[2]
+        self._avail = self._used = self._elements = words(self._table, "H")
+        self._inflight = self._note = None
 
     def _places(self, first: int, count: int) -> Iterable[int]:
         """Return where the available ring has `count` heads from the entry `first` on."""
