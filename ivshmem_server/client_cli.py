@@ -26,7 +26,7 @@ from protocol.io.command_line import (
     OneLineParser,
     UserError,
     fail,
-    open_standard_streams,
+    prepare_standard_streams,
     raise_open_files_limit,
     settle_output,
 )
@@ -49,7 +49,7 @@ Each command joins the server and leaves it, and every other peer is told (see i
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ivshmem-client with the command line `argv`; return its exit code."""
-    open_standard_streams()
+    prepare_standard_streams()
     options = _parse(argv)
     raise_open_files_limit()
     try:

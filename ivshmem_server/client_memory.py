@@ -111,7 +111,7 @@ def _write_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "data", nargs="*", default=[], metavar="HEX", help="bytes in hexadecimal, or - for standard input"
     )
-    what.add_argument("--text", metavar="TEXT", help="write TEXT in UTF-8")
+    what.add_argument("--text", metavar="TEXT", help="write TEXT in UTF-8; what is no UTF-8, as it is")
     for name in _WORDS:
         what.add_argument(
             f"--{name}",
@@ -125,7 +125,7 @@ def _write_arguments(parser: argparse.ArgumentParser) -> None:
 def _prepare_write(options: argparse.Namespace) -> None:
     """Make the bytes to be written of what was given, except where it is words."""
     if options.text is not None:
-        options.payload = str(options.text).encode()
+        options.payload = str(options.text).encode(errors="surrogateescape")
     elif options.data == ["-"]:
         options.payload = sys.stdin.buffer.read()
     else:

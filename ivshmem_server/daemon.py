@@ -29,7 +29,7 @@ class Daemon:
 
     def failed(self, message: str) -> None:
         """Let the parent print `message` and exit 1."""
-        self._tell(message.encode())
+        self._tell(message.encode(errors="surrogateescape"))
 
     def _tell(self, message: bytes) -> None:
         with contextlib.suppress(BrokenPipeError):  # somebody killed the parent; the daemon goes on
@@ -60,7 +60,9 @@ def _exit_as_told(pipe: int, program: str) -> None:
         message = reader.read()
     if message != b"\0":
         print(
-            message.decode() or f"{program}: the daemon died before it was ready", file=sys.stderr, flush=True
+            message.decode(errors="surrogateescape") or f"{program}: the daemon died before it was ready",
+            file=sys.stderr,
+            flush=True,
         )
     os._exit(message != b"\0")
 

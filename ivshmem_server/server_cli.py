@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -26,7 +27,6 @@ from protocol.io import (
     SocketInUseError,
     inherited_listener,
     listen,
-    logs,
     notify,
     signals,
     systemd_listener,
@@ -37,8 +37,11 @@ from protocol.io.command_line import (
     INTERRUPTED,
     OneLineParser,
     UserError,
+    configure_log,
     fail,
-    open_standard_streams,
+    fail_to_start,
+    log_failed_start,
+    prepare_standard_streams,
     print_result,
     raise_open_files_limit,
     room_for_descriptors,
@@ -46,7 +49,7 @@ from protocol.io.command_line import (
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
 LOOP_DESCRIPTORS = 16
 """How many are left to the loop, to those who ask for the status, and to a client that is refused."""
@@ -64,7 +67,7 @@ _REMEDIES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ivshmem-server with the command line `argv`; return its exit code."""
-    open_standard_streams()
+    prepare_standard_streams()
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["status"]:
         return _print_status(argv[1:])
@@ -74,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(options)
     except (UserError, MemoryUnavailableError) as error:
-        return fail(PROGRAM, error)
+        return fail_to_start(PROGRAM, error)
     except KeyboardInterrupt:
         # Outside of the loop. A parent does not know what becomes of its daemon.
         return 0 if options.foreground else INTERRUPTED
@@ -97,17 +100,17 @@ def _run(options: argparse.Namespace) -> int:
     try:
         return _serve(options, listener, daemon)
     except (UserError, MemoryUnavailableError) as error:
+        log_failed_start(error)
         daemon.failed(f"{PROGRAM}: {error}")
         return 1
 
 
 def _serve(options: argparse.Namespace, listener: Listener | None, daemon: Daemon | None) -> int:
     with contextlib.ExitStack() as stack:
-        _configure_log(options)
+        configure_log(PROGRAM, options)
         raise_open_files_limit()
-        numbers = [*signals.stop_signals(), signal.SIGUSR1]
-        received = stack.enter_context(signals.SignalFd(numbers))
-        signals.hold(numbers)  # from here on there is something to clean up
+        received = stack.enter_context(signals.ServiceSignals([signal.SIGUSR1]))
+        # From here on there is something to clean up.
         memory = stack.enter_context(_open_memory(options))
         server = IvshmemServer(
             memory,
@@ -125,7 +128,16 @@ def _serve(options: argparse.Namespace, listener: Listener | None, daemon: Daemo
         _check_descriptors(options)
         if daemon:
             _write_pid_file(stack, options.pid_file)
-        trio.run(_main, server, listener, status, daemon, received)
+        return _run_loop(partial(_main, server, listener, status, daemon, received))
+
+
+def _run_loop(main: Callable[[], Awaitable[None]]) -> int:
+    """Run the loop; return the exit code. What must not happen is in the log: a daemon has nothing else."""
+    try:
+        trio.run(main)
+    except Exception:
+        _log.critical("the server failed", exc_info=True)
+        return 1
     return 0
 
 
@@ -134,7 +146,7 @@ async def _main(
     listener: Listener,
     status: Listener | None,
     daemon: Daemon | None,
-    received: signals.SignalFd,
+    received: signals.ServiceSignals,
 ) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve, listener)
@@ -142,10 +154,12 @@ async def _main(
             nursery.start_soon(serve_status, server, status, listener.path)
         nursery.start_soon(watchdog)
         _announce(server, listener, daemon)
-        while await received.wait() == signal.SIGUSR1:
+        while (number := await received.wait()) == signal.SIGUSR1:
             _log_status(server, listener)
+        left = sum(1 for _ in server.clients)
         notify("STOPPING=1")
         nursery.cancel_scope.cancel()
+    _log.info("ended by %s; %d connected", signal.Signals(number).name, left)
 
 
 def _check_descriptors(options: argparse.Namespace) -> None:
@@ -233,15 +247,6 @@ def _write_pid_file(stack: contextlib.ExitStack, path: str) -> None:
     except OSError as error:
         raise UserError(
             f"cannot write PID file {path}: {error.strerror}; give another with -p, or -F"
-        ) from None
-
-
-def _configure_log(options: argparse.Namespace) -> None:
-    try:
-        logs.configure(PROGRAM, style=options.log_format, verbose=options.verbose, path=options.log_file)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the log {options.log_file}: {error.strerror}; give another --log-file"
         ) from None
 
 

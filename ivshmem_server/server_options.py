@@ -9,8 +9,7 @@ from ivshmem_server.server import DEFAULT_MAX_PEERS, DEFAULT_MAX_QUEUED
 from ivshmem_server.sizes import parse_size
 from protocol import __version__
 from protocol.io.access import access_from, add_access_options, given_options
-from protocol.io.command_line import OneLineParser, group_id, user_id
-from protocol.io.logs import FORMATS
+from protocol.io.command_line import OneLineParser, add_log_options, group_id, user_id
 from protocol.ivshmem import MAX_ID, MAX_VECTORS
 
 if TYPE_CHECKING:
@@ -60,9 +59,7 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _add_process_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("process")
-    group.add_argument(
-        "-v", "--verbose", action="store_true", help="log each join and leave (needs -F or --log-file)"
-    )
+    add_log_options(group, "log each join and leave (needs -F or --log-file)")
     group.add_argument(
         "-F", "--foreground", action="store_true", help="stay in the foreground (default: daemonize)"
     )
@@ -73,10 +70,6 @@ def _add_process_options(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_PID_FILE,
         help="PID file of the daemon (default: %(default)s)",
     )
-    group.add_argument(
-        "--log-format", choices=FORMATS, default="text", help="how to log (default: %(default)s)"
-    )
-    group.add_argument("--log-file", metavar="FILE", help="append the log to FILE (default: standard error)")
     group.add_argument(
         "--status-socket", metavar="PATH", help="send the server's state as JSON to whoever connects to PATH"
     )

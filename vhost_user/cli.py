@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol import __version__
-from protocol.io.command_line import OneLineParser, UserError, fail
+from protocol.io.command_line import OneLineParser, UserError, fail, prepare_standard_streams
 from vhost_user.control_cli import add_control_parser
 from vhost_user.describe import add_describe_parser
 from vhost_user.devices import find_device
@@ -24,6 +24,7 @@ PROGRAM = "vhost-user"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run vhost-user with the command line `argv`; return its exit code."""
+    prepare_standard_streams()
     options = _build_parser().parse_args(argv)
     try:
         code: int = options.run(options)
@@ -73,6 +74,7 @@ def vsock(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_ours(name: str, argv: Sequence[str] | None) -> int:
+    prepare_standard_streams()
     return run_device(find_device(name), sys.argv[1:] if argv is None else argv, f"{PROGRAM}-{name}")
 
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from protocol import __version__
 from protocol.io.access import access_from, add_access_options, given_options
-from protocol.io.command_line import OneLineParser
-from protocol.io.logs import FORMATS
+from protocol.io.command_line import OneLineParser, add_log_options
 from protocol.vhost_user.features import ProtocolFeature
 from protocol.virtio.features import Feature
 
@@ -132,10 +131,7 @@ def _add_program_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--control", metavar="PATH", help="let 'vhost-user control PATH' change what is simulated"
     )
-    group.add_argument("-v", "--verbose", action="store_true", help="log each message of the front-end")
-    group.add_argument(
-        "--log-format", choices=FORMATS, default="text", help="how to log (default: %(default)s)"
-    )
+    add_log_options(group, "log each message of the front-end")
     group.add_argument(
         PRINT_CAPABILITIES,
         action="store_true",

@@ -8,13 +8,20 @@ import gc
 import json
 import logging
 import shlex
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.io import logs, notify, signals
-from protocol.io.command_line import UserError, fail, print_result, raise_open_files_limit
+from protocol.io import notify, signals
+from protocol.io.command_line import (
+    UserError,
+    configure_log,
+    fail_to_start,
+    print_result,
+    raise_open_files_limit,
+)
 from protocol.virtio.ids import DeviceId
 from vhost_user import serving
 from vhost_user.containment import in_one_line
@@ -47,12 +54,11 @@ def run_device(device: type[VirtioDevice], argv: Sequence[str], program: str) ->
     try:
         if options.print_qemu_args:
             return print_result(program, qemu_args(device, options))
-        logs.configure(program, style=options.log_format, verbose=options.verbose)
+        configure_log(program, options)
         raise_open_files_limit()
         with contextlib.ExitStack() as stack:
-            numbers = signals.stop_signals()
-            received = stack.enter_context(signals.SignalFd(numbers))
-            signals.hold(numbers)  # from here on there is something to clean up
+            received = stack.enter_context(signals.ServiceSignals())
+            # From here on there is something to clean up.
             made = [stack.enter_context(one) for one in _make(device, options)]
             for one in made:
                 _adapt(one, options)
@@ -60,7 +66,7 @@ def run_device(device: type[VirtioDevice], argv: Sequence[str], program: str) ->
             gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
             return trio.run(_main, serving.pair(made, options), options, received)
     except UserError as error:
-        return fail(program, error)
+        return fail_to_start(program, error)
     except KeyboardInterrupt:
         return 0  # before the loop could take the signal
 
@@ -123,28 +129,36 @@ def _attachment(device: type[VirtioDevice], options: argparse.Namespace, number:
     return f"-chardev {chardev} {device.qemu_attachment(options, f'{device.name}{number}', iommu)}"
 
 
-async def _main(served: list[serving.Served], options: argparse.Namespace, received: signals.SignalFd) -> int:
+async def _main(
+    served: list[serving.Served], options: argparse.Namespace, received: signals.ServiceSignals
+) -> int:
     error: Exception | None = None
+    came: list[int] = []
     async with trio.open_nursery() as nursery:
         scope = trio.CancelScope()
-        nursery.start_soon(_stop_on_signal, received, scope)
+        nursery.start_soon(_stop_on_signal, received, scope, came)
         with scope:
             error = await serving.serve_all(served, options.control)
         nursery.cancel_scope.cancel()
     if isinstance(error, UserError):
-        return fail(options.program, error)
+        return fail_to_start(options.program, error)
     if error is not None:
         _log.error("the device failed", exc_info=error)
         return 1
+    _log.info("ended by %s", signal.Signals(came[0]).name if came else "the front-end's leave")
     return 0
 
 
-async def _stop_on_signal(received: signals.SignalFd, serving: trio.CancelScope) -> None:
+async def _stop_on_signal(
+    received: signals.ServiceSignals, serving: trio.CancelScope, came: list[int]
+) -> None:
     """End `serving` at a signal, and where that takes long, the program at another one, however busy it is.
+
+    The first one is added to `came`.
 
     Those that come meanwhile are of the same wish to end: a user who is impatient, or sends a flood.
     """
-    await received.wait()
+    came.append(await received.wait())
     notify("STOPPING=1")
     serving.cancel()
     await trio.sleep(_STOP_SECONDS)

@@ -140,7 +140,7 @@ async def _serve(accepted: FdStream, path: str, teller: _Teller) -> None:
 def _who(stream: FdStream) -> str:
     pid = stream.peer_credentials().pid
     try:
-        name = Path(f"/proc/{pid}/comm").read_text().strip()
+        name = Path(f"/proc/{pid}/comm").read_text(errors="backslashreplace").strip()
     except OSError:
         name = "?"
     return f"process {pid} ({name})"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.io import listen, notify
+from protocol.io import listen, notify, signals
 from protocol.io.access import access_from, add_access_options
 from protocol.io.command_line import BROKEN_PIPE, EMPTY, UserError, fail, raise_open_files_limit
 from protocol.io.hang_up import fail_without_reader
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from vhost_user.trace_format import Format
 
 PROGRAM = "vhost-user trace"
-
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _DESCRIPTION = """\
 Sit between a front-end (QEMU) and a vhost-user back-end, pass everything on, and print each message.
@@ -98,7 +96,7 @@ class _Printer:
     def __call__(self, event: Event) -> None:
         """Print one line."""
         try:
-            self._output.write(f"{self._show(event)}\n".encode())
+            self._output.write(f"{self._show(event)}\n".encode(errors="surrogateescape"))
         except OSError as error:
             self._fail(error)
 
@@ -115,12 +113,15 @@ class _Printer:
 
 
 async def _trace_until_signal(listener: Listener, path: str, printer: _Printer) -> None:
-    with printer.scope, trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
+    stop = [signal.SIGTERM, signal.SIGINT]
+    if signals.heeds_hangup():
+        stop.append(signal.SIGHUP)
+    with printer.scope, trio.open_signal_receiver(*stop) as received:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trace, listener, path, printer)
             nursery.start_soon(printer.watch_reader)
             notify(f"READY=1\nMAINPID={os.getpid()}")
-            async for _ in signals:
+            async for _ in received:
                 break
             nursery.cancel_scope.cancel()
 

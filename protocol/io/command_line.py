@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import grp
+import io
+import logging
 import os
 import pwd
 import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
+
+from protocol.io import logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +24,10 @@ USAGE_ERROR = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 """128 and the number of the signal, as a shell reports a program that SIGINT or SIGPIPE ended."""
+
+_ANY_TEXT = "qemu-companion.bytes-or-escape"
+
+_log = logging.getLogger(__name__)
 
 EMPTY = "''"
 """How messages show a path that is an empty string."""
@@ -46,12 +55,16 @@ def fail(program: str, message: object) -> int:
 
 
 def print_result(program: str, text: str) -> int:
-    """Print what a command was for; return its exit code. What cannot be written is an error of one line."""
+    """Print what a command was for; return its exit code. What cannot be written is an error of one line.
+
+    So is a character that standard output has not: somebody may paste what is printed.
+    """
     try:
+        text.encode(sys.stdout.encoding, "surrogateescape")
         print(text, flush=True)
     except UnicodeEncodeError as error:
         missing = ascii(text[error.start : error.end])
-        remedy = "set PYTHONIOENCODING=utf-8:surrogateescape"
+        remedy = "set PYTHONIOENCODING=utf-8"
         return fail(
             program, f"cannot write {missing} to standard output, which is {error.encoding}; {remedy}"
         )
@@ -73,10 +86,13 @@ def settle_output() -> None:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
-def open_standard_streams() -> None:
-    """Open /dev/null for each standard stream that our parent closed; call it before anything is opened.
+def prepare_standard_streams() -> None:
+    """Make all of them usable for what may be printed; call it before anything is opened.
 
-    A socket would get the number of that stream otherwise, and become what is printed to.
+    /dev/null is opened for each that our parent closed: a socket would get the number of that stream
+    otherwise, and become what is printed to. And what standard output has no character for, such as in
+    the memory of a guest, is printed as an escape; bytes of names that are in no encoding, as they are.
+    So are such bytes that somebody types.
     """
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # the kernel gives the lowest number that is free
@@ -84,6 +100,56 @@ def open_standard_streams() -> None:
     for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
         if getattr(sys, name) is None:  # so Python found it closed
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
+    codecs.register_error(_ANY_TEXT, _bytes_or_escape)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in {"strict", "surrogateescape"}:
+        sys.stdout.reconfigure(errors=_ANY_TEXT)
+    if isinstance(sys.stdin, io.TextIOWrapper) and sys.stdin.errors == "strict":
+        sys.stdin.reconfigure(errors="surrogateescape")
+
+
+def _bytes_or_escape(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Encode what the encoding cannot: the bytes of os.fsdecode() as they were, all else as an escape."""
+    assert isinstance(error, UnicodeEncodeError)
+    error.end = error.start + 1  # one at a time, as each may be of either kind
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+def add_log_options(group: argparse._ArgumentGroup, verbose: str) -> None:
+    """Add the options that `configure_log()` heeds; `verbose` says in the help what -v logs."""
+    group.add_argument("-v", "--verbose", action="store_true", help=verbose)
+    group.add_argument(
+        "--log-format", choices=logs.FORMATS, default="text", help="how to log (default: %(default)s)"
+    )
+    group.add_argument(
+        "--log-file",
+        metavar="FILE",
+        help="append the log to FILE, and open it again on SIGHUP (default: standard error)",
+    )
+
+
+def configure_log(program: str, options: argparse.Namespace) -> None:
+    """Log as the options say. Raises UserError."""
+    try:
+        logs.configure(program, style=options.log_format, verbose=options.verbose, path=options.log_file)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the log {options.log_file}: {error.strerror}; give another --log-file"
+        ) from None
+
+
+def fail_to_start(program: str, error: Exception) -> int:
+    """Print an error of one line, and log it where the log is in a file; return the exit code for it."""
+    log_failed_start(error)
+    return fail(program, error)
+
+
+def log_failed_start(error: Exception) -> None:
+    """Log why a program does not start, where the log is in a file: on a terminal it is printed anyway."""
+    if logs.is_file():
+        _log.error("cannot start: %s", error)
 
 
 def user_id(text: str) -> int:

@@ -1,13 +1,17 @@
-"""Signals that end a program, read in its loop and nowhere else: nothing is interrupted half-way.
+"""Signals to a program that serves, read in its loop and nowhere else: nothing is interrupted half-way.
 
 No handler runs, which a flood of signals would call one within another: from when there is something to
 clean up, they are blocked in every thread, and read from a signalfd(2), which Python lacks.
+
+SIGTERM and SIGINT end the program. SIGHUP opens the log's file again, and ends the program only where its
+terminal has hung up: whoever else sends it, such as logrotate(8), does not mean to cut the guests off.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import struct
@@ -16,12 +20,13 @@ from typing import TYPE_CHECKING, NoReturn
 import trio
 
 from protocol.fds import OwnedFd
+from protocol.io import logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import FrameType
 
-_STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STOP = (signal.SIGTERM, signal.SIGINT)
 
 _SET_BYTES = 128
 """Of a sigset_t."""
@@ -32,10 +37,9 @@ _libc_signalfd = ctypes.CDLL(None, use_errno=True).signalfd
 _libc_signalfd.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
 
 
-def stop_signals() -> list[signal.Signals]:
-    """Return the signals that end us: not SIGHUP under nohup(1), which has us ignore it."""
-    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return [number for number in _STOP if number is not signal.SIGHUP or not ignored]
+def heeds_hangup() -> bool:
+    """Tell whether SIGHUP may end us: under nohup(1), which has us ignore it, it may not."""
+    return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
 
 
 def hold(numbers: Iterable[int]) -> None:
@@ -46,14 +50,13 @@ def hold(numbers: Iterable[int]) -> None:
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Let a signal that was held be a KeyboardInterrupt for the length of the block, which may take long."""
-    numbers = stop_signals()
-    for number in numbers:
+    for number in _STOP:
         signal.signal(number, _interrupt)
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
         yield
     finally:
-        hold(numbers)
+        hold(_STOP)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -96,3 +99,39 @@ class SignalFd(OwnedFd):
         except BlockingIOError:
             return None
         return number
+
+
+class ServiceSignals(SignalFd):
+    """The signals of a program that serves: those that end it, and `more`. SIGHUP is dealt with here.
+
+    From when it is made, they are held. Whoever makes it closes it.
+    """
+
+    __slots__ = ("_may_hang_up",)
+
+    def __init__(self, more: Iterable[int] = ()) -> None:
+        """Hold and read the signals. Raises OSError at the limit of open files."""
+        numbers = {*_STOP, *more}
+        self._may_hang_up = heeds_hangup() and _has_terminal()
+        if heeds_hangup() or logs.is_file():
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the kernel drops what is ignored
+            numbers.add(signal.SIGHUP)
+        super().__init__(numbers)
+        hold(numbers)
+
+    def take(self) -> int | None:
+        """Return the number of a signal that has come; None where none has, or SIGHUP that ends nothing."""
+        while (number := super().take()) == signal.SIGHUP:
+            if self._may_hang_up and not _has_terminal():
+                break
+            logs.reopen()
+        return number
+
+
+def _has_terminal() -> bool:
+    """Tell whether we have a controlling terminal. One that hangs up is no more its processes'."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno not in {errno.ENXIO, errno.EIO, errno.ENOENT}
+    return True

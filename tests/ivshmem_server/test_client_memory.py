@@ -57,6 +57,11 @@ def test_what_is_written_is_read(command: Run, memory: Path) -> None:
     assert command("read", 0, 0) == b"\n"
 
 
+def test_text_that_is_in_no_encoding_is_written_as_it_is(command: Run, memory: Path) -> None:
+    command("write", 0, "--text", os.fsdecode(b"a\xffb"))
+    assert memory.read_bytes()[:4] == b"a\xffb\0"
+
+
 @pytest.mark.parametrize(("option", "size"), [("--u8", 1), ("--u16", 2), ("--u32", 4), ("--u64", 8)])
 def test_words_are_written_in_native_order(command: Run, memory: Path, option: str, size: int) -> None:
     highest = (1 << 8 * size) - 1

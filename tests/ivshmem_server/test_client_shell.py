@@ -158,12 +158,12 @@ class Terminal:
         with trio.fail_after(SECONDS):
             while not (match := re.search(pattern, self.seen)):
                 await trio.lowlevel.wait_readable(self.fd)
-                self.seen += os.read(self.fd, 4096).decode()
+                self.seen += os.read(self.fd, 4096).decode(errors="replace")
         self.seen = self.seen[match.end() :]
 
     def type(self, text: str) -> None:
         """Press keys."""
-        os.write(self.fd, text.encode())
+        os.write(self.fd, text.encode("latin-1"))
 
     def echoes(self) -> bool:
         """Whether the terminal is as a shell wants it: it echoes, and gives whole lines."""
@@ -172,11 +172,11 @@ class Terminal:
 
 
 @asynccontextmanager
-async def at_terminal(path: Path) -> AsyncIterator[tuple[Terminal, int]]:
+async def at_terminal(path: Path, encoding: str = "utf-8") -> AsyncIterator[tuple[Terminal, int]]:
     """Run a client on a terminal of its own during the block, which gets that and the process id."""
     pid, fd = pty.fork()
     if pid == 0:
-        os.environ["TERM"] = "xterm"
+        os.environ |= {"TERM": "xterm", "PYTHONIOENCODING": encoding}
         os.execv(sys.executable, [sys.executable, "-m", "ivshmem_server.client_cli", "-S", str(path)])
     try:
         yield Terminal(fd), pid
@@ -225,6 +225,16 @@ async def test_lines_can_be_edited_and_recalled(path: Path) -> None:
         terminal.type("ump\x01d\r")  # Ctrl-A: to the start of the line
         await terminal.expect("us: peer 0, 1 vector")
         terminal.type("\x1b[A\r")  # the key with the arrow upwards
+        await terminal.expect("us: peer 0, 1 vector")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+async def test_what_is_typed_in_no_encoding_is_no_command(path: Path, encoding: str) -> None:
+    async with serving(path), at_terminal(path, encoding) as (terminal, _):
+        await terminal.expect("as peer 0\r\ncmd> ")
+        terminal.type("d\xfc\r")
+        await terminal.expect("is no command; try help\r\ncmd> ")
+        terminal.type("dump\r")
         await terminal.expect("us: peer 0, 1 vector")
 
 

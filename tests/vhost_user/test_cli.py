@@ -183,7 +183,16 @@ def test_output_that_the_encoding_has_no_character_for() -> None:
     assert (result.returncode, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
     told = "cannot write '\\xe4' to standard output, which is ascii; "
-    assert line.endswith(f"{told}set PYTHONIOENCODING=utf-8:surrogateescape")
+    assert line.endswith(f"{told}set PYTHONIOENCODING=utf-8")
+
+
+def test_path_that_is_in_no_encoding_is_printed_as_it_is() -> None:
+    path = os.fsdecode(b"/tmp/\xff")
+    argv = [sys.executable, "-m", "vhost_user.cli", "run", "rng", "-s", path, "--print-qemu-args"]
+    for encoding in ("utf-8", "ascii"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        result = subprocess.run(argv, env=environment, capture_output=True, timeout=SECONDS, check=True)
+        assert b"path=/tmp/\xff'" in result.stdout
 
 
 def test_device_is_to_be_given() -> None:

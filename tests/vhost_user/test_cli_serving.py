@@ -16,6 +16,7 @@ from protocol.vhost_user import Features, GetFeatures, GetProtocolFeatures, Prot
 from protocol.virtio.features import Feature
 from tests.rig.backend import BackendStartError, command, start_backend, start_program, until_printed
 from tests.rig.hidden import NONE, launcher, with_hidden_proc
+from tests.rig.terminal import start_in_terminal
 from tests.vhost_user.cli_program import OWN_DEVICE, SECONDS, refusal
 from tests.vhost_user.frontend import Frontend
 
@@ -42,6 +43,13 @@ class Busy(VirtioDevice):
             logging.getLogger("vhost_user").info("under way")
             await trio.to_thread.run_sync(os.read, os.pipe()[0], 1)
 '''
+
+
+async def until_written(path: Path, text: str) -> None:
+    """Wait until a file is there and has this text."""
+    with trio.fail_after(SECONDS):
+        while not path.exists() or text not in path.read_text():  # noqa: ASYNC110 -- a process writes it
+            await trio.sleep(0.01)
 
 
 async def is_served(path: Path) -> bool:
@@ -92,7 +100,7 @@ async def test_it_serves_where_proc_is_hidden(directory: Path, device: list[str]
         assert "warning" not in program.output()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_end_is_clean_with_a_front_end_connected(directory: Path, number: signal.Signals) -> None:
     async with start_backend(directory, "rng") as backend:
         frontend = Frontend(await connect(str(backend.socket)))
@@ -101,6 +109,7 @@ async def test_end_is_clean_with_a_front_end_connected(directory: Path, number: 
         os.kill(backend.program.pid, number)
         with trio.fail_after(SECONDS):
             assert await backend.program.wait() == 0
+        assert backend.program.output().endswith(f": ended by {number.name}\n")
         frontend.close()
 
 
@@ -126,6 +135,49 @@ async def test_nohup_is_respected(directory: Path) -> None:
         program.terminate()
         with trio.fail_after(SECONDS):
             assert await program.wait() == 0
+
+
+async def test_rotated_log_goes_on_and_no_guest_notices(directory: Path) -> None:
+    log, old = directory / "log", directory / "log.1"
+    async with start_backend(directory, "rng", "-v", "--log-file", str(log)) as backend:
+        frontend = Frontend(await connect(str(backend.socket)))
+        queue = await frontend.start()
+        log.rename(old)
+        os.kill(backend.program.pid, signal.SIGHUP)
+        await until_written(log, "")
+        assert any((await queue.exchange([], [64]))[0])
+        frontend.close()
+    assert log.read_text().endswith(": ended by SIGTERM\n")
+    assert "SET_VRING_KICK" in old.read_text()
+
+
+async def test_log_of_a_program_under_nohup_is_rotated(directory: Path) -> None:
+    log = directory / "log"
+    argv = ["nohup", *command("rng", "--socket-path", str(directory / "s"), "--log-file", str(log))]
+    async with start_program(directory, argv, "rng") as program:
+        log.unlink()
+        os.kill(program.pid, signal.SIGHUP)
+        await until_written(log, "")
+        assert await is_served(directory / "s")
+
+
+async def test_program_ends_with_its_terminal(directory: Path) -> None:
+    log = directory / "log"
+    argv = command("rng", "--socket-path", str(directory / "s"), "--log-file", str(log))
+    async with start_in_terminal(argv) as (program, terminal):
+        await until_written(log, "listening on")
+        terminal.close()
+        with trio.fail_after(SECONDS):
+            assert await program.wait() == 0
+    assert log.read_text().endswith(": ended by SIGHUP\n")
+
+
+async def test_failed_start_is_in_the_log(directory: Path) -> None:
+    log = directory / "log"
+    line = refusal("run", "rng", "-s", str(directory / "no/such"), "--log-file", str(log))
+    (logged,) = log.read_text().splitlines()
+    assert logged.endswith(f" error: cannot start: {line.removeprefix('vhost-user run rng: ')}")
+    assert "give another --log-file" in refusal("run", "rng", "-s", "s", "--log-file", str(directory))
 
 
 async def test_verbose_logs_each_message(directory: Path) -> None:

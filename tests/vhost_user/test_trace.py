@@ -436,6 +436,19 @@ async def test_frontend_is_hung_up_on_while_no_backend_is_there_and_served_later
                 await negotiate(Frontend(one), Backend(other))
 
 
+async def test_name_of_a_process_may_be_in_no_encoding(directory: Path) -> None:
+    comm = Path("/proc/self/comm")
+    before = comm.read_bytes()
+    comm.write_bytes(b"fr\xffnt")
+    try:
+        async with tracing(directory) as rig:
+            one, other = await rig.pair()
+            with one, other:
+                assert any("(fr\\xffnt) connected" in note for note in rig.notes())
+    finally:
+        comm.write_bytes(before)
+
+
 async def test_backend_may_be_the_one_that_connects(directory: Path) -> None:
     async with tracing(directory) as rig:
         one, other = await rig.pair()

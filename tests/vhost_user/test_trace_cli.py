@@ -97,6 +97,14 @@ def test_signal_ends_it_cleanly(directory: Path, number: signal.Signals) -> None
     assert not (directory / "trace").exists()
 
 
+def test_nohup_is_respected(directory: Path) -> None:
+    with backend(directory), running(directory, launcher=["nohup"]) as process:
+        process.send_signal(signal.SIGHUP)
+        say_hello(directory)
+        assert process.stdout is not None
+        assert f"#1 - process {os.getpid()} (" in process.stdout.readline()
+
+
 def test_socket_has_the_mode_that_it_was_given(directory: Path) -> None:
     with running(directory, "--mode", "0606"):
         assert (directory / "trace").stat().st_mode & 0o777 == 0o606

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 SECONDS = 60
@@ -18,12 +18,20 @@ COMMAND = [sys.executable, "-m", "vhost_user.cli", "trace"]
 
 
 @contextmanager
-def running(directory: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a trace from `directory`/trace to `directory`/backend."""
+def running(directory: Path, *options: str, launcher: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+    """Run a trace from `directory`/trace to `directory`/backend; `launcher` executes its command."""
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(str(directory / "notify"))
     notify.settimeout(SECONDS)
-    argv = [*COMMAND, "--listen", f"{directory}/trace", "--connect", f"{directory}/backend", *options]
+    argv = [
+        *launcher,
+        *COMMAND,
+        "--listen",
+        f"{directory}/trace",
+        "--connect",
+        f"{directory}/backend",
+        *options,
+    ]
     environment = {**os.environ, "NOTIFY_SOCKET": f"{directory}/notify"}
     with (
         notify,

@@ -50,7 +50,7 @@ class Description:
         if select == ConfigSelect.ID_DEVIDS:
             return self.ids.encode()
         texts: dict[int, str] = {ConfigSelect.ID_NAME: self.name, ConfigSelect.ID_SERIAL: self.serial}
-        return texts.get(select, "").encode()[:U_SIZE]
+        return texts.get(select, "").encode(errors="surrogateescape")[:U_SIZE]
 
 
 class _Report:

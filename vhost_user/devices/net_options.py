@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -132,7 +133,7 @@ def mac_of(options: argparse.Namespace, number: int, name: str) -> bytes:
 
 def stable_mac(name: str) -> bytes:
     """Return an address that is always the same for `name`, among those that QEMU gives its guests."""
-    return b"\x52\x54\x00" + hashlib.sha256(name.encode()).digest()[:3]
+    return b"\x52\x54\x00" + hashlib.sha256(os.fsencode(name)).digest()[:3]
 
 
 def qemu_attachment(options: argparse.Namespace, chardev: str, properties: str) -> str:

@@ -114,7 +114,7 @@ def inherited_tap(numbers: list[int], queues: int) -> Tap:
 
 
 def _name(text: str) -> str:
-    if not text or "/" in text or len(text.encode()) > MAX_NAME:
+    if not text or not text.isprintable() or "/" in text or len(os.fsencode(text)) > MAX_NAME:
         raise argparse.ArgumentTypeError(f"'{text}' is no name of 1 to {MAX_NAME} characters")
     return text
 

@@ -59,7 +59,7 @@ def open_queue(name: str, *, multi_queue: bool) -> OwnedFd:
     if multi_queue:
         flags |= TapFlag.MULTI_QUEUE
     try:
-        fcntl.ioctl(fd.fileno(), _SET_IFF, _IFREQ.pack(name.encode(), flags))
+        fcntl.ioctl(fd.fileno(), _SET_IFF, _IFREQ.pack(os.fsencode(name), flags))
     except OSError:
         fd.close()
         raise

@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -199,6 +200,31 @@ def write_log_that_fails(path: str, message: str) -> list[str]:
         for _ in range(3):
             logging.getLogger("some.name").info(message, *["no number"] * ("%" in message))
     return told.getvalue().splitlines()
+
+
+def write_log_twice(path: str, moved: str, blocked: bool = False) -> None:
+    """Log, move the file away, open it again, and log once more; `blocked`: where a directory is now."""
+    logs.configure("program", path=path)
+    log = logging.getLogger("some.name")
+    log.info("first")
+    Path(path).rename(moved)
+    if blocked:
+        Path(path).mkdir()
+    logs.reopen()
+    log.info("second")
+    logging.shutdown()
+
+
+def log_to_standard_error(journal: bool) -> str:
+    """Return what is logged to standard error, which is a file, or what systemd calls its journal."""
+    with tempfile.TemporaryFile("w+") as file, contextlib.redirect_stderr(file):
+        if journal:
+            status = os.fstat(file.fileno())
+            os.environ["JOURNAL_STREAM"] = f"{status.st_dev}:{status.st_ino}"
+        logs.configure("program")
+        logging.getLogger("some.name").info("hello")
+        file.seek(0)
+        return file.read()
 
 
 def write_log(path: str, style: str, verbose: bool) -> None:

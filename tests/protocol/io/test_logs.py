@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from tests.protocol.io import programs
 from tests.protocol.io.child import run_child
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -23,8 +22,11 @@ def path(directory: Path) -> Path:
 def test_text_names_the_program_and_what_is_worse_than_information(path: Path) -> None:
     run_child(programs.write_log, str(path), "text", False)
     lines = path.read_text().splitlines()
-    assert lines[:2] == ["program: 2 peers", "program: warning: peer 3 has gone"]
-    assert lines[2] == "program: error: it failed"
+    times, texts = zip(*(line.split(" ", 1) for line in lines[:3]), strict=True)
+    assert texts == ("program: 2 peers", "program: warning: peer 3 has gone", "program: error: it failed")
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time) for time in times), "as QEMU's"
+    for time in times:
+        assert abs(datetime.now(UTC) - datetime.fromisoformat(time)) < timedelta(minutes=1)
     assert lines[-1] == "ZeroDivisionError: division by zero"
 
 
@@ -50,7 +52,34 @@ def test_verbose_shows_debug_records(path: Path, style: str, line: str) -> None:
 def test_log_is_appended_to(path: Path) -> None:
     path.write_text("before\n")
     run_child(programs.write_log, str(path), "text", False)
-    assert path.read_text().startswith("before\nprogram: 2 peers\n")
+    assert re.match(r"before\n\S+Z program: 2 peers\n", path.read_text())
+
+
+def test_log_that_was_moved_away_is_opened_again(path: Path) -> None:
+    run_child(programs.write_log_twice, str(path), str(path.with_name("old")))
+    assert path.with_name("old").read_text().endswith(" program: first\n")
+    assert path.read_text().endswith(" program: second\n")
+    assert "first" not in path.read_text()
+
+
+def test_log_that_cannot_be_opened_again_goes_on_where_it_was(path: Path) -> None:
+    run_child(programs.write_log_twice, str(path), str(path.with_name("old")), True)
+    first, complaint, second = path.with_name("old").read_text().splitlines()
+    assert first.endswith(" program: first")
+    told = f" program: error: cannot open the log {path}: Is a directory; going on in the file that it was"
+    assert complaint.endswith(told)
+    assert second.endswith(" program: second")
+
+
+def test_journal_tells_the_time_itself() -> None:
+    assert re.fullmatch(r"\S+Z program: hello\n", run_child(programs.log_to_standard_error, False))
+    assert run_child(programs.log_to_standard_error, True) == "program: hello\n"
+
+
+def test_text_that_somebody_else_wrote_is_no_trouble_to_the_log(path: Path) -> None:
+    strange = os.fsdecode(os.fsencode(path) + b"-\xff")
+    run_child(programs.write_log_that_fails, strange, "\udcff\ud800\xe9")
+    assert Path(strange).read_text().splitlines()[0].endswith(" program: \\udcff\\ud800\xe9")
 
 
 def test_log_that_cannot_be_opened(directory: Path) -> None:
