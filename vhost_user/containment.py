@@ -8,6 +8,7 @@ A guest tries again and again, so a traceback is logged once for each place that
 from __future__ import annotations
 
 import contextlib
+import logging
 import traceback
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ import trio
 from vhost_user.groups import only
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Iterator
     from types import TracebackType
     from typing import Self
@@ -57,14 +57,20 @@ class Containment:
 
     def failed(self, what: str, effect: str, error: Exception) -> None:
         """Log what `what` has raised, unless it did so at the same place before."""
-        key = what, _places(error)
+        key = what, effect, _places(error)
         if key in self._told or len(self._told) > _MOST:
             return
         self._told.add(key)
         if len(self._told) > _MOST:
             self._log.error("%s failed, in one more way; no others are logged", what)
-        else:
-            self._log.error("%s failed: %s. This is logged once.", what, effect, exc_info=error)
+        elif self._log.isEnabledFor(logging.ERROR):
+            self._log_with_traceback(f"{what} failed: {effect}. This is logged once.", error)
+
+    def _log_with_traceback(self, text: str, error: Exception) -> None:
+        """Log an exception as text: who keeps records would keep frames, and a guest's memory with them."""
+        record = self._log.makeRecord(self._log.name, logging.ERROR, __file__, 0, text, (), None)
+        record.exc_text = "".join(traceback.format_exception(error)).rstrip()
+        self._log.handle(record)
 
 
 class _Attempt:

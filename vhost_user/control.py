@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from protocol.io import listen, means, until_hung_up
+from vhost_user.containment import Containment
+from vhost_user.groups import only
 from vhost_user.json_call import CallError
 
 if TYPE_CHECKING:
@@ -57,31 +59,35 @@ async def serve_control(
     Started in a nursery, it is ready once clients can connect. Removes the socket in the end. Raises
     SocketInUseError where somebody listens there, OSError.
     """
+    own = Containment(_log)
     with listen(str(path), mode=MODE) as listener:
         task_status.started()
         async with trio.open_nursery() as nursery:
             while True:
                 stream = await means.until_there(listener.accept, _tell_why_nobody_can_come)
-                nursery.start_soon(_serve_client, simulation, stream)
+                nursery.start_soon(_serve_client, simulation, stream, own)
 
 
 def _tell_why_nobody_can_come(reason: str) -> None:
     _log.warning("the control socket can take no client: %s; trying again", reason)
 
 
-async def _serve_client(simulation: Simulation, stream: FdStream) -> None:
+async def _serve_client(simulation: Simulation, stream: FdStream, own: Containment) -> None:
     """Serve one client until it has gone; close the connection."""
     with stream:
         async with trio.open_nursery() as nursery:
             with contextlib.suppress(OSError):  # it has gone
-                await _Client(simulation, stream, nursery).serve()
+                await _Client(simulation, stream, nursery, own).serve()
             nursery.cancel_scope.cancel()
 
 
 class _Client:
     """A connection: its lines, its answers, and the events it asked for, sent by a task in `nursery`."""
 
-    def __init__(self, simulation: Simulation, stream: FdStream, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, simulation: Simulation, stream: FdStream, nursery: trio.Nursery, own: Containment
+    ) -> None:
+        self._own = own
         self._simulation = simulation
         self._stream = stream
         self._nursery = nursery
@@ -116,14 +122,17 @@ class _Client:
     async def _result(self, line: bytes) -> bytes:
         """Make a call; return the line that answers it."""
         identity: dict[str, object] = {}
+        name = ""
         try:
             request = _parse(line)
+            name = request["execute"]
             identity = {"id": request["id"]} if "id" in request else {}
             return _encode({"return": await self._execute(request), **identity})
-        except (ValueError, OSError) as error:
-            return _encode({"error": str(error), **identity})
-        except Exception as error:
-            _log.exception("the call %s failed", line.decode(errors="replace"))
+        except Exception as raised:
+            error = only(raised)
+            if isinstance(error, ValueError | OSError):
+                return _encode({"error": str(error), **identity})
+            self._own.failed(f"the call '{name}'", "its caller is told", raised)
             return _encode({"error": f"the call failed: {type(error).__name__}: {error}", **identity})
 
     async def _execute(self, request: dict[str, Any]) -> object:
@@ -143,10 +152,17 @@ class _Client:
             task_status.started()
             try:
                 async for event in events:
-                    if line := _event_line(event):
+                    if line := self._event_line(event):
                         await self._send(line)
             except OSError:
                 self._nursery.cancel_scope.cancel()  # it has gone
+
+    def _event_line(self, event: Event) -> bytes:
+        """Return the line that tells of an event; b"", and a log entry, where JSON cannot say its data."""
+        on = {"on": event.on} if event.on else {}
+        with self._own.code(f"telling of the event '{event.name}'", "nobody hears of it"):
+            return _encode({"event": event.name, **on, "data": event.data})
+        return b""
 
     def _leave(self) -> None:
         """Let go of a client that does not fetch its events, and does not wait for any more of them."""
@@ -189,16 +205,6 @@ def _parse(line: bytes) -> dict[str, Any]:
     if not isinstance(request.get("arguments", {}), dict | None):
         raise CallError("'arguments' has to be an object")
     return request
-
-
-def _event_line(event: Event) -> bytes:
-    """Return the line that tells of an event; b"", and a log entry, where JSON cannot say its data."""
-    on = {"on": event.on} if event.on else {}
-    try:
-        return _encode({"event": event.name, **on, "data": event.data})
-    except (TypeError, ValueError):
-        _log.exception("the event '%s' cannot be told", event.name)
-        return b""
 
 
 def _encode(message: object) -> bytes:

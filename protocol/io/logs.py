@@ -31,8 +31,8 @@ class _JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         entry |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
+        if text := _traceback(record, self):
+            entry["exception"] = text
         return json.dumps(entry, default=str)
 
 
@@ -52,7 +52,13 @@ class _TextFormatter(logging.Formatter):
         level = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
         time = f"{_time(record).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z " * self._timed
         text = f"{time}{self._program}: {level}{record.getMessage()}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        trace = _traceback(record, self)
+        return f"{text}\n{trace}" if trace else text
+
+
+def _traceback(record: logging.LogRecord, formatter: logging.Formatter) -> str:
+    """Return the traceback of a record, which may have it as text already; "" where there is none."""
+    return record.exc_text or (formatter.formatException(record.exc_info) if record.exc_info else "")
 
 
 class _Forgiving(logging.Handler):

@@ -7,6 +7,7 @@ the readable and the writable part of a chain are, and the readable part follows
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, cast
 
 from protocol.virtio.features import Feature
@@ -22,6 +23,7 @@ from protocol.virtio.gpio import (
 )
 from tests.fuzz.harness import DefectError
 from vhost_user.chain import Chain
+from vhost_user.devices import gpio
 from vhost_user.devices.gpio import Gpio
 from vhost_user.devices.gpio_interrupts import put_back_buffers
 from vhost_user.devices.gpio_simulation import SimulatedChip, SimulatedLine
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from vhost_user.queue import Virtqueue
 
 logging.getLogger("vhost_user.gpio").setLevel(logging.ERROR)  # what a guest does wrong is all that is done
+
+gpio.in_time = nullcontext  # type: ignore[assignment, attr-defined]  # there is no clock, and nothing to wait for
 
 NAMES = ("button", "", "led")
 

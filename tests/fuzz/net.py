@@ -8,7 +8,7 @@ split ring is.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from protocol.virtio.features import Feature
 from protocol.virtio.net import (
@@ -128,7 +128,8 @@ def one_input(data: bytes) -> None:
 def _serve(queue: _Queue, kind: str) -> None:
     with Net(_Port()) as device:
         device.negotiated(Feature(queue.features | _CONTROL_FEATURES))
-        transmitter = QueueTransmitter(queue, device.port, 1, Counters(), lambda: True)  # type: ignore[arg-type]
+        given: Any = queue
+        transmitter = QueueTransmitter(given, device.port, 1, Counters(), lambda: True, own=device._own)
         while chains := queue.take_now(4):
             if kind == "transmit":
                 if transmitter._send(chains):

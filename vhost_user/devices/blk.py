@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -13,9 +12,10 @@ from protocol.vhost_user.checks import RefusedError
 from protocol.virtio.blk import SECTOR_SIZE, WRITEBACK_OFFSET, BlkConfig, BlkFeature
 from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
+from vhost_user.containment import Containment
 from vhost_user.device import RING_FEATURES, VirtioDevice
 from vhost_user.devices.blk_executor import Executor
-from vhost_user.devices.blk_faults import Action, Faults
+from vhost_user.devices.blk_faults import Action, Fault, Faults
 from vhost_user.devices.blk_locking import ImageInUseError
 from vhost_user.devices.blk_options import (
     DEFAULT_QUEUE_SIZE,
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from protocol.vhost_user import ConfigFlag
     from vhost_user.chain import Chain
     from vhost_user.devices.blk_disk import Disk
-    from vhost_user.devices.blk_faults import Fault, FaultFile
+    from vhost_user.devices.blk_faults import FaultFile
     from vhost_user.devices.blk_locking import ImageLock
+    from vhost_user.devices.blk_requests import Request
     from vhost_user.queue import Virtqueue
 
 _log = logging.getLogger("vhost_user.blk")
@@ -104,10 +105,13 @@ class Blk(VirtioDevice):
         self._queue_size = queue_size
         self._writeback = True
         self._threads = trio.CapacityLimiter(_THREADS)
+        self._own = Containment(_log)
+        self._what = f"the disk {type(disk).__name__}"
 
     def close(self) -> None:
         """Close the disk."""
-        self._disk.close()
+        with self._own.code(self._what, "it was to be closed"):
+            self._disk.close()
 
     @classmethod
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
@@ -180,10 +184,18 @@ class Blk(VirtioDevice):
                 if self.faults:
                     for chain in batch:
                         nursery.start_soon(self._serve_with_faults, queue, chain)
-                elif left := self._executor.serve_now(batch, queue.flush):
+                elif left := self._serve_now(batch, queue):
                     share = -(-len(left) // _THREADS)
                     for first in range(0, len(left), share):
                         nursery.start_soon(self._serve, left[first : first + share])
+
+    def _serve_now(self, batch: Sequence[Chain], queue: Virtqueue) -> list[Chain]:
+        """Do what needs no waiting; return the others."""
+        try:
+            return self._executor.serve_now(batch, queue.flush)
+        except Exception as error:
+            self._own.failed(self._what, "requests are done one by one", error)
+            return [chain for chain in batch if not chain.completed]
 
     async def run(self) -> None:
         """Look at the disk's size and the file of faults now and then."""
@@ -193,7 +205,8 @@ class Blk(VirtioDevice):
 
     def look(self) -> None:
         """Tell the driver if the disk's size has changed; take over the file of faults if that has."""
-        with contextlib.suppress(OSError):  # a disk that is gone says so at every request
+        # A disk that is gone says so at every request.
+        with self._own.code(self._what, "its size is not known", expected=OSError):
             if self._disk.measure():
                 _log.info("the disk has %d sectors now", self._disk.size // SECTOR_SIZE)
                 self.notify_config_changed()
@@ -215,7 +228,9 @@ class Blk(VirtioDevice):
 
     def read_config(self, offset: int, size: int) -> bytes:
         """Return a part of the configuration space, as it is now."""
-        return self._config().encode()[offset : offset + size]
+        with self._own.code(self._what, "the driver is not told what the disk is like"):
+            return self._config().encode()[offset : offset + size]
+        raise RefusedError("the disk cannot be asked")
 
     def write_config(self, offset: int, data: bytes, flags: ConfigFlag) -> None:
         """Take `writeback`; refuse anything else."""
@@ -264,7 +279,7 @@ class Blk(VirtioDevice):
 
     async def _serve_with_faults(self, queue: Virtqueue, chain: Chain) -> None:
         request = self._executor.describe(chain.element)
-        while request is not None and (fault := self.faults.take(request)) is not None:
+        while request is not None and (fault := self._fault(request)) is not None:
             if (status := fault.action.status) is not None:
                 answer(chain.element, status)
                 chain.complete(chain.element.writable_length)
@@ -281,6 +296,11 @@ class Blk(VirtioDevice):
                 chain.put_back()
                 return
         await self._serve([chain])
+
+    def _fault(self, request: Request) -> Fault | None:
+        with self._own.code("a fault", "the guest's request gets an error"):
+            return self.faults.take(request)
+        return Fault(Action.ERROR)
 
 
 def _offered(disk: Disk, num_queues: int) -> BlkFeature:

@@ -16,6 +16,7 @@ from protocol.virtio.blk import (
     RequestType,
 )
 from vhost_user.chain import Writable
+from vhost_user.containment import Containment
 from vhost_user.devices.blk_requests import BadRequestError, answer, parse
 from vhost_user.devices.blk_sharing import WORTH_SHARING
 
@@ -58,6 +59,7 @@ class Executor:
         self.write_through = False
         """Whether a write must be on the medium when it is completed."""
         self._disk = disk
+        self._own = Containment(_log)
         self._id = serial.encode("ascii")
         if len(self._id) > ID_SIZE:
             raise ValueError(f"'{serial}' has more than {ID_SIZE} characters")
@@ -138,6 +140,11 @@ class Executor:
             answer(element, error.status)
         except OSError as error:
             _log.warning("a request failed on the disk: %s", error.strerror)
+            answer(element, RequestStatus.IOERR)
+        except Exception as error:
+            self._own.failed(
+                f"the disk {type(self._disk).__name__}", "the guest's request gets an error", error
+            )
             answer(element, RequestStatus.IOERR)
         else:
             answer(element, RequestStatus.OK)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from vhost_user.containment import Containment
 from vhost_user.devices.console_control import Control, PortState
 from vhost_user.devices.console_port import Port
 from vhost_user.devices.console_simulation import PortSimulation
@@ -45,6 +46,7 @@ class Ports:
         self._plugs: dict[int, Plug] = {}
         self._resized = resized
         self._nursery: trio.Nursery | None = None
+        self._own = Containment(_log)
 
     def get(self, number: int) -> Port | None:
         """Return a port, if there is one of that number."""
@@ -97,8 +99,7 @@ class Ports:
         if plug.ended is not None:
             with trio.CancelScope(shield=True):
                 await plug.ended.wait()
-        if plug.port.host is not None:
-            plug.port.host.close()
+        self._close(plug)
 
     def tell(self) -> None:
         """Have the driver told what is new."""
@@ -128,7 +129,11 @@ class Ports:
     def close(self) -> None:
         """Close the host sides; their sockets and links are removed."""
         for plug in self._plugs.values():
-            if plug.port.host is not None:
+            self._close(plug)
+
+    def _close(self, plug: Plug) -> None:
+        if plug.port.host is not None:
+            with self._own.code(f"the host's end of port {plug.part.name}", "it was to be closed"):
                 plug.port.host.close()
 
     def _wake(self, number: int) -> None:
@@ -142,17 +147,17 @@ class Ports:
     def _start(self, plug: Plug) -> None:
         if self._nursery is not None and plug.port.host is not None:
             plug.scope, plug.ended = trio.CancelScope(), trio.Event()
-            self._nursery.start_soon(_run_host_side, plug, name=f"port {plug.part.name}")
+            self._nursery.start_soon(self._run_host_side, plug, name=f"port {plug.part.name}")
 
-
-async def _run_host_side(plug: Plug) -> None:
-    host, ended = plug.port.host, plug.ended
-    assert host is not None
-    assert ended is not None
-    _log.info("port %s is %s", plug.part.name, host)
-    try:
-        with plug.scope:
-            await host.run(plug.port)
-    finally:
-        plug.port.host_closed()
-        ended.set()
+    async def _run_host_side(self, plug: Plug) -> None:
+        """Run a host side, to its end or until the port is unplugged; one that fails is a closed one."""
+        host, ended = plug.port.host, plug.ended
+        assert host is not None
+        assert ended is not None
+        _log.info("port %s is %s", plug.part.name, host)
+        try:
+            with plug.scope, self._own.code(f"the host's end of port {plug.part.name}", "it is closed"):
+                await host.run(plug.port)
+        finally:
+            plug.port.host_closed()
+            ended.set()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import trio
+
 from protocol.virtio.gpio import (
     EVENT_QUEUE,
     MAX_LINES,
@@ -18,6 +20,7 @@ from protocol.virtio.gpio import (
     encode_names,
 )
 from protocol.virtio.ids import DeviceId
+from vhost_user.containment import Containment, in_time
 from vhost_user.device import VirtioDevice
 from vhost_user.devices.gpio_chip import LineError
 from vhost_user.devices.gpio_interrupts import Interrupt, give_back, put_back_buffers
@@ -42,7 +45,10 @@ _log = logging.getLogger("vhost_user.gpio")
 
 
 class Gpio(VirtioDevice):
-    """GPIO lines for a guest, those of a chip of the host or simulated ones."""
+    """GPIO lines for a guest, those of a chip of the host or simulated ones.
+
+    Where a chip of one's own raises what is no LineError, the guest gets an error, and all else goes on.
+    """
 
     device_id = DeviceId.GPIO
     name = "gpio"
@@ -64,12 +70,15 @@ class Gpio(VirtioDevice):
         chip.attach(self.interrupts)
         self._has_interrupts = False
         self._once = Once(_log, 100)
+        self._own = Containment(_log)
+        self._what = f"the chip {type(chip).__name__}"
         if isinstance(chip, SimulatedChip):
             self.simulation = chip
 
     def close(self) -> None:
         """Close the chip."""
-        self._chip.close()
+        with self._own.code(self._what, "it was to be closed"):
+            self._chip.close()
 
     @classmethod
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
@@ -95,14 +104,17 @@ class Gpio(VirtioDevice):
 
     def reset(self) -> None:
         """Disable all interrupts, and use no line."""
-        self._chip.reset()
+        with self._own.code(self._what, "it was to be reset"):
+            self._chip.reset()
         for interrupt in self.interrupts:
             interrupt.disable()
 
     async def run(self) -> None:
         """Run the chip; at the end nobody uses it."""
         try:
-            await self._chip.run()
+            with self._own.code(self._what, "its run() is over, while the guest has it still"):
+                await self._chip.run()
+            await trio.sleep_forever()
         finally:
             self.reset()
 
@@ -133,14 +145,15 @@ class Gpio(VirtioDevice):
 
     async def serve_request(self, chain: Chain) -> None:
         """Do what a chain of the request queue asks for, and complete it."""
-        try:
+        refused = (BadRequestError, LineError)
+        status, data = GpioStatus.ERR, b"\0"
+        with self._own.code(self._what, "the guest gets an error", expected=refused) as attempt, in_time():
             request = parse(chain, len(self.interrupts), len(self._names))
             data = await self._execute(request)
-        except (BadRequestError, LineError) as error:
-            self._once.warning(f"the guest gets an error for {error}")
-            answer(chain, GpioStatus.ERR)
-        else:
-            answer(chain, GpioStatus.OK, data)
+            status = GpioStatus.OK
+        if attempt.refusal is not None:
+            self._once.warning(f"the guest gets an error for {attempt.refusal}")
+        answer(chain, status, data)
 
     async def take_event(self, chain: Chain) -> None:
         """Unmask an interrupt with a chain of the event queue, or complete it where that is none."""
@@ -151,7 +164,8 @@ class Gpio(VirtioDevice):
             give_back(chain, IrqStatus.INVALID)
             return
         if self.interrupts[line].type.is_level:
-            await self._chip.refresh(line)
+            with self._own.code(self._what, "an interrupt by level may come late"), in_time():
+                await self._chip.refresh(line)
         self.interrupts[line].unmask(chain)
 
     async def _execute(self, request: Request) -> bytes:
@@ -161,11 +175,11 @@ class Gpio(VirtioDevice):
             case GpioRequestType.GET_LINE_NAMES:
                 return self._names
             case GpioRequestType.GET_DIRECTION:
-                return bytes([await self._chip.direction(line)])
+                return bytes([await self._direction(line)])
             case GpioRequestType.SET_DIRECTION:
                 await self._set_direction(line, Direction(value))
             case GpioRequestType.GET_VALUE:
-                return bytes([await self._chip.value(line)])
+                return bytes([_level(await self._chip.value(line))])
             case GpioRequestType.SET_VALUE:
                 await self._chip.set_value(line, value)
             case GpioRequestType.SET_IRQ_TYPE:
@@ -187,6 +201,17 @@ class Gpio(VirtioDevice):
             await self._chip.watch(line, kind)
             self.interrupts[line].disable()
             return
-        if await self._chip.direction(line) is Direction.OUT:
+        if await self._direction(line) is Direction.OUT:
             raise LineError(f"line {line} is an output, which has no interrupts")
-        self.interrupts[line].enable(kind, await self._chip.watch(line, kind))
+        self.interrupts[line].enable(kind, _level(await self._chip.watch(line, kind)))
+
+    async def _direction(self, line: int) -> Direction:
+        """Return what the line is used for. Raises ValueError where the chip says what cannot be."""
+        return Direction(await self._chip.direction(line))
+
+
+def _level(value: object) -> int:
+    """Return what a chip says of a line. Raises ValueError where that is no level."""
+    if value not in {0, 1}:
+        raise ValueError(f"a line's level is 0 or 1, and not {value!r}")
+    return int(bool(value))

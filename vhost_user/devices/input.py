@@ -11,6 +11,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.vhost_user.checks import RefusedError
 from protocol.virtio.ids import DeviceId
 from protocol.virtio.input import EVENT, EVENTQ, Event, encode_config
+from vhost_user.containment import Containment
 from vhost_user.device import VirtioDevice
 from vhost_user.devices.input_options import add_options, simulated_from, socket_paths, sources_from
 from vhost_user.simulation import Simulation
@@ -72,11 +73,14 @@ class Input(VirtioDevice):
         self._tasks = (source, *tasks)
         self._selected = bytearray(_SELECTED)
         self._told_short = False
+        self._own = Containment(_log)
+        self._what = f"the input source {type(source).__name__}"
 
     def close(self) -> None:
         """Close the source and what goes on beside it."""
         for task in self._tasks:
-            task.close()
+            with self._own.code(type(task).__name__, "it was to be closed"):
+                task.close()
 
     def reset(self) -> None:
         """Forget what the driver selected, and what it got of a report."""
@@ -88,7 +92,11 @@ class Input(VirtioDevice):
         """Let the source do its part, and what goes on beside it."""
         async with trio.open_nursery() as nursery:
             for task in self._tasks:
-                nursery.start_soon(task.run)
+                nursery.start_soon(self._run, task)
+
+    async def _run(self, task: Task) -> None:
+        with self._own.code(type(task).__name__, "its run() is over, and the device goes on"):
+            await task.run()
 
     @classmethod
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
@@ -117,8 +125,12 @@ class Input(VirtioDevice):
     def read_config(self, offset: int, size: int) -> bytes:
         """Return a part of the answer to what the driver has selected."""
         select, subsel = self._selected
-        answer = self.source.description.answer(select, subsel)
-        return encode_config(select, subsel, answer)[offset : offset + size]
+        return self._answer(select, subsel)[offset : offset + size]
+
+    def _answer(self, select: int, subsel: int) -> bytes:
+        with self._own.code(self._what, "the guest's driver is told of nothing"):
+            return encode_config(select, subsel, self.source.description.answer(select, subsel))
+        return encode_config(select, subsel, b"")
 
     def write_config(self, offset: int, data: bytes, flags: ConfigFlag) -> None:
         """Take `select` and `subsel`; ignore what is written beside them, as QEMU writes the whole space.
@@ -167,7 +179,8 @@ class Input(VirtioDevice):
         except RemoteProtocolError as error:
             self._tell_short(f"{error}, in a buffer of status events")
             return
-        self.source.take_status(event)
+        with self._own.code(self._what, "what the guest wants is not done"):
+            self.source.take_status(event)
 
     def _tell_short(self, what: str) -> None:
         if not self._told_short:

@@ -14,6 +14,7 @@ import trio
 
 from protocol.fds import OwnedFd
 from protocol.io.command_line import UserError, print_result
+from vhost_user.containment import Containment
 from vhost_user.devices.input_script import Parser, ScriptError
 from vhost_user.simulation import Simulation, call
 
@@ -72,12 +73,16 @@ class Script(Protocol):
 
 
 class Player:
-    """Does what a script says, from when all drivers are ready. A step that cannot be done is logged."""
+    """Does what a script says, from when all drivers are ready.
+
+    A step that a device refuses is logged and left out; one whose device fails is the last.
+    """
 
     def __init__(self, script: Script, devices: InputDevices) -> None:
         """Own `script` from now on."""
         self._script = script
         self._devices = devices
+        self._own = Containment(_log)
 
     async def run(self) -> None:
         """Play it once, to its end."""
@@ -86,10 +91,14 @@ class Player:
         began = trio.current_time()
         async with contextlib.aclosing(self._script.steps()) as steps:
             async for step in steps:
-                try:
+                with self._own.code(
+                    f"line {step.line} of the script", "it ends here", expected=ScriptError
+                ) as attempt:
                     await step.run(began)
-                except ScriptError as error:
-                    _log.error("the script's %s", error)
+                if attempt.refusal is not None:
+                    _log.error("the script's %s", attempt.refusal)
+                elif attempt.failed:
+                    return
         _log.info("the script is at its end")
 
     def close(self) -> None:

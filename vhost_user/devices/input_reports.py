@@ -54,10 +54,12 @@ class Description:
 
 
 class _Report:
-    """Events that belong together, the last of them SYN_REPORT."""
+    """Events that belong together, the last of them SYN_REPORT. Raises LocalProtocolError for none."""
 
     def __init__(self, events: Iterable[Event]) -> None:
         self.events = deque([*events, SYN_REPORT])
+        for event in self.events:
+            event.encode()  # or the driver's queue would find out
         self.is_over = trio.Event()
 
 
@@ -88,7 +90,10 @@ class Reports:
         return len(self._waiting) + (self._begun is not None)
 
     def post(self, events: Iterable[Event]) -> None:
-        """Add a report of `events`, after which a SYN_REPORT is sent; do not wait until it is delivered."""
+        """Add a report of `events`, after which a SYN_REPORT is sent; do not wait until it is delivered.
+
+        Raises LocalProtocolError for an event with a number that does not fit, as `send()` does.
+        """
         self._add(_Report(events))
 
     async def send(self, events: Iterable[Event]) -> None:

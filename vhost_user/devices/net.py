@@ -18,9 +18,10 @@ from protocol.virtio.net import (
     control_queue,
     header_size,
 )
+from vhost_user.containment import Containment
 from vhost_user.device import VirtioDevice
 from vhost_user.devices import net_options
-from vhost_user.devices.net_control import Control
+from vhost_user.devices.net_control import BadCommandError, Control
 from vhost_user.devices.net_frames import Counters, rarp
 from vhost_user.devices.net_receiver import QueueReceiver
 from vhost_user.devices.net_simulation import NetSimulation, NetSimulations
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
     from vhost_user.devices.net_host import Port
     from vhost_user.queue import Virtqueue
+
+RETRY_SECONDS = 1.0
+"""How long a port whose `receive()` has failed is left alone."""
 
 _log = logging.getLogger("vhost_user.net")
 
@@ -60,6 +64,8 @@ class Net(VirtioDevice):
         MTU that the guest is advised of, by default the port's.
         """
         self.port = port
+        self._own = Containment(_log)
+        self._what = f"the port {type(port).__name__}"
         self.num_queues = 2 * port.queue_pairs + 1
         self.to_guest = Counters()
         self.from_guest = Counters()
@@ -80,7 +86,8 @@ class Net(VirtioDevice):
 
     def close(self) -> None:
         """Close the port."""
-        self.port.close()
+        with self._own.code(self._what, "it was to be closed"):
+            self.port.close()
 
     @classmethod
     def add_options(cls, parser: argparse.ArgumentParser) -> None:
@@ -156,7 +163,9 @@ class Net(VirtioDevice):
         if turned_on == self._negotiated:
             return
         self._negotiated = self._control.features = turned_on
-        self.port.set_features(features, header_size(features))
+        self.port.header_size = header_size(features)  # whatever becomes of the rest
+        with self._own.code(self._what, "it knows nothing of the guest's features"):
+            self.port.set_features(features, header_size(features))
         # A front-end that keeps the control queue to itself says by enabling queues how many are used.
         self.use_pairs(1 if NetFeature.CTRL_VQ in turned_on else self.port.queue_pairs)
         if NetFeature.CTRL_VLAN in turned_on:
@@ -183,8 +192,9 @@ class Net(VirtioDevice):
         """Tell the network where the guest with this address is now: it has migrated here."""
         if self.link_up:
             frame = memoryview(bytes(self.port.header_size) + rarp(mac))
-            self.port.send(0, [frame], len(frame))
-            self.port.flush(0)
+            with self._own.code(self._what, "a RARP is not sent"):
+                self.port.send(0, [frame], len(frame))
+                self.port.flush(0)
 
     def set_mtu(self, mtu: int) -> None:
         """Take notice of the MTU that the guest was told by the front-end; it gets nothing beyond that."""
@@ -199,7 +209,8 @@ class Net(VirtioDevice):
     def set_link(self, up: bool) -> None:
         """Pull the guest's cable out, or plug it in."""
         self._is_plugged_in = up
-        self.port.set_link(up)
+        with self._own.code(self._what, "it is told nothing of the link"):
+            self.port.set_link(up)
         self._link_changed()
 
     def announce(self) -> None:
@@ -217,8 +228,11 @@ class Net(VirtioDevice):
         self._recheck()
 
     def set_offloads(self, offloads: NetFeature) -> None:
-        """Leave these of GUEST_OFFLOADS to the guest."""
-        self.port.set_offloads(self._negotiated.without(GUEST_OFFLOADS) | offloads)
+        """Leave these of GUEST_OFFLOADS to the guest. Raises BadCommandError where the port fails at it."""
+        with self._own.code(self._what, "the guest's command gets an error") as attempt:
+            self.port.set_offloads(self._negotiated.without(GUEST_OFFLOADS) | offloads)
+        if attempt.failed:
+            raise BadCommandError("the port fails")
 
     def announced(self) -> None:
         """Take notice that the guest has announced itself."""
@@ -238,7 +252,8 @@ class Net(VirtioDevice):
 
     async def run_host(self) -> None:
         """Run what the port has to do."""
-        await self.port.run()
+        with self._own.code(self._what, "its run() is over, while the guest has it still"):
+            await self.port.run()
 
     async def run_queue(self, queue: Virtqueue) -> None:
         """Serve one queue."""
@@ -261,7 +276,9 @@ class Net(VirtioDevice):
             await trio.sleep_forever()
 
     async def _transmit(self, queue: Virtqueue, pair: int) -> None:
-        transmitter = QueueTransmitter(queue, self.port, pair, self.from_guest, lambda: self.link_up)
+        transmitter = QueueTransmitter(
+            *(queue, self.port, pair, self.from_guest, lambda: self.link_up), own=self._own
+        )
         self._transmitting[pair] = transmitter
         try:
             await transmitter.run()
@@ -283,10 +300,18 @@ class Net(VirtioDevice):
                         receiver.is_stopped = False
                         with trio.CancelScope() as scope:
                             self._receiving[pair] = receiver, scope
-                            await self.port.receive(pair, receiver)
+                            await self._receive_from_port(pair, receiver)
         finally:
             self._receiving.pop(pair, None)
             receiver.put_back()
+
+    async def _receive_from_port(self, pair: int, receiver: QueueReceiver) -> None:
+        """Let the port give frames to the guest, until cancelled; after a failure, it begins again."""
+        while True:
+            with self._own.code(self._what, f"it gives nothing to the guest for {RETRY_SECONDS:g} s"):
+                await self.port.receive(pair, receiver)
+                raise RuntimeError("receive() has returned, which it must not")
+            await trio.sleep(RETRY_SECONDS)
 
     def _complete_late(self, pair: int) -> None:
         if (transmitter := self._transmitting.get(pair)) is not None:

@@ -7,18 +7,22 @@ Nothing here says how a frame is cut up: the header may be in a buffer of its ow
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Self
 
 import trio
 
 from protocol.virtio.net import HEADER, LEGACY_HEADER_SIZE, NetFeature
+from vhost_user.containment import Containment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from protocol.virtio.features import Feature
     from vhost_user.simulation import Simulation
+
+_log = logging.getLogger("vhost_user.net")
 
 MAX_FRAME = HEADER.size + 14 + 8 + 40 + 0xFFFF
 """Most bytes of a frame with its header: two VLAN tags, and as much as an IPv6 header can tell of."""
@@ -93,7 +97,9 @@ class Port:
     A subclass has at least `send()` and `receive()`.
 
     All methods are called in the loop's thread, and none before `set_features()`. Those that are not
-    async do not block. The attributes are read whenever a front-end connects.
+    async do not block. The attributes are read whenever a front-end connects. An exception costs the
+    frame that was to be sent; of `receive()`, the guest gets no frames for a second. The traceback is in
+    the log, once for each place.
     """
 
     queue_pairs: int = 1
@@ -202,6 +208,8 @@ class PortWrapper(Port):
 
     def __init__(self, inner: Port) -> None:
         self.inner = inner
+        self.own = Containment(_log)
+        """Contains what the port within raises where nobody asks it on the guest's behalf."""
         self.queue_pairs = inner.queue_pairs
         self.offloads = inner.offloads
         self.mtu = inner.mtu
@@ -261,8 +269,9 @@ class PortWrapper(Port):
         await self.inner.receive(pair, receiver)
 
     async def run(self) -> None:
-        """Pass it on."""
-        await self.inner.run()
+        """Run the port within, whose failure is not that of what is around it."""
+        with self.own.code(f"the port {type(self.inner).__name__}", "its run() is over"):
+            await self.inner.run()
 
     def close(self) -> None:
         """Close the port within."""

@@ -80,6 +80,7 @@ class ImpairedPort(PortWrapper):
     ) -> None:
         """Own `inner`. The same `seed` and the same frames give the same losses."""
         super().__init__(inner)
+        self._what = f"the port {type(inner).__name__}"
         self.offloads = inner.offloads & MOST_OFFLOADS
         self._takes = 0  # a NetFeature, as a number: that is five times as quick
         self.from_guest = TimedLine(from_guest, f"{seed} from guest", self._send_on)
@@ -116,10 +117,9 @@ class ImpairedPort(PortWrapper):
             except ValueError:
                 self.dropped_from_guest += 1
             return True
-        if not self.inner.send(pair, buffers, length):
-            return False
-        self.from_guest.passed()
-        return True
+        if taken := self.inner.send(pair, buffers, length):
+            self.from_guest.passed()
+        return taken
 
     async def receive(self, pair: int, receiver: Receiver) -> None:
         """Let the port within give frames to the line, or to the guest."""
@@ -136,7 +136,7 @@ class ImpairedPort(PortWrapper):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.from_guest.run)
             nursery.start_soon(self.to_guest.run)
-            await self.inner.run()
+            await super().run()
 
     def drop(self) -> None:
         """Count a frame for the guest that it does not get."""
@@ -152,9 +152,12 @@ class ImpairedPort(PortWrapper):
     def _send_on(self, frames: list[bytes]) -> None:
         for frame in frames:
             buffers, length = with_header_size([memoryview(frame)], len(frame), self.header_size)
-            if not self.inner.send(0, buffers, length):
-                self.dropped_from_guest += 1
-        self.inner.flush(0)
+            with self.own.code(self._what, "a frame is dropped"):
+                if self.inner.send(0, buffers, length):
+                    continue
+            self.dropped_from_guest += 1
+        with self.own.code(self._what, "others get frames late"):
+            self.inner.flush(0)
 
     def _give(self, frames: list[bytes]) -> None:
         receiver = self._receivers[min(self._receivers)] if self._receivers else None

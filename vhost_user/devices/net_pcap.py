@@ -263,7 +263,7 @@ class CapturedPort(PortWrapper):
         async with trio.open_nursery() as nursery:
             if self._interface == 0:
                 nursery.start_soon(self._capture.run)
-            await self.inner.run()
+            await super().run()
 
     def close(self) -> None:
         """End the capture, and close the port within."""

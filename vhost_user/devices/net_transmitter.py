@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vhost_user.chain import Chain
+    from vhost_user.containment import Containment
     from vhost_user.devices.net_frames import Counters
     from vhost_user.devices.net_host import Port
     from vhost_user.queue import Virtqueue
@@ -35,14 +36,26 @@ class QueueTransmitter:
     """
 
     def __init__(
-        self, queue: Virtqueue, port: Port, pair: int, counters: Counters, link_up: Callable[[], bool]
+        self,
+        queue: Virtqueue,
+        port: Port,
+        pair: int,
+        counters: Counters,
+        link_up: Callable[[], bool],
+        *,
+        own: Containment,
     ) -> None:
-        """Send over `pair` of `port`, and count in `counters`; without a link, frames are dropped."""
+        """Send over `pair` of `port`, and count in `counters`; without a link, frames are dropped.
+
+        So is a frame for which the port raises an exception, which `own` contains.
+        """
         self._queue = queue
         self._port = port
         self._pair = pair
         self._counters = counters
         self._link_up = link_up
+        self._own = own
+        self._what = f"the port {type(port).__name__}"
         self._late: list[tuple[Chain, int]] = []
         self._is_late = trio.lowlevel.ParkingLot()
 
@@ -75,12 +88,26 @@ class QueueTransmitter:
             rest = self._send(batch)
             while rest:
                 with self._queue.until_stop() as scope:
-                    await self._port.until_sendable(self._pair)
+                    if not await self._is_sendable():
+                        rest = self._drop_first(rest)
                 if scope.cancelled_caught:
                     for chain in rest:
                         chain.put_back()
                     return
                 rest = self._send(rest)
+
+    async def _is_sendable(self) -> bool:
+        """Wait until the port takes frames; False where it fails at that."""
+        with self._own.code(self._what, "a frame of the guest's is dropped"):
+            await trio.lowlevel.checkpoint()  # a port may say at once that it can send, and then not send
+            await self._port.until_sendable(self._pair)
+            return True
+        return False
+
+    def _drop_first(self, rest: list[Chain]) -> list[Chain]:
+        self._counters.dropped += 1
+        self._queue.complete_together([(rest[0], 0)])
+        return rest[1:]
 
     def _send(self, batch: list[Chain]) -> list[Chain]:
         """Send frames, and complete them; return those that the port cannot take now."""
@@ -92,17 +119,26 @@ class QueueTransmitter:
         for chain in batch:
             element = chain.element
             length = element.readable_length
-            if not is_up or not least <= length <= MAX_FRAME:
+            try:
+                if not is_up or not least <= length <= MAX_FRAME:
+                    counters.dropped += 1
+                elif taken := port.send(self._pair, element.readable, length):
+                    frames += 1
+                    size += length - header
+                elif taken is None:
+                    raise TypeError("send() has returned None: True is for a frame that it is done with")
+                else:
+                    break
+            except Exception as error:
                 counters.dropped += 1
-            elif port.send(self._pair, element.readable, length):
-                frames += 1
-                size += length - header
-            else:
-                break
+                self._own.failed(self._what, "a frame of the guest's is dropped", error)
             sent += 1
         counters.frames += frames
         counters.bytes += size
-        port.flush(self._pair)
+        try:
+            port.flush(self._pair)
+        except Exception as error:
+            self._own.failed(self._what, "others get frames late", error)
         self._complete(batch[:sent], header)
         if sent < len(batch):
             self.complete_late()

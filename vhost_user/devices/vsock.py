@@ -290,7 +290,7 @@ class Vsock(VirtioDevice):
         stream.reset()
 
     def _join_host(self, stream: Stream, port: int) -> None:
-        if (sock := self._ports.connect(port)) is not None:
+        if (sock := self._ports.connect(port, stream.reset)) is not None:
             stream.accept(sock)
         elif self._host is None:
             raise ConnectionRefusedError("nobody listens")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import socket
 from typing import TYPE_CHECKING
 
 import trio
 
+from vhost_user.containment import Containment
+
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from typing import Self
 
 BACKLOG = 128
 """How many connections a listener may have that it has not accepted; more are refused."""
 LAST_PORT = 0xFFFF_FFFE
 """The port after that means any."""
+
+_log = logging.getLogger("vhost_user.vsock")
 
 
 def check_port(port: int) -> int:
@@ -30,24 +36,62 @@ class PortListener(trio.abc.Listener[trio.SocketStream]):
     def __init__(self, ports: Ports, port: int) -> None:
         self.port = port
         self._ports = ports
-        self._waiting: set[socket.socket] = set()
+        self._own = Containment(_log)
+        self._waiting: dict[socket.socket, Callable[[], None]] = {}
+        """What waits to be accepted, with what resets it."""
         self._put, self._get = trio.open_memory_channel[socket.socket](math.inf)
 
     async def accept(self) -> trio.SocketStream:
         """Wait for a connection; the caller closes it. Raises trio.ClosedResourceError once closed."""
+        stream, _ = await self._accept()
+        return stream
+
+    async def serve(self, handler: Callable[[trio.SocketStream], Awaitable[object]]) -> None:
+        """Call `handler()` for each connection, in a task of its own; return once this listener is closed.
+
+        The connection is closed when its handler returns. What a handler raises resets its connection
+        and is in the log, once for each place; all others go on. A guest that has gone is no failure.
+        """
+        async with trio.open_nursery() as nursery:
+            while True:
+                try:
+                    stream, reset = await self._accept()
+                except trio.ClosedResourceError:
+                    return
+                nursery.start_soon(self._handle, handler, stream, reset)
+
+    async def _handle(
+        self,
+        handler: Callable[[trio.SocketStream], Awaitable[object]],
+        stream: trio.SocketStream,
+        reset: Callable[[], None],
+    ) -> None:
+        what = f"the handler of port {self.port}"
+        async with stream:
+            with self._own.code(
+                what, "its connection is reset", expected=trio.BrokenResourceError
+            ) as attempt:
+                await handler(stream)
+            if attempt.failed:
+                reset()
+
+    async def _accept(self) -> tuple[trio.SocketStream, Callable[[], None]]:
         try:
             sock = await self._get.receive()
-        except trio.EndOfChannel:
+            reset = self._waiting.pop(sock)
+        except (trio.EndOfChannel, KeyError):  # the latter where it was closed just now, with its connections
             raise trio.ClosedResourceError(f"nobody listens at port {self.port} any more") from None
-        self._waiting.discard(sock)
-        return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        return trio.SocketStream(trio.socket.from_stdlib_socket(sock)), reset
 
-    def connect(self) -> socket.socket:
-        """Return a socket whose other end `accept()` returns. Raises ConnectionRefusedError, OSError."""
+    def connect(self, reset: Callable[[], None]) -> socket.socket:
+        """Return a socket whose other end `accept()` returns; `reset()` ends what is joined to it.
+
+        Raises ConnectionRefusedError, OSError.
+        """
         if len(self._waiting) >= BACKLOG:
             raise ConnectionRefusedError(f"{BACKLOG} connections to port {self.port} wait already")
         ours, theirs = socket.socketpair()
-        self._waiting.add(theirs)
+        self._waiting[theirs] = reset
         self._put.send_nowait(theirs)
         return ours
 
@@ -85,10 +129,13 @@ class Ports:
         listener = self._listeners[port] = PortListener(self, port)
         return listener
 
-    def connect(self, port: int) -> socket.socket | None:
-        """Return a socket to who listens at `port`; None: nobody does. Raises OSError where it is refused."""
+    def connect(self, port: int, reset: Callable[[], None]) -> socket.socket | None:
+        """Return a socket to who listens at `port`; None: nobody does. `reset()` ends what is joined to it.
+
+        Raises OSError where it is refused.
+        """
         listener = self._listeners.get(port)
-        return None if listener is None else listener.connect()
+        return None if listener is None else listener.connect(reset)
 
     def forget(self, listener: PortListener) -> None:
         """Take note that one was closed."""
