@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import mmap
@@ -13,10 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ivshmem_server.memory_limits import free_memory, most_memory
 from ivshmem_server.peer_memory import SHM_DIRECTORY
-from ivshmem_server.room import huge_page_size, machine_memory
+from ivshmem_server.room import file_room, huge_page_size, is_in_memory, unfilled
 from ivshmem_server.sizes import format_about, format_size, round_up_to_power_of_two
 from protocol.fds import Closing, OwnedFd
+from protocol.io.means import cause_and_remedy
 from protocol.ivshmem.registers import MIN_MEMORY_SIZE
 
 if TYPE_CHECKING:
@@ -84,7 +87,6 @@ class SharedMemory(Closing):
         Raises MemoryUnavailableError: no such directory, no room, not enough huge pages.
         """
         try:
-            page = huge_page_size(path)
             number, name = tempfile.mkstemp(prefix="ivshmem-", dir=path)
             Path(name).unlink()
         except OSError as error:
@@ -93,6 +95,7 @@ class SharedMemory(Closing):
             ) from None
         with contextlib.ExitStack() as stack:
             fd = stack.enter_context(OwnedFd(number))
+            page = huge_page_size(fd)
             size = _rounded(size, page or MIN_MEMORY_SIZE)
             _set_size(fd, size, path, huge=page is not None)
             stack.pop_all()
@@ -123,6 +126,24 @@ class SharedMemory(Closing):
             fcntl.fcntl(fd.fileno(), fcntl.F_ADD_SEALS, _SEALS)
             stack.pop_all()
         return cls(fd, size, "memfd")
+
+    def preallocate(self) -> None:
+        """Take all of the memory from the system now, so that no write to it can fail later.
+
+        That takes a second for some gigabytes. Raises MemoryUnavailableError: there is not enough.
+        """
+        where = str(self.path) if self.path else "a memfd"
+        needed = unfilled(self.fd)
+        free = free_memory() if is_in_memory(self.fd) else None
+        if free is not None and needed > free.size:
+            raise MemoryUnavailableError(
+                f"{where} cannot be given {format_size(needed)}, as {format_about(free.size)} are left"
+                f" ({free.what}); free some, give less with -l, or leave out --prealloc"
+            )
+        try:
+            os.posix_fallocate(self.fd.fileno(), 0, self.size)
+        except OSError as error:
+            raise _cannot_hold(where, self.size, error, huge=huge_page_size(self.fd) is not None) from None
 
     def close(self) -> None:
         """Close the descriptor; remove the shm object if we created it."""
@@ -236,6 +257,12 @@ def _fit(fd: OwnedFd, path: Path, size: int) -> None:
             f"shared memory {path} exists with {format_size(status.st_size)}, not {format_size(size)}; "
             "remove it if nobody uses it, or give its size with -l, or another name with -M"
         )
+    elif (needed := unfilled(fd)) > (room := file_room(fd)).free:
+        _log.warning(
+            "shared memory %s exists, and fills %s more, of which %s are free: a guest that does would die;"
+            " make room in %s",
+            *(path, format_about(needed), format_about(room.free), path.parent),
+        )
 
 
 def _release(lock: OwnedFd, created: Path | None) -> None:
@@ -245,11 +272,17 @@ def _release(lock: OwnedFd, created: Path | None) -> None:
 
 
 def _set_size(fd: OwnedFd, size: int, where: str, *, huge: bool) -> None:
-    """Give a new file its size. Raises MemoryUnavailableError where the backing cannot hold it."""
-    capacity = None if huge else _capacity(fd)
-    if capacity and size > capacity:
+    """Give a new file its size. Raises MemoryUnavailableError where there is no room for it."""
+    room = file_room(fd)
+    if size > room.capacity > 0:
         raise MemoryUnavailableError(
-            f"{where} can hold {format_about(capacity)}, not {format_size(size)}; give less with -l"
+            f"{where} can hold {format_about(room.capacity)}, not {format_size(size)}; give less with -l"
+        )
+    if size > room.free and room.capacity:
+        raise MemoryUnavailableError(
+            f"{where} has {format_about(room.free)} free of {format_about(room.capacity)}, not"
+            f" {format_size(size)}, and a guest that fills the memory would die;"
+            " make room, give less with -l, or use --memfd"
         )
     try:
         os.ftruncate(fd.fileno(), size)
@@ -257,27 +290,25 @@ def _set_size(fd: OwnedFd, size: int, where: str, *, huge: bool) -> None:
         # what we cannot map for its size, nobody can.
         mmap.mmap(fd.fileno(), size).close()
     except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "beyond the address space"
-        remedy = "add huge pages (vm.nr_hugepages) or give less with -l" if huge else "give less with -l"
-        raise MemoryUnavailableError(f"{where} cannot hold {format_size(size)}: {reason}; {remedy}") from None
-    if capacity == 0:
+        raise _cannot_hold(where, size, error, huge=huge) from None
+    if is_in_memory(fd):
         _warn_beyond_memory(size, where)
 
 
-def _capacity(fd: OwnedFd) -> int:
-    """Return how many bytes the file system below `fd` can hold when it is empty; 0 where it has no size.
-
-    Beyond, a guest would die of SIGBUS. The kernel's own tmpfs, where a memfd lives, has no size: like
-    the memory of guests, it may exceed what the machine has, as long as nobody fills it.
-    """
-    status = os.fstatvfs(fd.fileno())
-    return status.f_blocks * status.f_frsize
+def _cannot_hold(
+    where: str, size: int, error: OSError | OverflowError, *, huge: bool
+) -> MemoryUnavailableError:
+    reason = error.strerror if isinstance(error, OSError) else "beyond the address space"
+    remedy = "add huge pages (vm.nr_hugepages) or give less with -l" if huge else "give less with -l"
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        reason, remedy = cause_and_remedy(error).split("; ", 1)
+    return MemoryUnavailableError(f"{where} cannot hold {format_size(size)}: {reason}; {remedy}")
 
 
 def _warn_beyond_memory(size: int, where: str) -> None:
-    total = machine_memory()
-    if total is not None and size > total:
+    most = most_memory()
+    if most is not None and size > most.size:
         _log.warning(
-            "%s of %s exceeds memory and swap, %s: filling it runs this machine out of memory",
-            *(where, format_size(size), format_about(total)),
+            "%s of %s exceeds %s, %s: filling it runs out of memory, and the kernel kills for it",
+            *(where, format_size(size), most.what, format_about(most.size)),
         )

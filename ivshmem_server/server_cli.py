@@ -112,6 +112,9 @@ def _serve(options: argparse.Namespace, listener: Listener | None, daemon: Daemo
         received = stack.enter_context(signals.ServiceSignals([signal.SIGUSR1]))
         # From here on there is something to clean up.
         memory = stack.enter_context(_open_memory(options))
+        if options.prealloc:
+            with signals.interruptible():  # much memory takes long
+                memory.preallocate()
         server = IvshmemServer(
             memory,
             vectors=options.vectors,

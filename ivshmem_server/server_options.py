@@ -130,6 +130,11 @@ def _add_memory_options(parser: argparse.ArgumentParser) -> None:
         "--hugetlb", type=_huge_page, metavar="SIZE", help="with --memfd: huge pages of SIZE, as 2M"
     )
     group.add_argument(
+        "--prealloc",
+        action="store_true",
+        help="take all of it from the system at the start, not as it is filled",
+    )
+    group.add_argument(
         "-l",
         "--size",
         type=_size,

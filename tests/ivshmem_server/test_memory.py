@@ -158,8 +158,36 @@ def test_more_than_the_process_may_write_is_refused() -> None:
     out = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
     )
-    assert "cannot hold 1 MiB: File too large" in out.stdout
+    assert "cannot hold 1 MiB: File too large; raise the limit of file sizes (ulimit -f)" in out.stdout
     assert out.stderr == ""
+
+
+def test_preallocated_memory_is_there(name: str, tmp_path: Path) -> None:
+    for memory in (
+        SharedMemory.memfd(SIZE),
+        SharedMemory.posix(name, SIZE),
+        SharedMemory.directory(str(tmp_path), SIZE),
+    ):
+        with memory:
+            memory.preallocate()
+            status = os.fstat(memory.fd.fileno())
+            assert (status.st_size, status.st_blocks * 512) == (SIZE, SIZE)
+
+
+def test_preallocation_leaves_what_is_there(name: str) -> None:
+    Path("/dev/shm", name).write_bytes(b"left here".ljust(SIZE, b"\0"))
+    with SharedMemory.posix(name, SIZE) as memory:
+        memory.preallocate()
+        assert os.pread(memory.fd.fileno(), 9, 0) == b"left here"
+
+
+def test_more_than_is_free_is_not_preallocated() -> None:
+    with SharedMemory.memfd(16 << 40) as memory:
+        with pytest.raises(
+            MemoryUnavailableError, match=r"cannot be given 16 TiB, as .* are left \(free memory"
+        ):
+            memory.preallocate()
+        assert os.fstat(memory.fd.fileno()).st_blocks == 0
 
 
 def test_memfd_cannot_be_resized_by_a_client() -> None:

@@ -19,9 +19,10 @@ import trio
 
 from ivshmem_server.status import NoStatusError, format_status, read_status
 from protocol import __version__
-from tests.ivshmem_server.client_program import error
+from tests.ivshmem_server.client_program import error, running
 from tests.ivshmem_server.clients import Client
 from tests.ivshmem_server.server_program import COMMAND, daemon, run, stop
+from tests.rig import tmpfs
 from tests.rig.hidden import each_way, launcher, with_hidden_proc
 from tests.rig.process import CLOSED, start
 from tests.rig.server import start_server
@@ -105,7 +106,7 @@ def test_help_names_every_option() -> None:
         "verbose foreground pid-file socket-path shm-name shm-dir size vectors memfd hugetlb mode owner group"
     )
     long += " allow-uid allow-gid max-peers max-queued sticky fd log-format log-file print-qemu-args"
-    long += " print-libvirt-xml version status-socket"
+    long += " print-libvirt-xml version status-socket prealloc"
     for option in short + [f"--{name}" for name in long.split()]:
         assert re.search(rf"(?<![\w-]){option}\b", out), option
 
@@ -448,6 +449,26 @@ async def test_room_for_fewer_peers_than_wanted_is_told_and_true(
         assert [client.id for client in joined] == list(range(peers))
         for client in joined:
             client.close()
+
+
+@tmpfs.for_mounter
+def test_memory_for_which_no_room_is_left_is_refused(tmp_path: Path, directory: Path) -> None:
+    argv = [*tmpfs.launcher(directory, 6), *COMMAND, "-F", "-S", f"{tmp_path}/socket", "-m", str(directory)]
+    done = subprocess.run([*argv, "-l", "4M"], capture_output=True, text=True, timeout=60, check=False)
+    said = one_line_error(done)
+    assert f"{directory} has 2.0 MiB free of 8.0 MiB, not 4 MiB, and a guest that fills the memory" in said
+
+
+@tmpfs.for_mounter
+@pytest.mark.parametrize(("options", "code"), [(["--prealloc"], 0), ([], -signal.SIGBUS)])
+async def test_preallocated_memory_can_be_filled_whatever_others_take(
+    tmp_path: Path, directory: Path, options: list[str], code: int
+) -> None:
+    options = ["-m", str(directory), "-l", "4M", *options]
+    async with start_server(tmp_path, *options, launcher=tmpfs.launcher(directory)) as server:
+        tmpfs.fill_up(server.program, directory)
+        async with running("fill", 0, "4194304", 1, "-S", server.socket) as client:
+            assert await client.wait() == code
 
 
 def test_inherited_socket(tmp_path: Path) -> None:

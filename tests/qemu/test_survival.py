@@ -13,6 +13,7 @@ import trio
 from ivshmem_server import connect
 from protocol.ivshmem import MAX_ID, MESSAGE_SIZE, Refusal, decode
 from tests.qemu.helpers import SECONDS, knock, until_joined, until_left, until_ready, until_rung
+from tests.rig import tmpfs
 from tests.rig.ivshmem import doorbell_arguments, probe
 from tests.rig.msix import message
 from tests.rig.qemu import start_qemu
@@ -155,3 +156,18 @@ async def share_of_a_cpu(machine: Machine) -> float:
     before, start = machine.program.cpu_seconds(), trio.current_time()
     await trio.sleep(0.5)
     return (machine.program.cpu_seconds() - before) / (trio.current_time() - start)
+
+
+@tmpfs.for_mounter
+async def test_guest_fills_preallocated_memory_whatever_others_take(tmp_path: Path, directory: Path) -> None:
+    options = ["-m", str(directory), "-l", "4M", "--prealloc"]
+    launcher = tmpfs.launcher(directory)
+    async with (
+        start_server(tmp_path, *options, launcher=launcher) as server,
+        start_qemu(*doorbell_arguments(server.socket, vectors=1)) as machine,
+    ):
+        guest = await probe(machine)
+        tmpfs.fill_up(server.program, directory)
+        for offset in range(0, 4 << 20, 1 << 16):
+            await guest.write(offset, bytes([offset >> 16]) * (1 << 16))
+        assert await guest.read((4 << 20) - 2, 2) == b"\x3f\x3f"
