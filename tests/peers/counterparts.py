@@ -18,3 +18,13 @@ def dpdk() -> Path:
 def virtiofsd() -> Path:
     """Return the directory with virtiofsd, which Debian 12 has not. Raises SetupError."""
     return packages.unpacked(platforms.PLATFORMS["debian13"], ["virtiofsd"])
+
+
+def socat() -> Path:
+    """Return the directory with socat. Raises SetupError."""
+    return packages.unpacked(platforms.selected(), ["socat"])
+
+
+def tshark() -> Path:
+    """Return the directory with tshark, Wireshark for terminals. Raises SetupError."""
+    return packages.unpacked(platforms.selected(), ["tshark"])
