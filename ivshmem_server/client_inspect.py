@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--struct",
         required=True,
         metavar="NAME",
-        help="a struct, union or typedef of it; NAME@FILE.c chooses",
+        help="a struct, union, enum or typedef of it; SCOPE::NAME and NAME@FILE.c choose",
     )
     parser.add_argument(
         "--offset", type=number, default=0, metavar="N", help="where it begins in the memory (default: 0)"

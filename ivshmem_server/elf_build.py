@@ -9,7 +9,6 @@ from ivshmem_server.elf_entries import (
     KINDS,
     POINTERS,
     QUALIFIERS,
-    References,
     children,
     element_count,
     is_data_member,
@@ -35,13 +34,13 @@ from ivshmem_server.elf_model import (
     array_of,
     is_impossible,
 )
+from ivshmem_server.elf_references import References
 from ivshmem_server.elf_variants import Discriminants, wrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from elftools.dwarf.die import DIE
-    from elftools.dwarf.dwarfinfo import DWARFInfo
 
 # DW_ATE_* (DWARF 5, section 7.8), by number.
 _BOOLEAN, _FLOAT, _SIGNED, _SIGNED_CHAR, _UNSIGNED, _UNSIGNED_CHAR, _UTF = 2, 4, 5, 6, 7, 8, 16
@@ -65,8 +64,8 @@ _KERNEL_ORDER = re.compile(r"__(le|be)(?:16|32|64)")
 class TypeBuilder:
     """Builds C types from the entries of one ELF, each entry once."""
 
-    def __init__(self, dwarf: DWARFInfo, *, little_endian: bool) -> None:
-        self._references = References(dwarf)
+    def __init__(self, *, little_endian: bool) -> None:
+        self._references = References()
         self._big_endian = not little_endian
         self._built: dict[tuple[int, int], CType] = {}
         self._in_progress: set[tuple[int, int]] = set()

@@ -1,16 +1,15 @@
-"""Single DWARF entries: their attributes, what they refer to, and the C name of the type they define."""
+"""Single DWARF entries: their attributes, and what these mean."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ivshmem_server.elf_model import ElfViewError, dimension, within_brackets
+from ivshmem_server.elf_model import ElfViewError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from elftools.dwarf.die import DIE
-    from elftools.dwarf.dwarfinfo import DWARFInfo
 
 # Entries that define a type with a name, and the word that C puts before it.
 KINDS = {
@@ -34,14 +33,24 @@ POINTERS = {
     "DW_TAG_ptr_to_member_type": "::*",
 }
 _DW_OP_PLUS_UCONST = 0x23
-# Longer chains of "pointer to pointer to ..." are damage.
-_MAX_NAME_DEPTH = 32
+_DW_LANG_RUST = 0x1C
 
 
 def name_of(die: DIE) -> str | None:
     """Return the name of an entry, None if it has none."""
     attribute = die.attributes.get("DW_AT_name")
     return None if attribute is None else attribute.value.decode("utf-8", "replace")
+
+
+def kind_of(die: DIE) -> str:
+    """Return the word that the language puts before a type's name: `struct` in C and C++, none in Rust."""
+    return "" if is_rust(die) else KINDS.get(str(die.tag), "")
+
+
+def is_rust(die: DIE) -> bool:
+    """Return whether the entry was compiled from Rust, which writes types in its own way."""
+    language = die.cu.get_top_DIE().attributes.get("DW_AT_language")
+    return language is not None and language.value == _DW_LANG_RUST
 
 
 def unit_name(die: DIE) -> str:
@@ -107,77 +116,3 @@ def element_count(subrange: DIE) -> int | None:
     upper = number_of(subrange, "DW_AT_upper_bound")
     # A bound of -1 is written as the largest number of 4 or 8 bytes by some.
     return 0 if upper in (0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF) else max(upper + 1, 0)
-
-
-class References:
-    """Follows the references from one entry to another within one ELF."""
-
-    def __init__(self, dwarf: DWARFInfo) -> None:
-        self._dwarf = dwarf
-        self._type_units: dict[int, DIE] | None = None
-
-    def target(self, die: DIE) -> DIE | None:
-        """Return the entry that DW_AT_type refers to; None, meaning void, if there is no such attribute."""
-        if "DW_AT_type" not in die.attributes:
-            return None
-        found = self._follow(die, "DW_AT_type")
-        # It may stand in for the one in a type unit.
-        return self._follow(found, "DW_AT_signature") if "DW_AT_signature" in found.attributes else found
-
-    def _follow(self, die: DIE, attribute: str) -> DIE:
-        reference = die.attributes[attribute]
-        if reference.form != "DW_FORM_ref_sig8":
-            return die.get_DIE_from_attribute(attribute)
-        if self._type_units is None:
-            self._type_units = dict(_type_units(self._dwarf))
-        if reference.raw_value in self._type_units:
-            return self._type_units[reference.raw_value]
-        return self._dwarf.get_DIE_by_sig8(reference.raw_value)
-
-    def c_name(self, die: DIE | None, depth: int = 0) -> str:
-        """Return the name of a type as C writes it (`const char *`), without building what it points at."""
-        if die is None:
-            return "void"
-        tag, name = str(die.tag), name_of(die)
-        if tag in QUALIFIERS or tag in POINTERS or tag == "DW_TAG_subroutine_type":
-            if depth > _MAX_NAME_DEPTH:
-                raise ElfViewError("the debug information is damaged: a type refers to itself")
-            return _derived_name(tag, self.c_name(self.target(die), depth + 1))
-        if tag == "DW_TAG_array_type":
-            counts = [element_count(child) for child in children(die) if child.tag == "DW_TAG_subrange_type"]
-            return self.c_name(self.target(die), depth + 1) + "".join(map(dimension, counts))
-        word = "" if tag == "DW_TAG_typedef" else KINDS.get(tag, "")
-        return f"{word} {name or '{...}'}".strip()
-
-
-def _type_units(dwarf: DWARFInfo) -> Iterator[tuple[int, DIE]]:
-    """Yield the signatures and types of DWARF 5's type units, which pyelftools leaves among the others."""
-    for unit in dwarf.iter_CUs():
-        if unit.header.get("unit_type") == "DW_UT_type":
-            yield unit["type_signature"], unit.get_DIE_from_refaddr(unit.cu_offset + unit["type_offset"])
-
-
-def _derived_name(tag: str, inner: str) -> str:
-    if tag == "DW_TAG_subroutine_type":
-        return f"{inner} ()"
-    if tag in QUALIFIERS:
-        return _qualified_name(QUALIFIERS[tag], inner)
-    mark = POINTERS[tag]
-    if in_brackets := within_brackets(inner, mark):
-        return in_brackets
-    if inner.endswith(" ()"):
-        return f"{inner[:-3]} ({mark})()"
-    if inner.endswith("]"):
-        base, bracket, rest = inner.partition("[")
-        return f"{base} ({mark}){bracket}{rest}"
-    return f"{inner}{mark}" if inner.endswith("*") else f"{inner} {mark}"
-
-
-def _qualified_name(qualifier: str, inner: str) -> str:
-    if in_brackets := within_brackets(inner, qualifier):
-        return in_brackets
-    if inner.endswith("*"):
-        return f"{inner}{qualifier}"
-    if inner.startswith("const "):
-        return f"const {qualifier} {inner.removeprefix('const ')}"
-    return f"{qualifier} {inner}"

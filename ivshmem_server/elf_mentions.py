@@ -11,61 +11,49 @@ import sys
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Literal
 
+from ivshmem_server.elf_outline import SIZES, content, forms_of
+
 if TYPE_CHECKING:
     from elftools.dwarf.compileunit import CompileUnit
     from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DWARFInfo
 
 # From so many strings on, one search for all of them takes longer than looking each word up in a set.
 _MANY = 32
-# Sizes of attributes in 32-bit DWARF, by form (DWARF 5, section 7.5.6), as far as they are fixed.
-_SIZES = {
-    "DW_FORM_flag_present": 0,
-    "DW_FORM_implicit_const": 0,
-    "DW_FORM_data1": 1,
-    "DW_FORM_flag": 1,
-    "DW_FORM_data2": 2,
-    "DW_FORM_data4": 4,
-    "DW_FORM_ref4": 4,
-    "DW_FORM_strp": 4,
-    "DW_FORM_data8": 8,
-}
-_NAME_FORMS = ("DW_FORM_string", "DW_FORM_strp")
-
-
-def content(section: DebugSectionDescriptor | None) -> bytes:
-    """Return all bytes of a section, none if the ELF does not have it."""
-    if section is None:
-        return b""
-    section.stream.seek(0)
-    return section.stream.read()
+# Forms of names that are numbers of strings in a table of offsets, of so many bytes.
+_NUMBERED = {f"DW_FORM_strx{size}": size for size in (1, 2, 3, 4)}
+# In 32-bit DWARF, the only one that is looked into.
+_SIZES = {**SIZES, "DW_FORM_strp": 4, "DW_FORM_line_strp": 4}
+_NAME_FORMS = ("DW_FORM_string", "DW_FORM_strp", *_NUMBERED)
 
 
 class Mentions:
-    """Where in .debug_info a name may stand.
+    """Where in .debug_info one of some names may stand, or the beginning of one if `is_beginning`.
 
     Either the name stands there itself, or its offset in .debug_str does: a number of 4 or 8 bytes, of
-    which 4 are enough. A linker merges strings, so that a name may be the tail of any longer one.
+    which 4 are enough. A linker merges strings, so that a name may be the tail of any longer one. From
+    DWARF 5 on it may also be the number of such an offset among the unit's in .debug_str_offsets.
     """
 
-    def __init__(self, dwarf: DWARFInfo, name: str) -> None:
+    def __init__(self, dwarf: DWARFInfo, names: list[str], *, is_beginning: bool = False) -> None:
         self._info = content(dwarf.debug_info_sec)
-        self._text = name.encode() + b"\0"
-        strings = content(dwarf.debug_str_sec)
-        order: Literal["little", "big"] = "little" if dwarf.config.little_endian else "big"
-        offsets = [match.start() for match in re.finditer(re.escape(self._text), strings)]
-        self._words = [offset.to_bytes(4, order) for offset in offsets]
+        self._texts = [name.encode() + (b"<" if is_beginning else b"\0") for name in names]
+        self._order: Literal["little", "big"] = "little" if dwarf.config.little_endian else "big"
+        offsets = _places(dwarf.debug_str_sec, self._texts)
+        self._words = [offset.to_bytes(4, self._order) for offset in offsets]
         self._numbers = {int.from_bytes(word, sys.byteorder) for word in self._words}
         self._many = len(self._words) > _MANY
-        searched = [self._text] if self._many else [self._text, *self._words]
+        searched = self._texts if self._many else [*self._texts, *self._words]
         self._pattern = re.compile(_any_of(searched), re.DOTALL)
-        # Strings may also be numbered in a table of their own, or be in the file that several ELFs share.
-        self._indirect = dwarf.debug_str_offsets_sec is not None or dwarf.supplementary_dwarfinfo is not None
+        self._offsets = content(dwarf.debug_str_offsets_sec) if offsets else b""
+        shared = dwarf.supplementary_dwarfinfo
+        self._shared = shared is not None and bool(_places(shared.debug_str_sec, self._texts))
 
-    def within(self, start: int, end: int) -> bool:
-        """Return whether the name may stand between these offsets in the section."""
-        if self._indirect or self._pattern.search(self._info, start, end):
+    def mentioned_in(self, unit: CompileUnit) -> bool:
+        """Return whether the name may stand anywhere in the unit."""
+        start, end = unit.cu_offset, unit.cu_offset + unit.size
+        if self._shared or self._pattern.search(self._info, start, end):
             return True
-        return self._many and bool(self._numbers_within(start, end))
+        return (self._many and bool(self._numbers_within(start, end))) or self._indices(unit) != []
 
     def defined_in(self, unit: CompileUnit, tags: frozenset[str], *, declared: bool) -> bool:
         """Return whether the unit may have an entry with one of these tags that defines (declares) the name.
@@ -73,18 +61,44 @@ class Mentions:
         Such an entry begins with one of the unit's abbreviation codes for them, followed by what the
         abbreviation says comes before the name.
         """
-        start, end = unit.cu_offset, unit.cu_offset + unit.size
-        if not self.within(start, end):
+        if not self.mentioned_in(unit):
             return False
-        shapes = None if self._indirect else _shapes(unit, tags, declared=declared)
-        if shapes is None:
+        names, shapes = self.names_in(unit), _shapes(unit, tags, declared=declared)
+        if names is None or shapes is None:
             return True
-        names = {"DW_FORM_string": [self._text], "DW_FORM_strp": self._words_within(start, end)}
         for form, begins in shapes.items():
             pattern = b"(?:" + b"|".join(begins) + b")" + _any_of(names[form])
-            if re.compile(pattern, re.DOTALL).search(self._info, start, end):
+            if re.compile(pattern, re.DOTALL).search(self._info, unit.cu_offset, unit.cu_offset + unit.size):
                 return True
         return False
+
+    def names_in(self, unit: CompileUnit) -> dict[str, list[bytes]] | None:
+        """Return by form what stands where the name does in this unit, None if there is no telling."""
+        indices = self._indices(unit)
+        if self._shared or indices is None or unit.structs.dwarf_format != 32:
+            return None
+        words = self._words_within(unit.cu_offset, unit.cu_offset + unit.size)
+        names = {"DW_FORM_string": self._texts, "DW_FORM_strp": words}
+        for form, size in _NUMBERED.items():
+            names[form] = [index.to_bytes(size, self._order) for index in indices if index < 1 << 8 * size]
+        return names
+
+    def _indices(self, unit: CompileUnit) -> list[int] | None:
+        """Return the numbers of the name among the unit's strings, None if there is no telling."""
+        if not self._offsets:
+            return []
+        base = unit.get_top_DIE().attributes.get("DW_AT_str_offsets_base")
+        if base is None:
+            return []
+        if unit.structs.dwarf_format != 32:
+            return None
+        # A header of 8 bytes comes before the table, its first word the length of what follows that word.
+        # Only .dwo files of before DWARF 5 have none.
+        start, end = base.value, len(self._offsets)
+        if start >= 8:
+            end = start - 4 + int.from_bytes(self._offsets[start - 8 : start - 4], self._order)
+        words = memoryview(self._offsets)[start : end - (end - start) % 4].cast("I")
+        return [index for index, word in enumerate(words) if word in self._numbers]
 
     def _words_within(self, start: int, end: int) -> list[bytes]:
         if not self._many:
@@ -97,6 +111,10 @@ class Mentions:
             words = memoryview(self._info)[first : end - (end - first) % 4].cast("I")
             found |= self._numbers.intersection(words)
         return found
+
+
+def _places(section: DebugSectionDescriptor | None, texts: list[bytes]) -> list[int]:
+    return [match.start() for match in re.finditer(_any_of(texts), content(section))]
 
 
 def _any_of(literals: list[bytes]) -> bytes:
@@ -114,7 +132,7 @@ def _shapes(unit: CompileUnit, tags: frozenset[str], *, declared: bool) -> dict[
         return None
     found: dict[str, list[bytes]] = defaultdict(list)
     for code, abbreviation in abbreviations.items():
-        forms = {spec.name: spec.form for spec in abbreviation["attr_spec"]}
+        forms = forms_of(abbreviation)
         wanted = abbreviation["tag"] in tags and ("DW_AT_declaration" in forms) == declared
         if wanted and "DW_AT_name" in forms:
             before = list(forms.values())[: list(forms).index("DW_AT_name")]

@@ -3,83 +3,85 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from elftools.dwarf.compileunit import CompileUnit
 
-from ivshmem_server.elf_entries import KINDS, children, is_declaration, name_of
-from ivshmem_server.elf_mentions import Mentions, content
-from ivshmem_server.elf_model import ElfViewError
+from ivshmem_server.elf_entries import KINDS, is_declaration, kind_of, name_of
+from ivshmem_server.elf_mentions import Mentions
+from ivshmem_server.elf_outline import content, outline_of
+from ivshmem_server.elf_scope import NAMESPACES, parent_of, qualified_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from elftools.dwarf.die import DIE
     from elftools.dwarf.dwarfinfo import DWARFInfo
+    from elftools.dwarf.typeunit import TypeUnit
 
-_TAGS = {kind: tag for tag, kind in KINDS.items()}
-# What may hold further definitions of types.
-_SCOPES = frozenset(
-    {
-        "DW_TAG_namespace",
-        "DW_TAG_module",
-        "DW_TAG_structure_type",
-        "DW_TAG_union_type",
-        "DW_TAG_class_type",
-        "DW_TAG_subprogram",
-        "DW_TAG_lexical_block",
-    }
-)
+    from ivshmem_server.elf_file import DebugFile
+    from ivshmem_server.elf_query import Query
 
 
-@dataclass(frozen=True)
-class Query:
-    """What a user looks for. `kind` ("struct", "typedef"...) and `unit` (a source file) are None for any."""
-
-    name: str
-    kind: str | None = None
-    unit: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Query:
-        """Read `struct ring`, `ring`, `ring_t`, `struct ring@main.c`. Raises ElfViewError otherwise."""
-        match = re.fullmatch(r"(?:(struct|union|class|enum|typedef)\s+)?([^@]+?)(?:@(.+))?", text.strip())
-        if match is None:
-            raise ElfViewError(
-                f"{text!r} is no name of a type: give `struct NAME`, `union NAME` or a typedef"
-            )
-        return cls(match[2], match[1], match[3])
-
-    def __str__(self) -> str:
-        at_unit = f"@{self.unit}" if self.unit else ""
-        return f"{self.kind or ''} {self.name}{at_unit}".strip()
-
-    @property
-    def tags(self) -> frozenset[str]:
-        """The tags of the entries that may answer."""
-        return frozenset(KINDS if self.kind is None else [_TAGS[self.kind]])
-
-    def is_in(self, top: DIE) -> bool:
-        """Return whether the unit with this first entry is asked for, by the end of its source's path."""
-        return self.unit is None or f"/{name_of(top)}".endswith(f"/{self.unit}")
+_NAMED = frozenset(KINDS)
 
 
-def definitions(dwarf: DWARFInfo, query: Query, *, declared: bool = False) -> Iterator[DIE]:
-    """Yield the entries that define what is asked for, or only declare it, in the order of the file.
+def definitions(
+    files: Callable[[], Iterator[DebugFile]], query: Query, *, declared: bool = False
+) -> Iterator[tuple[DIE, DebugFile]]:
+    """Yield the entries that define what is asked for, or only declare it, in the order of the files.
 
-    Units that cannot have one are passed over unparsed.
+    Units that cannot have one are passed over unparsed. Where the query names a source file, that is one of
+    those that were compiled, and a header only if none of those is called so.
     """
-    mentions = Mentions(dwarf, query.name)
-    for unit in dwarf.iter_CUs():
-        if mentions.defined_in(unit, query.tags, declared=declared):
-            top = _transient(unit).get_top_DIE()
-            found = _named(top, query, mentions) if query.is_in(top) else iter(())
-            yield from (die for die in found if is_declaration(die) == declared)
-    for type_unit in dwarf.iter_TUs():
-        found = _named(type_unit.get_top_DIE(), query, None)
-        yield from (die for die in found if is_declaration(die) == declared)
+    for by_unit in (True, False) if query.has_place else (True,):
+        found = False
+        for file in files():
+            for die in _defined_in(file, query, declared=declared, by_unit=by_unit):
+                found = True
+                yield die, file
+        if found:
+            return
+
+
+def _defined_in(file: DebugFile, query: Query, *, declared: bool, by_unit: bool) -> Iterator[DIE]:
+    mentions = Mentions(file.dwarf, query.names, is_beginning=query.is_generic)
+    for unit in file.dwarf.iter_CUs():
+        if _may_define(unit, query, mentions, declared=declared):
+            fresh = _transient(unit)
+            if (
+                not by_unit
+                or query.line is not None
+                or query.offset is not None
+                or query.is_in(fresh.get_top_DIE())
+            ):
+                found = outline_of(fresh).entries(query.tags, mentions.names_in(unit))
+                yield from _chosen(found, file, query, declared=declared, by_unit=by_unit)
+    for type_unit in file.dwarf.iter_TUs():
+        found = outline_of(type_unit).entries(query.tags)
+        yield from _chosen(found, file, query, declared=declared, by_unit=by_unit)
+
+
+def _may_define(unit: CompileUnit, query: Query, mentions: Mentions, *, declared: bool) -> bool:
+    if query.offset is not None and not unit.cu_offset <= query.offset < unit.cu_offset + unit.size:
+        return False
+    if query.is_variable:
+        # A definition may name its variable by referring to the declaration.
+        return mentions.mentioned_in(unit)
+    return mentions.defined_in(unit, query.tags, declared=declared)
+
+
+def _chosen(
+    found: Iterator[DIE], file: DebugFile, query: Query, *, declared: bool, by_unit: bool
+) -> Iterator[DIE]:
+    for die in found:
+        if (
+            is_declaration(die) == declared
+            and query.is_named(die)
+            and query.selects(die, str(file.path), by_unit=by_unit)
+        ):
+            yield die
 
 
 def split_file(dwarf: DWARFInfo) -> str | None:
@@ -89,36 +91,22 @@ def split_file(dwarf: DWARFInfo) -> str | None:
 
 
 def all_names(dwarf: DWARFInfo, limit: int) -> Iterator[tuple[str, str]]:
-    """Yield kind ("struct", "typedef") and name of the types defined in the first `limit` bytes of DWARF."""
+    """Yield the name of each type in the first `limit` bytes of DWARF, alone and as `find` takes it."""
     for unit in takewhile(lambda unit: unit.cu_offset < limit, dwarf.iter_CUs()):
-        yield from _names_below(_transient(unit).get_top_DIE())
+        yield from _names_in(_transient(unit))
     for type_unit in takewhile(lambda unit: unit.tu_offset < limit, dwarf.iter_TUs()):
-        yield from _names_below(type_unit.get_top_DIE())
+        yield from _names_in(type_unit)
 
 
-def _names_below(top: DIE) -> Iterator[tuple[str, str]]:
-    for die in children(top):
-        name = name_of(die) if die.tag in KINDS else None
-        if name is not None and not is_declaration(die):
-            yield KINDS[str(die.tag)], name
+def _names_in(unit: CompileUnit | TypeUnit) -> Iterator[tuple[str, str]]:
+    for die in outline_of(unit).entries(_NAMED):
+        around = parent_of(die)
+        if (around is None or around.tag in NAMESPACES) and not is_declaration(die):
+            name, path = name_of(die), qualified_name(die)
+            if name is not None:
+                yield name, f"{kind_of(die)} {path}".strip()
 
 
 def _transient(unit: CompileUnit) -> CompileUnit:
     """Return the unit again with a cache of its own: its parsed entries live no longer than they are used."""
     return CompileUnit(unit.header, unit.dwarfinfo, unit.structs, unit.cu_offset, unit.cu_die_offset)
-
-
-def _named(parent: DIE, query: Query, mentions: Mentions | None) -> Iterator[DIE]:
-    for die in children(parent):
-        if die.tag in query.tags and name_of(die) == query.name:
-            yield die
-        if die.tag in _SCOPES and die.has_children and (mentions is None or mentions.within(*_extent(die))):
-            yield from _named(die, query, mentions)
-
-
-def _extent(die: DIE) -> tuple[int, int]:
-    """Return where the entries below this one begin and end; the unit's end where no end is stated."""
-    sibling = die.attributes.get("DW_AT_sibling")
-    if sibling is None or sibling.form == "DW_FORM_ref_addr":
-        return die.offset + die.size, die.cu.cu_offset + die.cu.size
-    return die.offset + die.size, die.cu.cu_offset + int(sibling.value)

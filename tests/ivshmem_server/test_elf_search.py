@@ -137,6 +137,11 @@ def test_abbreviations_of_another_compiler(tmp_path: Path, gap: str, value: str)
 
 def test_entries_that_run_in_a_circle(tmp_path: Path) -> None:
     next_is_itself = ASSEMBLED.format(gap="0x01, 0x13,", value=".long strange - start + 4;")
-    types = load_types(GCC.assemble(tmp_path, next_is_itself))
+    around = '.uleb128 300; .byte 4; .long type - start + 4; .asciz "around"'
+    source = next_is_itself.replace("strange: ", f"{around}\nstrange: ").replace(
+        "\ntype: ", "\n.byte 0\ntype: "
+    )
+    types = load_types(GCC.assemble(tmp_path, source))
     with pytest.raises(ElfViewError, match="its entries run in a circle"):
-        types.find("unsigned")
+        types.find("around")
+    assert types.find("unsigned").size == 4

@@ -198,7 +198,7 @@ def test_struct_and_typedef_of_one_name(tmp_path: Path) -> None:
     assert types.find("same").size == 4
     assert types.find("typedef other").size == 8
     assert types.find("struct other").size == 4
-    with pytest.raises(ElfViewError, match=r"'typedef other@program\.c' \(8 bytes\)"):
+    with pytest.raises(ElfViewError, match=r"'typedef other' \(8 bytes\)"):
         types.find("other")
 
 
@@ -249,9 +249,9 @@ def test_classes(tmp_path: Path, options: list[str]) -> None:
     assert [declare(member.type, member.name or "") for member in flatten(derived)] == [
         "int (**_vptr.base)()",
         "int x",
-        "struct inner inner",
+        "struct space::inner inner",
         "int &reference",
-        "enum color color",
+        "enum space::color color",
     ]
     assert [member.name for member in record(derived.member("inner").type).members] == ["a", "b"]
 

@@ -1,0 +1,68 @@
+"""What to offer where several definitions have the name that was asked for: each choice selects one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ivshmem_server.elf_entries import kind_of, name_of, unit_name
+from ivshmem_server.elf_model import layout
+from ivshmem_server.elf_query import Query, selected
+from ivshmem_server.elf_scope import scope_of, source_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from elftools.dwarf.die import DIE
+
+    from ivshmem_server.elf_file import DebugFile
+    from ivshmem_server.elf_model import CType
+
+Definition = tuple["CType", "DIE", "DebugFile"]
+"""A type, the entry that it was built from, and the file that this is in."""
+
+
+def ambiguity(query: Query, found: Sequence[Definition]) -> str:
+    """Return the text of an error: one choice for each of the different definitions among `found`."""
+    distinct: dict[object, Definition] = {}
+    for definition in found:
+        distinct.setdefault(layout(definition[0]), definition)
+    choices = ", ".join(
+        f"'{_choice(query, definition, found)}' ({definition[0].size} bytes)"
+        for definition in distinct.values()
+    )
+    return f"{query} has {len(distinct)} different definitions, give one of: {choices}"
+
+
+def described(die: DIE) -> str:
+    """Return the full name of a type or variable, as a query takes it."""
+    scope = scope_of(die).full
+    word = kind_of(die)
+    return f"{word} {scope}{'::' if scope else ''}{name_of(die)}".strip()
+
+
+def _choice(query: Query, definition: Definition, found: Sequence[Definition]) -> str:
+    """Return the shortest text that selects this definition, and among the others only those like it."""
+    ctype, die, file = definition
+    entries = [(other, str(holder.path)) for _, other, holder in found]
+    wanted = {other.offset for same, other, _ in found if layout(same) == layout(ctype)}
+    for text in _candidates(die, file):
+        chosen = selected(Query.parse(text, is_variable=query.is_variable), entries)
+        if any(other is die for other in chosen) and {other.offset for other in chosen} <= wanted:
+            return text
+    return f"{described(die)}@{die.offset:#x}"
+
+
+def _candidates(die: DIE, file: DebugFile) -> Iterator[str]:
+    name, unit = described(die), unit_name(die)
+    yield name
+    if not scope_of(die).full:
+        kind, _, path = name.rpartition(" ")
+        yield f"{kind} ::{path}".strip()
+    yield f"{name}@{unit}"
+    source = source_of(die)
+    if source is not None:
+        path, line = source
+        yield f"{name}@{path.rpartition('/')[2]}:{line}"
+        yield f"{name}@{path}:{line}"
+    yield f"{name}@{die.offset:#x}"
+    yield f"{name}@{file.path}:{die.offset:#x}"

@@ -1,0 +1,103 @@
+"""What DWARF entries refer to, and the name of the type they define, as C, C++ or Rust writes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ivshmem_server.elf_entries import (
+    POINTERS,
+    QUALIFIERS,
+    children,
+    element_count,
+    is_rust,
+    kind_of,
+    name_of,
+)
+from ivshmem_server.elf_model import ElfViewError, dimension, within_brackets
+from ivshmem_server.elf_scope import qualified_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from elftools.dwarf.die import DIE
+    from elftools.dwarf.dwarfinfo import DWARFInfo
+
+# Longer chains of "pointer to pointer to ..." are damage.
+_MAX_NAME_DEPTH = 32
+
+
+class References:
+    """Follows the references from one entry to another within one ELF."""
+
+    def __init__(self) -> None:
+        self._type_units: dict[DWARFInfo, dict[int, DIE]] = {}
+
+    def target(self, die: DIE) -> DIE | None:
+        """Return the entry that DW_AT_type refers to; None, meaning void, if there is no such attribute."""
+        if "DW_AT_type" not in die.attributes:
+            return None
+        found = self._follow(die, "DW_AT_type")
+        # It may stand in for the one in a type unit.
+        return self._follow(found, "DW_AT_signature") if "DW_AT_signature" in found.attributes else found
+
+    def _follow(self, die: DIE, attribute: str) -> DIE:
+        reference = die.attributes[attribute]
+        if reference.form != "DW_FORM_ref_sig8":
+            return die.get_DIE_from_attribute(attribute)
+        dwarf = die.dwarfinfo
+        if dwarf not in self._type_units:
+            self._type_units[dwarf] = dict(_type_units(dwarf))
+        if reference.raw_value in self._type_units[dwarf]:
+            return self._type_units[dwarf][reference.raw_value]
+        return dwarf.get_DIE_by_sig8(reference.raw_value)
+
+    def c_name(self, die: DIE | None, depth: int = 0) -> str:
+        """Return the name of a type as C writes it (`const char *`), without building what it points at."""
+        if die is None:
+            return "void"
+        tag = str(die.tag)
+        name = name_of(die)
+        if tag in POINTERS and name is not None and is_rust(die):
+            return name  # such as `&u32` and `*const u8`
+        if tag in QUALIFIERS or tag in POINTERS or tag == "DW_TAG_subroutine_type":
+            if depth > _MAX_NAME_DEPTH:
+                raise ElfViewError("the debug information is damaged: a type refers to itself")
+            return _derived_name(tag, self.c_name(self.target(die), depth + 1))
+        if tag == "DW_TAG_array_type":
+            counts = [element_count(child) for child in children(die) if child.tag == "DW_TAG_subrange_type"]
+            return self.c_name(self.target(die), depth + 1) + "".join(map(dimension, counts))
+        word = "" if tag == "DW_TAG_typedef" else kind_of(die)
+        return f"{word} {qualified_name(die) or '{...}'}".strip()
+
+
+def _type_units(dwarf: DWARFInfo) -> Iterator[tuple[int, DIE]]:
+    """Yield the signatures and types of DWARF 5's type units, which pyelftools leaves among the others."""
+    for unit in dwarf.iter_CUs():
+        if unit.header.get("unit_type") == "DW_UT_type":
+            yield unit["type_signature"], unit.get_DIE_from_refaddr(unit.cu_offset + unit["type_offset"])
+
+
+def _derived_name(tag: str, inner: str) -> str:
+    if tag == "DW_TAG_subroutine_type":
+        return f"{inner} ()"
+    if tag in QUALIFIERS:
+        return _qualified_name(QUALIFIERS[tag], inner)
+    mark = POINTERS[tag]
+    if in_brackets := within_brackets(inner, mark):
+        return in_brackets
+    if inner.endswith(" ()"):
+        return f"{inner[:-3]} ({mark})()"
+    if inner.endswith("]"):
+        base, bracket, rest = inner.partition("[")
+        return f"{base} ({mark}){bracket}{rest}"
+    return f"{inner}{mark}" if inner.endswith("*") else f"{inner} {mark}"
+
+
+def _qualified_name(qualifier: str, inner: str) -> str:
+    if in_brackets := within_brackets(inner, qualifier):
+        return in_brackets
+    if inner.endswith("*"):
+        return f"{inner}{qualifier}"
+    if inner.startswith("const "):
+        return f"const {qualifier} {inner.removeprefix('const ')}"
+    return f"{qualifier} {inner}"
