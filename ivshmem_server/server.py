@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from ivshmem_server.id_supply import IdSupply
 from protocol.fds import OwnedFd
 from protocol.io.eventfd import EventFd, drain
 from protocol.io.stream import RETRY_SECONDS, AncillaryLostError, Credentials
@@ -106,6 +107,8 @@ class IvshmemServer:
         self.counters: Counter[str] = Counter()
         """What happened since the start, how often: "joined", "messages", "refused: full" and so on."""
         self._registry = Registry(memory.fd.fileno(), vectors, sticky=sticky)
+        self.ids = IdSupply(self._registry)
+        """How many ids are left to those who may join."""
         self._allow_uids = frozenset(allow_uids)
         self._allow_gids = frozenset(allow_gids)
         self._clients: dict[Member, Client] = {}
@@ -191,6 +194,7 @@ class IvshmemServer:
             return
         client = self._clients[member] = Client(stream, member, credentials)
         self._note("joined", client)
+        self.ids.check(next(self.clients))
         nursery.start_soon(self._watch, client, nursery)
 
     def _join(self, stream: FdStream, who: Credentials) -> Member | Refusal:

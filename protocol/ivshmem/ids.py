@@ -28,8 +28,7 @@ class IdAllocator:
 
         `oldest_join` is when the longest-connected client joined, None where there is no client.
         """
-        while self._left and (oldest_join is None or self._left[0][0] < oldest_join):
-            heapq.heappush(self._free, self._left.popleft()[1])
+        self._set_free(oldest_join)
         if self._free:
             return heapq.heappop(self._free)
         if self._unused > MAX_ID:
@@ -37,6 +36,15 @@ class IdAllocator:
         self._unused += 1
         return self._unused - 1
 
+    def available(self, oldest_join: int | None) -> int:
+        """Return how many ids there are for new clients, of MAX_ID + 1."""
+        self._set_free(oldest_join)
+        return len(self._free) + MAX_ID + 1 - self._unused
+
     def release(self, id_: int, now: int) -> None:
         """Note that the client `id_` left at the time `now`, no earlier than any other call's."""
         self._left.append((now, id_))
+
+    def _set_free(self, oldest_join: int | None) -> None:
+        while self._left and (oldest_join is None or self._left[0][0] < oldest_join):
+            heapq.heappush(self._free, self._left.popleft()[1])

@@ -52,7 +52,8 @@ _REFUSAL_TEXTS = {
     Refusal.NOT_ALLOWED: "the server does not allow this user or group (--allow-uid, --allow-gid)",
     Refusal.NO_RESOURCES: "the server is out of file descriptors or memory; raise its limit (ulimit -n)",
     Refusal.IDS_EXHAUSTED: (
-        "every peer id was used and a connected peer has seen it leave; restart the longest-connected peers"
+        "every peer id was used, and a connected peer has seen it leave; restart the longest-connected peers,"
+        " or start the server with --sticky"
     ),
 }
 

@@ -107,6 +107,11 @@ class Registry:
         """How many slots wait for a client (sticky only)."""
         return len(self._vacancies)
 
+    @property
+    def available_ids(self) -> int:
+        """How many clients may still join, be it one after the other, before somebody else leaves."""
+        return self._ids.available(self._oldest_join()) + self.vacant
+
     def close(self) -> None:
         """Close the eventfds of all members and vacant slots."""
         for member in self._members.values():
@@ -118,13 +123,16 @@ class Registry:
 
     def _announce(self, make_eventfds: Callable[[int], Sequence[OwnedFd]]) -> Announcement:
         eventfds = make_eventfds(self.vectors)
-        oldest = next(iter(self), None)
-        id_ = self._ids.allocate(oldest.joined if oldest else None)
+        id_ = self._ids.allocate(self._oldest_join())
         if id_ is None:
             for fd in eventfds:
                 fd.close()
             raise IdsExhaustedError
         return Announcement(id_, self._tick(), eventfds)
+
+    def _oldest_join(self) -> int | None:
+        oldest = next(iter(self), None)
+        return oldest.joined if oldest else None
 
     def _tick(self) -> int:
         self._clock += 1

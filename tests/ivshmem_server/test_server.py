@@ -14,6 +14,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ivshmem_server.status import format_status, status_document
 from protocol.io import connect
 from protocol.ivshmem import MAX_ID, MAX_VECTORS, MemoryReceived, Refusal, VectorReceived
 from tests.ivshmem_server.clients import SECONDS, Client, first_value, serving
@@ -92,6 +93,42 @@ async def test_new_client_is_refused_when_every_id_was_seen_leaving(path: Path) 
         stream.close()
         last.close()
         witness.close()
+
+
+@pytest.mark.parametrize("sticky", [False, True])
+async def test_ids_that_are_left_are_counted(path: Path, sticky: bool) -> None:
+    async with serving(path, sticky=sticky) as server:
+        assert (server.ids.left, server.ids.held) == (65536, 0)
+        witness = await Client.joined(path)
+        for count in range(1, 4):
+            (await Client.joined(path)).close()
+            while len(list(server.clients)) > 1:
+                await trio.lowlevel.checkpoint()
+            held = 0 if sticky else count
+            assert (server.ids.left, server.ids.held) == (65535 - held, held)
+            assert ("held back" in format_status(status_document(server))) == bool(held)
+        witness.close()
+        while list(server.clients):
+            await trio.lowlevel.checkpoint()
+        assert (server.ids.left, server.ids.held) == (65536, 0)
+
+
+async def test_ids_that_run_out_are_told_in_time(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(path) as server:
+        witness = await Client.joined(path)
+        for used in (49000, 49152, 60000, 61441, 65535):
+            server._registry._ids._unused = used  # as if so many had come and gone
+            (await Client.joined(path)).close()
+            while len(list(server.clients)) > 1:
+                await trio.lowlevel.checkpoint()
+        witness.close()
+    warnings = [record.getMessage() for record in caplog.records]
+    assert [int(text.split()[0]) for text in warnings] == [16383, 4094, 0]
+    assert warnings[0] == (
+        "16383 of 65536 ids are left: 49151 are held back, as connected peers have seen them leave;"
+        " restart those that have been connected for longest"
+        f" (peer 0 (pid {os.getpid()}, uid {os.getuid()})), or start the server with --sticky"
+    )
 
 
 async def test_sticky_server_gives_id_and_eventfds_to_the_next(path: Path) -> None:

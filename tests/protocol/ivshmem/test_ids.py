@@ -62,6 +62,7 @@ def test_new_client_gets_the_lowest_id_that_nobody_saw_leave(steps: list[str | i
                 ids.release(gone, now)
         else:
             taken = set(joined).union(*seen_leaving.values())
+            assert ids.available(min(joined.values(), default=None)) == MAX_ID + 1 - len(taken)
             lowest = next(id_ for id_ in range(len(steps)) if id_ not in taken)
             assert ids.allocate(min(joined.values(), default=None)) == lowest
             joined[lowest], seen_leaving[lowest] = now, set()
