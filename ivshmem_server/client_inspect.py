@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ivshmem_server.client_commands import number, say, seconds
+from ivshmem_server.client_commands import number, positive, say, seconds
 
 if TYPE_CHECKING:
     import argparse
@@ -20,11 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--elf", required=True, metavar="FILE", help="an ELF file with debug information (gcc -g)"
     )
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
         "--struct",
-        required=True,
         metavar="NAME",
         help="a struct, union, enum or typedef of it; SCOPE::NAME and NAME@FILE.c choose",
+    )
+    what.add_argument("--variable", metavar="NAME", help="a variable of it, whose type is shown")
+    parser.add_argument(
+        "--count", type=positive, metavar="N", help="how many there are, one after the other (default: 1)"
     )
     parser.add_argument(
         "--offset", type=number, default=0, metavar="N", help="where it begins in the memory (default: 0)"
@@ -38,9 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def prepare(options: argparse.Namespace) -> None:
     """Find the type. Raises ElfViewError."""
+    from ivshmem_server.elf_model import array_of
     from ivshmem_server.elf_types import load_types  # pyelftools takes a while to load
 
-    options.ctype = load_types(options.elf).find(options.struct)
+    types = load_types(options.elf)
+    ctype = types.find_variable(options.variable) if options.struct is None else types.find(options.struct)
+    options.ctype = ctype if options.count is None else array_of(ctype, options.count)
 
 
 async def run(memory: memoryview, options: argparse.Namespace) -> None:
@@ -57,7 +64,9 @@ async def run(memory: memoryview, options: argparse.Namespace) -> None:
 
 def _text(memory: memoryview, ctype: CType, options: argparse.Namespace) -> str:
     from ivshmem_server.elf_decode import decode
-    from ivshmem_server.elf_render import render, to_json
+    from ivshmem_server.elf_render import SHOWN, render, to_json
 
     value = decode(ctype, memory, options.offset)
-    return json.dumps(to_json(value)) if options.json else render(value)
+    if options.json:
+        return json.dumps(to_json(value))
+    return render(value, limit=max(options.count or 0, SHOWN))

@@ -35,6 +35,7 @@ from ivshmem_server.elf_model import (
     is_impossible,
 )
 from ivshmem_server.elf_references import References
+from ivshmem_server.elf_scope import origin_of
 from ivshmem_server.elf_variants import Discriminants, wrap
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ class TypeBuilder:
     def build(self, die: DIE) -> CType:
         """Return the type that the entry defines.
 
-        Raises ElfViewError if it is none that memory can hold, such as a function.
+        That of a variable is the variable's type. Raises ElfViewError if it is none that memory can hold,
+        such as a function.
         """
         # The stream tells .debug_info from .debug_types and from a shared debug file.
         key = (id(die.stream), die.offset)
@@ -124,6 +126,10 @@ class TypeBuilder:
         # gcc's scalar_storage_order makes single members differ from the ELF's order.
         order = number_of(die, "DW_AT_endianity")
         return Scalar(name, size, encoding, order == _DW_END_BIG if order else self._big_endian)
+
+    def _variable(self, die: DIE) -> CType:
+        # What an array is declared without, the number of its elements, its definition says.
+        return self._target(die if "DW_AT_type" in die.attributes else origin_of(die))
 
     def _unspecified(self, die: DIE) -> CType:
         # C++'s nullptr_t takes the room of a pointer.
@@ -275,6 +281,7 @@ _BUILDERS: dict[str, Callable[[TypeBuilder, DIE], CType]] = {
     "DW_TAG_union_type": TypeBuilder._record,
     "DW_TAG_class_type": TypeBuilder._record,
     "DW_TAG_typedef": TypeBuilder._typedef,
+    "DW_TAG_variable": TypeBuilder._variable,
     "DW_TAG_unspecified_type": TypeBuilder._unspecified,
     **dict.fromkeys(QUALIFIERS, TypeBuilder._qualified),
     **dict.fromkeys(POINTERS, TypeBuilder._pointer),

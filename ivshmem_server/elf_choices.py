@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ivshmem_server.elf_entries import kind_of, name_of, unit_name
+from ivshmem_server.elf_entries import kind_of, unit_name
 from ivshmem_server.elf_model import layout
 from ivshmem_server.elf_query import Query, selected
-from ivshmem_server.elf_scope import scope_of, source_of
+from ivshmem_server.elf_scope import name_in_source, scope_of, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ def described(die: DIE) -> str:
     """Return the full name of a type or variable, as a query takes it."""
     scope = scope_of(die).full
     word = kind_of(die)
-    return f"{word} {scope}{'::' if scope else ''}{name_of(die)}".strip()
+    return f"{word} {scope}{'::' if scope else ''}{name_in_source(die)}".strip()
 
 
 def _choice(query: Query, definition: Definition, found: Sequence[Definition]) -> str:

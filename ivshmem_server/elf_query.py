@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ivshmem_server.elf_entries import KINDS, children, name_of
 from ivshmem_server.elf_model import ElfViewError
-from ivshmem_server.elf_scope import scope_of, source_of
+from ivshmem_server.elf_scope import name_in_source, scope_of, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -88,7 +88,7 @@ class Query:
         """Return whether the entry has the name and the scope, wherever it is defined."""
         if die.tag not in self.tags:
             return False
-        name = name_of(die)
+        name = name_in_source(die)
         for wanted in self.names:
             instance = self.is_generic and name is not None and name.startswith(f"{wanted}<")
             if name == wanted or instance:

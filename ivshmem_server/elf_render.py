@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Json = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
+SHOWN = 256
+"""How many elements of an array are shown if nothing else is asked for."""
+
 _INDENT = "  "
 _ROW_LENGTH = 16
 _HEX_FROM = 10
@@ -99,7 +102,7 @@ class _Line(NamedTuple):
     value: str | None = None
 
 
-def render(value: Value, *, limit: int = 256) -> str:
+def render(value: Value, *, limit: int = SHOWN) -> str:
     """Return the value as a tree, a line a member: offset in the buffer, C declaration and value.
 
     The first line names the type, where it begins and its size in bytes. Of each array no more than the

@@ -60,12 +60,12 @@ class Scope:
 def scope_of(die: DIE) -> Scope:
     """Return the scope that the entry is in. Raises ElfViewError if the ELF is damaged."""
     parts: list[tuple[str, bool, bool]] = []
-    parent = parent_of(_origin(die))
+    parent = parent_of(origin_of(die))
     for _ in range(_MAX_DEPTH):
         if parent is None:
             return Scope(tuple(reversed(parts)))
         # A method is defined elsewhere than it is declared, and the scope is where it is declared.
-        parent = _origin(parent)
+        parent = origin_of(parent)
         if parent.tag in _NAMED:
             parts.append(_part(parent))
         parent = parent_of(parent)
@@ -93,14 +93,22 @@ def parent_of(die: DIE) -> DIE | None:
     return None if around in (None, die.cu.cu_die_offset) else die.cu.get_DIE_from_refaddr(around)
 
 
-def _origin(die: DIE) -> DIE:
-    """Return the entry that this one completes, itself if there is none."""
+def origin_of(die: DIE) -> DIE:
+    """Return the entry that this one completes, which says what this one does not; itself if there is none.
+
+    A variable that is declared and defined has an entry for each, and so has a method.
+    """
     for _ in range(_MAX_DEPTH):
         attribute = next((name for name in _ORIGINS if name in die.attributes), None)
         if attribute is None:
             return die
         die = die.get_DIE_from_attribute(attribute)
     raise ElfViewError("the debug information is damaged: an entry completes itself")
+
+
+def name_in_source(die: DIE) -> str | None:
+    """Return the name of a type or variable, None if it has none."""
+    return name_of(die) or name_of(origin_of(die))
 
 
 def _part(die: DIE) -> tuple[str, bool, bool]:

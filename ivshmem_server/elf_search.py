@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from elftools.dwarf.compileunit import CompileUnit
 
-from ivshmem_server.elf_entries import KINDS, is_declaration, kind_of, name_of
+from ivshmem_server.elf_entries import is_declaration, kind_of, name_of
 from ivshmem_server.elf_mentions import Mentions
 from ivshmem_server.elf_outline import content, outline_of
 from ivshmem_server.elf_scope import NAMESPACES, parent_of, qualified_name
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from ivshmem_server.elf_file import DebugFile
     from ivshmem_server.elf_query import Query
-
-
-_NAMED = frozenset(KINDS)
 
 
 def definitions(
@@ -90,16 +87,19 @@ def split_file(dwarf: DWARFInfo) -> str | None:
     return found[0].decode("utf-8", "replace") if found else None
 
 
-def all_names(dwarf: DWARFInfo, limit: int) -> Iterator[tuple[str, str]]:
-    """Yield the name of each type in the first `limit` bytes of DWARF, alone and as `find` takes it."""
+def all_names(dwarf: DWARFInfo, limit: int, tags: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Yield the name of what has one of these tags, alone and as a query takes it.
+
+    What is within functions and classes is left out, and what is not in the first `limit` bytes of DWARF.
+    """
     for unit in takewhile(lambda unit: unit.cu_offset < limit, dwarf.iter_CUs()):
-        yield from _names_in(_transient(unit))
+        yield from _names_in(_transient(unit), tags)
     for type_unit in takewhile(lambda unit: unit.tu_offset < limit, dwarf.iter_TUs()):
-        yield from _names_in(type_unit)
+        yield from _names_in(type_unit, tags)
 
 
-def _names_in(unit: CompileUnit | TypeUnit) -> Iterator[tuple[str, str]]:
-    for die in outline_of(unit).entries(_NAMED):
+def _names_in(unit: CompileUnit | TypeUnit, tags: frozenset[str]) -> Iterator[tuple[str, str]]:
+    for die in outline_of(unit).entries(tags):
         around = parent_of(die)
         if (around is None or around.tag in NAMESPACES) and not is_declaration(die):
             name, path = name_of(die), qualified_name(die)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ivshmem_server.elf_build import TypeBuilder
 from ivshmem_server.elf_choices import ambiguity, described
-from ivshmem_server.elf_entries import unit_name
+from ivshmem_server.elf_entries import KINDS, unit_name
 from ivshmem_server.elf_file import DebugFile, read_debug_file, refusing
 from ivshmem_server.elf_model import ElfViewError, layout
 from ivshmem_server.elf_query import Query
@@ -58,19 +58,33 @@ class ElfTypes:
         query = Query.parse(name)
         with refusing(self._path):
             # A template's or generic type's name without its arguments will do where there is one instance.
-            for attempt in (query, replace(query, is_generic=True)):
-                found = self._different(attempt)
-                if len(found) == 1:
-                    return found[0][0]
-                if found:
-                    raise ElfViewError(ambiguity(query, found))
-            raise ElfViewError(self._why_missing(query))
+            instances = replace(query, is_generic=True)
+            found = self._different(query) or self._different(instances)
+            return self._only(query, found)
 
-    def _different(self, query: Query) -> list[Definition]:
+    def find_variable(self, name: str) -> CType:
+        """Return the type of the variable of this name, which may have scope and place as for `find`.
+
+        Raises ElfViewError if there is no such variable (with similar ones), or if several have types of
+        different layouts (with choices).
+        """
+        query = Query.parse(name, is_variable=True)
+        with refusing(self._path):
+            found = self._different(query) or self._different(query, declared=True)
+            return self._only(query, found)
+
+    def _only(self, query: Query, found: list[Definition]) -> CType:
+        if not found:
+            raise ElfViewError(self._why_missing(query))
+        if len(found) > 1:
+            raise ElfViewError(ambiguity(query, found))
+        return found[0][0]
+
+    def _different(self, query: Query, *, declared: bool = False) -> list[Definition]:
         """Return one definition of the name, all those that were compared if there are different ones."""
         found: list[Definition] = []
         layouts, failure = set(), None
-        for die, file in definitions(self._files, query):
+        for die, file in definitions(self._files, query, declared=declared):
             try:
                 ctype = self._builder.build(die)
             except ElfViewError as error:
@@ -90,11 +104,11 @@ class ElfTypes:
         Those within functions and classes are left out. It takes a minute or more for a kernel.
         """
         with refusing(self._path):
-            return sorted({path for _, path in self._all_names(sys.maxsize)})
+            return sorted({path for _, path in self._all_names(sys.maxsize, frozenset(KINDS))})
 
-    def _all_names(self, limit: int) -> Iterator[tuple[str, str]]:
+    def _all_names(self, limit: int, tags: frozenset[str]) -> Iterator[tuple[str, str]]:
         for file in self._files():
-            yield from all_names(file.dwarf, limit)
+            yield from all_names(file.dwarf, limit, tags)
 
     def _files(self) -> Iterator[DebugFile]:
         yield self._file
@@ -109,20 +123,25 @@ class ElfTypes:
                 f"{self._path} was compiled with -gsplit-dwarf, its types are in {split} and others: "
                 "compile without that option"
             )
-        missing = f"{self._path} has no {query}"
-        others = Query(query.names[-1])
+        return f"{self._path} has no {query}{next(self._explanations(query))}"
+
+    def _explanations(self, query: Query) -> Iterator[str]:
+        """Yield what may be the cause and the remedy, likely ones first."""
+        name = query.names[-1]
+        others = Query(name, is_variable=query.is_variable)
         for die, _ in definitions(self._files, others):
-            return f"{missing}, but defines {described(die)} in {unit_name(die)}"
+            yield f", but defines {described(die)} in {unit_name(die)}"
         for die, _ in definitions(self._files, others, declared=True):
-            return (
-                f"{missing}, it only declares {described(die)} in {unit_name(die)}: "
-                "give the ELF that defines it"
-            )
-        similar = self._similar(query)
-        if similar:
-            return f"{missing}; did you mean {' or '.join(similar)}?"
-        return (
-            f"{missing}: compilers leave out types that nothing uses, "
+            yield f", it only declares {described(die)} in {unit_name(die)}: give the ELF that defines it"
+        for die, _ in definitions(self._files, Query(name, is_variable=not query.is_variable)):
+            other = "type: give --struct" if query.is_variable else "variable: give --variable"
+            yield f", but a {other} '{described(die)}'"
+        if similar := self._similar(query):
+            yield f"; did you mean {' or '.join(similar)}?"
+        if query.is_variable:
+            yield ": give the type of what the memory holds with --struct"
+        yield (
+            ": compilers leave out types that nothing uses, "
             "declare a variable of it or compile with -fno-eliminate-unused-debug-types"
         )
 
@@ -130,7 +149,8 @@ class ElfTypes:
         """Return names much like the one that is missing: with its scope, or alone if that has none."""
         names: dict[str, str] = {}
         scoped = "::" in query.path
-        for name, path in self._all_names(_SIMILAR_WITHIN):
+        tags = replace(query, kind=None).tags
+        for name, path in self._all_names(_SIMILAR_WITHIN, tags):
             names.setdefault((path.partition(" ")[2] or path if scoped else name).lower(), path)
         close = difflib.get_close_matches(query.path.lower(), names)
         return list(dict.fromkeys(names[name] for name in close))

@@ -20,6 +20,8 @@ SOURCE = """
 #include <stdint.h>
 enum state { IDLE, BUSY = 3 };
 struct mailbox { uint32_t head; enum state state; char name[8]; uint8_t low : 3, high : 5; } mailbox;
+struct slot { uint16_t id, length; };
+extern struct slot slots[]; struct slot slots[3];
 """
 
 
@@ -59,6 +61,47 @@ async def test_struct_as_json(elf: Path, memory: Path) -> None:
     assert json.loads(said) == {"head": 77, "state": "BUSY", "name": "host", "low": 2, "high": 21}
 
 
+async def test_variable_is_shown_by_its_type(elf: Path, tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    memory.write_bytes(bytes(16) + struct.pack("<6H", 1, 2, 1, 2, 3, 4).ljust(4080, b"\0"))
+    arguments = ["--elf", elf, "--variable", "slots", "--offset", 16, "--memory", memory]
+    assert json.loads(await output("inspect", "--json", *arguments)) == [
+        {"id": 1, "length": 2},
+        {"id": 1, "length": 2},
+        {"id": 3, "length": 4},
+    ]
+
+
+async def test_several_one_after_the_other(elf: Path, tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    memory.write_bytes(struct.pack("<8H", 1, 2, 1, 2, 3, 4, 5, 6).ljust(4096, b"\0"))
+    arguments = ["--elf", elf, "--struct", "slot", "--memory", memory]
+    assert (await output("inspect", *arguments, "--count", 3)).splitlines() == [
+        "struct slot[3] at 0x0, 12 bytes",
+        "0x0  [0..1]",
+        "0x0    uint16_t id     = 1",
+        "0x2    uint16_t length = 2",
+        "0x8  [2]",
+        "0x8    uint16_t id     = 3",
+        "0xa    uint16_t length = 4",
+    ]
+    assert json.loads(await output("inspect", "--json", *arguments, "--count", 1)) == [{"id": 1, "length": 2}]
+    assert json.loads(await output("inspect", "--json", *arguments)) == {"id": 1, "length": 2}
+
+
+async def test_all_that_were_asked_for_are_shown(elf: Path, tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    memory.write_bytes(struct.pack("<2048H", *range(2048)))
+    said = await output("inspect", "--elf", elf, "--struct", "slot", "--memory", memory, "--count", 1024)
+    assert said.splitlines()[-3:] == [
+        "0xffc  [1023]",
+        "0xffc    uint16_t id     = 2046 (0x7fe)",
+        "0xffe    uint16_t length = 2047 (0x7ff)",
+    ]
+    too_many = ["--struct", "slot", "--memory", memory, "--count", 1025]
+    assert "struct slot[1025] takes 4100 bytes" in await error("inspect", "--elf", elf, *too_many)
+
+
 async def test_watch_prints_each_change_once(elf: Path, tmp_path: Path) -> None:
     path = tmp_path / "server"
     async with (
@@ -80,6 +123,12 @@ async def test_watch_prints_each_change_once(elf: Path, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["--elf", "{elf}", "--struct", "mailbux"], "has no mailbux; did you mean struct mailbox?"),
+        (["--elf", "{elf}", "--variable", "mailbux"], "has no variable mailbux; did you mean mailbox?"),
+        (
+            ["--elf", "{elf}", "--variable", "slot"],
+            "has no variable slot, but a type: give --struct 'struct slot'",
+        ),
+        (["--elf", "{elf}", "--struct", "slots"], "has no slots, but a variable: give --variable 'slots'"),
         (["--elf", "/dev/null", "--struct", "mailbox"], "/dev/null"),
         (["--elf", "/no/such", "--struct", "mailbox"], "/no/such: No such file"),
     ],

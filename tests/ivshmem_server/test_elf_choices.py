@@ -192,3 +192,35 @@ def test_line_in_a_header_chooses(tmp_path: Path) -> None:
     assert types.find("item@x/item.h:4").size == 9
     with pytest.raises(ElfViewError, match=r"has no item@item\.h:9, but defines struct item in one\.c"):
         types.find("item@item.h:9")
+
+
+def test_variables(tmp_path: Path) -> None:
+    source = """
+    extern struct item first[]; struct item { int x; } first[3];
+    namespace ns { struct item second; struct cls { static item third[]; }; item cls::third[2]; }
+    int count(int n) { static long counter[4]; return counter[n]++; }
+    int other(int n) { static short counter[4]; return counter[n]++; }
+    extern item elsewhere; int use() { return elsewhere.x; }
+    """
+    types = load_types(compile_cxx(tmp_path, source))
+    sizes = {
+        "first": 12,
+        "second": 4,
+        "ns::second": 4,
+        "ns::cls::third": 8,
+        "count::counter": 32,
+        "elsewhere": 4,
+    }
+    assert {name: types.find_variable(name).size for name in sizes} == sizes
+    with pytest.raises(ElfViewError) as caught:
+        types.find_variable("counter")
+    offered = re.findall(r"'([^']+)' \((\d+) bytes\)", str(caught.value))
+    assert {name: types.find_variable(name).size for name, _ in offered} == {
+        "count::counter": 32,
+        "other::counter": 8,
+    }
+
+
+def test_statics_of_rust(rust: ElfTypes) -> None:
+    assert rust.find_variable("ALL").name == "core::option::Option<program::All>"
+    assert rust.find_variable("program::ALL").size == rust.find("All").size
