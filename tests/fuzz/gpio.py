@@ -58,7 +58,8 @@ class _Queue:
         self.taken.append(chain)
         return chain
 
-    def give_back(self, element: Element, written: int) -> None:
+    def give_back(self, chain: Chain, written: int) -> None:
+        element = chain.element
         if written > element.writable_length:
             raise DefectError(f"{written} bytes are said to be written of {element.writable_length}")
 

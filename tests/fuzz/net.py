@@ -71,9 +71,10 @@ class _Queue:
             if chain.completed:
                 raise DefectError("a chain was completed twice")
             chain.completed = True
-            self.give_back(chain.element, written)
+            self.give_back(chain, written)
 
-    def give_back(self, element: Element, written: int) -> None:
+    def give_back(self, chain: Chain, written: int) -> None:
+        element = chain.element
         if not 0 <= written <= element.writable_length:
             raise DefectError(f"{written} bytes are said to be written of {element.writable_length}")
         note_written(element)
