@@ -209,7 +209,7 @@ class Vring:
         The first base with a buffer says nothing of that: the front-end of a back-end that died
         cannot know how far it had come, and a machine's old state may come back with its buffer.
         """
-        if self._left_at not in {None, base}:
+        if self._left_at not in {None, self._whole(base)}:
             self._forget_inflight()
         self._left_at = None
         self.setup.base = base
@@ -296,7 +296,8 @@ class Vring:
         begins_anew = self._begins_anew()
         ring = self._ring = await self._make_ring()
         queue = run.queue = Virtqueue(
-            *(self.index, self.setup.size, self._owner.features, ring, self), begins_anew=begins_anew
+            *(self.index, self.setup.size, self._owner.features, ring, self),
+            begins_anew=begins_anew and ring.given_base is None,
         )
         publisher = trio.CancelScope()
         self._owner.nursery.start_soon(_publish_late, queue, publisher)
@@ -317,9 +318,17 @@ class Vring:
         """Where a ring begins that never ran."""
         return packed.START if Feature.RING_PACKED in self._owner.features else 0
 
+    @property
+    def _given_base(self) -> int:
+        """Where the front-end has the ring go on."""
+        return self._first_base if self.setup.base is None else self._whole(self.setup.base)
+
+    def _whole(self, base: int) -> int:
+        return packed.whole_base(base) if Feature.RING_PACKED in self._owner.features else base
+
     def _begins_anew(self) -> bool:
         """Tell whether the ring is another one than the one that stopped, here or in another back-end."""
-        base = self._first_base if self.setup.base is None else self.setup.base
+        base = self._given_base
         return base == self._first_base if self._stopped_at is None else base != self._stopped_at
 
     async def _make_ring(self) -> Ring:
@@ -327,18 +336,25 @@ class Vring:
         setup, features, address = self.setup, self._owner.features, self.setup.address
         assert address is not None
         kind = PackedRing if Feature.RING_PACKED in features else SplitRing
-        base = self._first_base if setup.base is None else setup.base
         config = RingConfig(
             setup.size, address.descriptor, address.available, address.used, features, setup.big_endian
         )
         inflight = self._inflight_part()
+        base = self._given_base
+        doubted = base == self._first_base and self._stopped_at is None
         ring: Ring | None = None
         while ring is None:
             try:
-                ring = kind(self._owner.memory, config, base, inflight)
+                ring = kind(self._owner.memory, config, base, inflight, doubted=doubted)
             except IotlbMissError as miss:
                 await self._owner.resolve(miss)
         ring.log_address = _log_address(address)
+        if ring.given_base is not None:
+            _log.warning(
+                "queue %d: the front-end has it go on at %#x, which cannot be; it goes on at %#x, behind what"
+                " was given back last: what a back-end before had under way may be done twice, or is lost",
+                *(self.index, ring.given_base, ring.base),
+            )
         if inflight is not None:
             self.call()  # for a process before us that died between giving chains back and saying so
         return ring

@@ -52,6 +52,15 @@ def split_place(word: int) -> tuple[int, bool]:
     return word & (WRAP - 1), bool(word & WRAP)
 
 
+def whole_base(word: int) -> int:
+    """Return a ring's base as vhost-user has it, with the available place below and the used one above.
+
+    DPDK's front-ends, and back-ends that QEMU was connected to before, leave the used place out: it is
+    the available one. Taken at its word, such a base has more descriptors in use than the ring has.
+    """
+    return word | word << 16 if not word >> 16 and word & WRAP else word
+
+
 def available_flags(wrap: bool) -> int:
     """Return AVAIL and USED as the driver sets them where it makes a descriptor available."""
     return AVAIL if wrap else USED

@@ -492,6 +492,54 @@ async def test_queue_that_the_device_does_not_have(message: SetVringNum) -> None
         assert await works(queue)
 
 
+@pytest.mark.parametrize(
+    ("features", "base"),
+    [(DEFAULT_FEATURES, 0), (PACKED, 0x8000), (PACKED, 0x8000_8000)],
+    ids=["split", "packed, as DPDK has it", "packed"],
+)
+async def test_front_end_that_does_not_know_how_far_a_dead_back_end_had_come(
+    features: Feature, base: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has its ring go on at the beginning: the next one does what was not given back, and says so once."""
+    first, second = Gate(), Echo()
+    first.drain_seconds = 0
+    async with attached(second) as later, attached(first) as frontend:
+        queue = await frontend.start(features)
+        first.open.set()
+        for _ in range(21):
+            assert await queue.exchange([], [8]) == [b""]
+        first.open = trio.Event()
+        queue.submit([], [8])
+        await wait_all_tasks_blocked()
+        await later.negotiate(features)
+        later.memory.close()
+        later.memory = frontend.memory
+        await later.share_memory()
+        queue._frontend, queue.base = later, base
+        await queue.start()
+        assert await queue.wait() == [[b""]]
+        assert await queue.exchange([], [8]) == [b""]
+        assert second.served == 2
+        later.memory = type(later.memory)()
+    (told,) = [line for line in caplog.messages if "which cannot be" in line]
+    assert told.startswith(f"queue 0: the front-end has it go on at {0x8000_8000 if base else 0:#x}")
+
+
+async def test_front_end_that_tells_half_of_where_its_packed_ring_begins(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As DPDK's virtio-user does."""
+    async with attached(Echo()) as frontend:
+        await frontend.negotiate(PACKED)
+        await frontend.share_memory()
+        queue = frontend.queue()
+        queue.base = 0x8000
+        await queue.start()
+        for _ in range(20):
+            assert await queue.exchange([b"ping"], [8]) == [b"ping"]
+    assert "queue 0" not in caplog.text
+
+
 @pytest.mark.parametrize("features", [DEFAULT_FEATURES, PACKED], ids=["split", "packed"])
 async def test_front_end_without_packed_rings_that_turned_them_on_is_named(
     features: Feature, caplog: pytest.LogCaptureFixture

@@ -153,6 +153,8 @@ class Ring(ABC):
         self._fresh = 0
         """How many chains were popped that were not resubmitted."""
         self._pushed_before = False
+        self.given_base: int | None = None
+        """Where the front-end has it go on, where that cannot be, and it goes on elsewhere."""
         self._generation = memory.generation
         self._readable = self._writable = NOWHERE
 

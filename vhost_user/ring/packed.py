@@ -10,6 +10,7 @@ from protocol.virtio.packed import EventFlags
 from protocol.virtio.split import DescriptorFlag
 from vhost_user.atomics import TOTAL_STORE_ORDER, fence
 from vhost_user.memory import BadAddressError, IotlbMissError
+from vhost_user.ring import packed_place
 from vhost_user.ring.base import (
     MAX_CHAIN_BYTES,
     NOWHERE,
@@ -19,7 +20,8 @@ from vhost_user.ring.base import (
     buffers,
     indirect_table,
 )
-from vhost_user.ring.packed_inflight import PackedInflight, UsedPlace
+from vhost_user.ring.packed_inflight import PackedInflight
+from vhost_user.ring.packed_place import Place
 from vhost_user.ring.words import words
 
 if TYPE_CHECKING:
@@ -69,16 +71,25 @@ class PackedRing(Ring):
 
     A place is a descriptor's index (15 bits) and a wrap counter. With `inflight`, this queue's part
     of the in-flight buffer, both come from there if it was used before, and what a process before us
-    had taken and not given back is popped again, first.
+    had taken and not given back is popped again, first. Otherwise, where the ring's descriptors show that
+    it cannot be at `base`, it starts behind the last chain that was given back, if they show that too;
+    with `doubted`, `base` is also what a front-end says that does not know.
     """
 
     def __init__(
-        self, memory: GuestMemory, config: RingConfig, base: int, inflight: memoryview | None = None
+        self,
+        memory: GuestMemory,
+        config: RingConfig,
+        base: int,
+        inflight: memoryview | None = None,
+        *,
+        doubted: bool = False,
     ) -> None:
         """Raises BrokenRingError, and IotlbMissError where the front-end must be asked first."""
         size = config.size
         if not 0 < size <= packed.MAX_SIZE:
             raise BrokenRingError(f"a packed ring of {size}: 1 to {packed.MAX_SIZE} are possible")
+        base = packed.whole_base(base)
         avail, avail_wrap = packed.split_place(base)
         self._next_used, self._used_wrap = packed.split_place(base >> 16)
         if avail >= size or self._next_used >= size:
@@ -90,8 +101,21 @@ class PackedRing(Ring):
         self._inflight = PackedInflight(inflight, size) if inflight is not None else None
         self._note = self._inflight.fetch if self._inflight is not None else None
         self._resubmit: list[int] = []
-        if self._inflight is not None:
-            self._recover(self._inflight)
+        settled = packed_place.settle(
+            *(self._avail.flags, size, Place(avail, avail_wrap), self._used_place), doubted=doubted
+        )
+        if settled is not None:
+            self._avail = _Cursor(self._avail.table, *settled[0])
+            self._next_used, self._used_wrap = settled[1]
+            self.given_base = base if base != self.base else None
+        if self._inflight is not None and self._recover(self._inflight):
+            self.given_base = None
+        elif settled is None:
+            raise BrokenRingError(
+                f"it cannot go on at {base:#x}, as the front-end has it, and does not show how far a back-end"
+                " before this one had come; reboot the guest, and where back-ends are to be started anew,"
+                " withhold the feature (--without RING_PACKED)"
+            )
 
     @property
     def base(self) -> int:
@@ -138,7 +162,7 @@ class PackedRing(Ring):
                 slot -= size
                 flags ^= _OWNER
         if self._inflight is not None:
-            self._inflight.finish(done, UsedPlace(slot, bool(flags)))
+            self._inflight.finish(done, Place(slot, bool(flags)))
         if not TOTAL_STORE_ORDER:
             fence()
         # The driver looks at the first of the batch, and at the others once it has seen that.
@@ -182,11 +206,15 @@ class PackedRing(Ring):
         self._resubmit[:0] = [element.entry for element in again]
         self._in_use -= sum(element.slots for element in again)
 
-    def _recover(self, inflight: PackedInflight) -> None:
-        used = UsedPlace(self._next_used, self._used_wrap)
-        found = inflight.recover(self._avail.flags, used)
+    @property
+    def _used_place(self) -> Place:
+        return Place(self._next_used, self._used_wrap)
+
+    def _recover(self, inflight: PackedInflight) -> bool:
+        """Go on as the buffer says; False: it knows nothing of this ring."""
+        found = inflight.recover(self._avail.flags, self._used_place)
         if found is None:
-            return
+            return False
         self._resubmit = found.entries
         self._next_used, self._used_wrap = slot, wrap = found.used
         for _ in range(found.descriptors):
@@ -196,6 +224,7 @@ class PackedRing(Ring):
             if slot == self._size:
                 slot, wrap = 0, not wrap
         self._avail = _Cursor(self._avail.table, slot, wrap)
+        return True
 
     def _find_parts(self) -> None:
         table = self._memory.ring_part(self._config.descriptors, packed.DESCRIPTOR_SIZE * self._size)

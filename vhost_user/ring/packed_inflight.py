@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from protocol.virtio import inflight, packed
 from vhost_user.ring.base import BrokenRingError
 from vhost_user.ring.inflight import casts, is_made_for
+from vhost_user.ring.packed_place import Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,13 +27,6 @@ _LONG = struct.Struct("=Q")
 _OWNER = packed.AVAIL | packed.USED
 
 
-class UsedPlace(NamedTuple):
-    """Where the next chain is given back."""
-
-    slot: int
-    wrap: bool
-
-
 class InFlight(NamedTuple):
     """What a process that died left behind."""
 
@@ -40,7 +34,8 @@ class InFlight(NamedTuple):
     """Its chains, oldest first."""
     descriptors: int
     """How many descriptors of the ring they take up."""
-    used: UsedPlace
+    used: Place
+    """Where the next chain is given back."""
 
 
 class PackedInflight:
@@ -56,7 +51,7 @@ class PackedInflight:
         self._bytes, self._words, self._longs = casts(part, inflight.part_bytes(size, packed=True))
         self._counter = 0
 
-    def recover(self, ring_flags: Words, used: UsedPlace) -> InFlight | None:
+    def recover(self, ring_flags: Words, used: Place) -> InFlight | None:
         """Return what was in flight; None in a buffer that this ring never used.
 
         `ring_flags` are the ring's words of 16 bits, `used` is where a ring without history starts.
@@ -112,7 +107,7 @@ class PackedInflight:
         words[inflight.OLD_FREE_HEAD_16] = words[inflight.FREE_HEAD_16]
         self._bytes[self._byte(entry)] = 0
 
-    def finish(self, done: Done, used: UsedPlace) -> None:
+    def finish(self, done: Done, used: Place) -> None:
         """Note which chains are about to be given back, and where the next one is then to go."""
         free = self._words[inflight.FREE_HEAD_16]
         for element, _ in done:
@@ -134,7 +129,7 @@ class PackedInflight:
             chain += _RING_DESCRIPTOR.pack(address, length, buffer, flags & ~packed.USED | packed.AVAIL)
         return bytes(chain)
 
-    def _find(self, used: UsedPlace) -> InFlight:
+    def _find(self, used: Place) -> InFlight:
         words = self._words
         for entry in self._list(words[inflight.FREE_HEAD_16], self._size):
             self._bytes[self._byte(entry)] = 0
@@ -171,7 +166,7 @@ class PackedInflight:
                 slot, wrap = 0, not wrap
         return True
 
-    def _settle(self, ring_flags: Words) -> UsedPlace:
+    def _settle(self, ring_flags: Words) -> Place:
         """Complete the last batch if the driver can see it, or take it back. Returns the used place."""
         new, old = self._places()
         if max(new.slot, old.slot) >= self._size:
@@ -190,12 +185,12 @@ class PackedInflight:
         self._words[inflight.OLD_FREE_HEAD_16] = self._words[inflight.FREE_HEAD_16]
         self._store(new, new)
 
-    def _places(self) -> tuple[UsedPlace, UsedPlace]:
+    def _places(self) -> tuple[Place, Place]:
         word = _LONG.pack(self._longs[inflight.POSITION_64])
         slot, old_slot, wrap, old_wrap = _POSITION.unpack(word)
-        return UsedPlace(slot, bool(wrap)), UsedPlace(old_slot, bool(old_wrap))
+        return Place(slot, bool(wrap)), Place(old_slot, bool(old_wrap))
 
-    def _store(self, new: UsedPlace, old: UsedPlace) -> None:
+    def _store(self, new: Place, old: Place) -> None:
         word = _POSITION.pack(new.slot, old.slot, new.wrap, old.wrap)
         self._longs[inflight.POSITION_64] = _LONG.unpack(word)[0]
 

@@ -38,11 +38,18 @@ class SplitRing(Ring):
     """A `Ring` that starts at `base`, the free-running index of the available ring.
 
     The used index comes from the ring itself. With `inflight`, this queue's part of the in-flight
-    buffer, what a process before us had taken and not given back is popped again, first.
+    buffer, what a process before us had taken and not given back is popped again, first. Otherwise,
+    where `base` is not between the used and the available index, or is `doubted`, it starts at the used one.
     """
 
     def __init__(
-        self, memory: GuestMemory, config: RingConfig, base: int, inflight: memoryview | None = None
+        self,
+        memory: GuestMemory,
+        config: RingConfig,
+        base: int,
+        inflight: memoryview | None = None,
+        *,
+        doubted: bool = False,
     ) -> None:
         """Raises BrokenRingError, and IotlbMissError where the front-end must be asked first."""
         if not split.is_power_of_two(config.size) or config.size > split.MAX_SIZE:
@@ -59,8 +66,8 @@ class SplitRing(Ring):
         self._inflight = SplitInflight(inflight, config.size) if inflight is not None else None
         self._note = self._inflight.fetch if self._inflight is not None else None
         self._resubmit: list[int] = []
-        if self._inflight is not None:
-            self._recover(self._inflight)
+        if self._inflight is None or not self._recover(self._inflight):
+            self._check_base(doubted)
 
     @property
     def base(self) -> int:
@@ -149,14 +156,25 @@ class SplitRing(Ring):
         self._resubmit[:0] = [element.head for element in again]
         self._in_use -= len(fresh) + len(again)
 
-    def _recover(self, inflight: SplitInflight) -> None:
+    def _recover(self, inflight: SplitInflight) -> bool:
+        """Go on as the buffer says; False: it knows nothing of this ring."""
         available = self._avail[split.AVAIL_INDEX] - self._next_used & 0xFFFF
         heads = inflight.recover(self._next_used, available)
-        if heads is not None:
-            # Every chain taken so far is either given back or in flight; the front-end of a process
-            # that was killed cannot know how many were taken.
-            self._resubmit = heads
-            self._next_avail = self._next_used + len(heads) & 0xFFFF
+        if heads is None:
+            return False
+        # Every chain taken so far is either given back or in flight; the front-end of a process
+        # that was killed cannot know how many were taken.
+        self._resubmit = heads
+        self._next_avail = self._next_used + len(heads) & 0xFFFF
+        return True
+
+    def _check_base(self, doubted: bool) -> None:
+        """Go on at the used index where the front-end does not know how far a back-end before us had come."""
+        available = self._avail[split.AVAIL_INDEX] - self._next_used & 0xFFFF
+        taken = self._next_avail - self._next_used & 0xFFFF
+        if taken > (0 if doubted else available) and available <= self._size:
+            self.given_base = self._next_avail
+            self._next_avail = self._next_used
 
     def _find_parts(self) -> None:
         config, size, event = self._config, self._size, self._event_index

@@ -130,11 +130,10 @@ class Rig:
         driver._next_avail = driver._published = driver._next_used = index
         driver._avail[split.AVAIL_INDEX] = driver._used[split.USED_INDEX] = index
 
-    def start(self, base: int | None = None) -> Ring:
+    def start(self, base: int | None = None, *, doubted: bool = False) -> Ring:
         """Start a device at `base`; by default where a ring starts that never ran."""
-        if self.kind == "split":
-            return SplitRing(self.memory, self.config, base or 0, self.inflight)
-        return PackedRing(self.memory, self.config, PACKED_START if base is None else base, self.inflight)
+        kind, first = (SplitRing, 0) if self.kind == "split" else (PackedRing, PACKED_START)
+        return kind(self.memory, self.config, first if base is None else base, self.inflight, doubted=doubted)
 
     def add(self, readable: list[int], writable: list[int], *, indirect: bool = False) -> Request:
         """Add a request with buffers of these lengths, each up to BUFFER_SIZE. Raises RingFullError."""
