@@ -54,11 +54,6 @@ class NumberedDisk(vhost_user.VirtioDevice):
         """Return a disk as the command line describes it."""
         return cls(options.sectors, options.grow)
 
-    @classmethod
-    def qemu_device(cls, options: argparse.Namespace) -> str:
-        """Return the QEMU device; by itself QEMU wants as many queues as the guest has processors."""
-        return f"{super().qemu_device(options)},num-queues={cls.num_queues}"
-
     def read_config(self, offset: int, size: int) -> bytes:
         """Return a part of the configuration space: it begins with the number of sectors."""
         return struct.pack("<Q", self.sectors)[offset : offset + size]

@@ -20,8 +20,8 @@ from protocol.vhost_user import (
 )
 from protocol.vhost_user.checks import RefusedError
 from protocol.virtio.features import Feature
-from protocol.virtio.ids import DeviceId
 from vhost_user.channel import FrontendError
+from vhost_user.qemu_args import device_of, model_of
 
 if TYPE_CHECKING:
     import argparse
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from protocol.vhost_user import BackendMessage, ConfigFlag, Reply
+    from protocol.virtio.ids import DeviceId
     from vhost_user.channel import Channel
     from vhost_user.queue import Virtqueue
     from vhost_user.simulation import Simulation
@@ -81,26 +82,6 @@ _OFFERED_WITH = {
     "save_state": ProtocolFeature.DEVICE_STATE,
 }
 """The protocol features that a device offers by overriding a method."""
-
-
-_QEMU_DEVICES = {
-    DeviceId.BLOCK: "blk",
-    DeviceId.FS: "fs",
-    DeviceId.GPIO: "gpio",
-    DeviceId.GPU: "gpu",
-    DeviceId.I2C_ADAPTER: "i2c",
-    DeviceId.INPUT: "input",
-    DeviceId.RNG: "rng",
-    DeviceId.SCMI: "scmi",
-    DeviceId.SCSI: "scsi",
-    DeviceId.SOUND: "snd",
-    DeviceId.SPI: "spi",
-    DeviceId.VSOCK: "vsock",
-}
-"""What QEMU calls its front-ends, between "vhost-user-" and "-pci"."""
-
-_GENERIC_MODEL = "vhost-user-test-device-pci"
-"""What QEMU has for any type from 10.2 on."""
 
 
 class VirtioDevice:
@@ -361,17 +342,16 @@ class VirtioDevice:
     @classmethod
     def qemu_model(cls) -> str:
         """Return what QEMU calls the device that is the front-end for this type."""
-        device = _QEMU_DEVICES.get(cls.device_id)
-        return _GENERIC_MODEL if device is None else f"vhost-user-{device}-pci"
+        return model_of(cls.device_id)
 
     @classmethod
     def qemu_device(cls, options: argparse.Namespace) -> str:
-        """Return what QEMU calls the device, with the properties that must match the command line."""
-        model = cls.qemu_model()
-        if model != _GENERIC_MODEL:
-            return model
-        size = f",config_size={len(cls.config)}" if cls.config else ""
-        return f"{model},virtio-id={int(cls.device_id)},num_vqs={cls.num_queues}{size}"
+        """Return what QEMU calls the device, with the properties that must match the command line.
+
+        By default with what QEMU has to know of a type that it does not: a device is made, and asked.
+        Raises UserError where it cannot be.
+        """
+        return device_of(cls, options)
 
     @classmethod
     def qemu_attachment(cls, options: argparse.Namespace, chardev: str, properties: str) -> str:

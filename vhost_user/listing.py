@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import platform
-import re
-import subprocess
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from protocol.io.command_line import UserError, print_result
-from protocol.virtio.ids import DeviceId
 from vhost_user.devices import device_names, find_device
 from vhost_user.options import first_line
+from vhost_user.qemu import DEFAULT_PROGRAM, Qemu, ask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +17,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "vhost-user list"
 
-_QEMU_SECONDS = 20
 _INDENT = "    "
 _WIDTH = 96
 
@@ -31,35 +26,13 @@ the options that it has beside those of every device ('vhost-user run DEVICE --h
 """
 
 
-@dataclass(frozen=True)
-class Qemu:
-    """What a QEMU says of itself."""
-
-    program: str
-    version: str
-    """None installed: ""."""
-    models: frozenset[str] = frozenset()
-    """The devices that it has."""
-    netdevs: frozenset[str] = frozenset()
-
-    @property
-    def name(self) -> str:
-        """What people call it."""
-        return f"QEMU {self.version}"
-
-    def attaches(self, device: type[VirtioDevice]) -> bool:
-        """Tell whether it has a front-end for `device`."""
-        needed = {"vhost-user"} if device.device_id is DeviceId.NET else set()
-        return device.qemu_model() in self.models and needed <= self.netdevs
-
-
 def add_list_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command `list`; its options hold `run_list` as `run`."""
     parser = subparsers.add_parser("list", help="print the devices that there are", description=_DESCRIPTION)
     parser.add_argument(
         "--qemu",
         metavar="PROGRAM",
-        default=f"qemu-system-{platform.machine()}",
+        default=DEFAULT_PROGRAM,
         help="the QEMU to ask (default: %(default)s)",
     )
     parser.set_defaults(run=run_list)
@@ -70,31 +43,6 @@ def run_list(options: argparse.Namespace) -> int:
     qemu = ask(options.qemu)
     lines = [line for name in device_names() for line in [*_describe(name, qemu), ""]]
     return print_result(PROGRAM, "\n".join(lines[:-1]))
-
-
-def ask(program: str) -> Qemu:
-    """Ask a QEMU what it has; what cannot be run, or is none, has no version."""
-    version = re.search(r"^QEMU emulator version (\S+)", _output(program, "--version"))
-    if version is None:
-        return Qemu(program, "")
-    models = re.findall(r'^name "([^"]+)"', _output(program, "-device", "help"), re.MULTILINE)
-    netdevs = _output(program, "-machine", "none", "-netdev", "help").split()
-    return Qemu(program, version[1], frozenset(models), frozenset(netdevs))
-
-
-def _output(program: str, *arguments: str) -> str:
-    try:
-        result = subprocess.run(
-            [program, *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_QEMU_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return result.stdout
 
 
 def _describe(name: str, qemu: Qemu) -> Sequence[str]:

@@ -11,6 +11,7 @@ from protocol.io.access import access_from, add_access_options, given_options
 from protocol.io.command_line import OneLineParser, add_log_options
 from protocol.vhost_user.features import ProtocolFeature
 from protocol.virtio.features import Feature
+from vhost_user.qemu import DEFAULT_PROGRAM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,4 +140,9 @@ def _add_program_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--print-qemu-args", action="store_true", help="print the QEMU options for this device, and exit"
+    )
+    group.add_argument(
+        "--qemu",
+        metavar="PROGRAM",
+        help=f"the QEMU that they are for, by its version (default: {DEFAULT_PROGRAM})",
     )

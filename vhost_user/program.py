@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import json
 import logging
-import shlex
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -26,8 +23,10 @@ from protocol.virtio.ids import DeviceId
 from vhost_user import serving
 from vhost_user.containment import in_one_line
 from vhost_user.options import PRINT_CAPABILITIES, parse_options
+from vhost_user.qemu_args import qemu_args
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from vhost_user.device import VirtioDevice
@@ -40,8 +39,6 @@ _OBJECTS_BEFORE_COLLECTION = 20_000
 hardly any. Its own 700 are a few dozen requests: a third of a network card's time would go into looking."""
 
 _TYPES = {DeviceId.NINEP: "9p", DeviceId.RPROC_SERIAL: "rproc-serial"}
-
-_MEMORY = "-m 1G -object memory-backend-memfd,id=mem,size=1G,share=on -machine memory-backend=mem"
 
 _log = logging.getLogger("vhost_user")
 
@@ -99,34 +96,6 @@ def capabilities(device: type[VirtioDevice]) -> dict[str, object]:
 def backend_type(device: type[VirtioDevice]) -> str:
     """Return the name of the device's type in QEMU's docs/interop/vhost-user.json."""
     return _TYPES.get(device.device_id, device.device_id.name.lower().partition("_")[0])
-
-
-def qemu_args(device: type[VirtioDevice], options: argparse.Namespace) -> str:
-    """Return the QEMU options for a guest with this device, quoted for a shell. Raises UserError.
-
-    Where the command line has several devices, each is for a guest of its own, on a line of its own,
-    unless the device says that they are for one.
-    """
-    paths = device.socket_paths(options) or [options.connect]
-    if paths == [None]:
-        raise UserError("--print-qemu-args needs the path of the socket; give --socket-path or --connect")
-    each = [(_numbered(options, number, path), path) for number, path in enumerate(paths)]
-    if device.for_one_guest:
-        return " ".join([_MEMORY, *(_attachment(device, own, own.number, path) for own, path in each)])
-    return "\n".join(f"{_MEMORY} {_attachment(device, own, 0, path)}" for own, path in each)
-
-
-def _numbered(options: argparse.Namespace, number: int, path: str) -> argparse.Namespace:
-    """Return the options as they are for one of several sockets: its own path, and `number`."""
-    return argparse.Namespace(**vars(options) | {"socket_path": path, "number": number})
-
-
-def _attachment(device: type[VirtioDevice], options: argparse.Namespace, number: int, path: str) -> str:
-    quoted = str(Path(path).absolute()).replace(",", ",,")  # QEMU's own quoting of a comma
-    server = ",server=on" if options.connect else ""
-    iommu = ",iommu_platform=on,ats=on" if options.iommu else ""
-    chardev = shlex.quote(f"socket,id={device.name}{number},path={quoted}{server}")
-    return f"-chardev {chardev} {device.qemu_attachment(options, f'{device.name}{number}', iommu)}"
 
 
 async def _main(

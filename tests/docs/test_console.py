@@ -124,6 +124,7 @@ def test_qemus_line_is_what_the_program_prints() -> None:
 
 def default_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
+    parser.set_defaults(without=[])
     Console.add_options(parser)
     return parser.parse_args([])
 

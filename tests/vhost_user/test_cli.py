@@ -150,6 +150,62 @@ def test_print_qemu_args_for_devices_of_ones_own(device: str, expected: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("version", "chardev"),
+    [
+        ("9.1.50", "reconnect=1"),
+        ("9.2.0", "reconnect-ms=1000"),
+        ("10.0.13 (Debian 1:10.0)", "reconnect-ms=1000"),
+    ],
+)
+def test_disk_is_to_be_connected_to_again_as_this_qemu_has_it(
+    directory: Path, version: str, chardev: str
+) -> None:
+    qemu = directory / "qemu"
+    qemu.write_text(f"#!/bin/sh\necho 'QEMU emulator version {version}'\n")
+    qemu.chmod(0o755)
+    argv = ["run", "blk", "-s", "/tmp/a", "-b", "x", "--print-qemu-args", "--qemu", str(qemu)]
+    assert f"-chardev socket,id=blk0,path=/tmp/a,{chardev} " in run(*argv).stdout
+
+
+def test_disk_without_a_qemu_to_ask() -> None:
+    argv = ["blk", "-s", "/tmp/a", "-b", "x", "--print-qemu-args"]
+    program = [sys.executable, "-m", "vhost_user.cli", "run", *argv]
+    result = subprocess.run(
+        program, env=os.environ | {"PATH": ""}, capture_output=True, text=True, timeout=SECONDS, check=True
+    )
+    assert ",reconnect-ms=1000 " in result.stdout
+    line = refusal("run", *argv, "--qemu", "no-such-qemu")
+    assert line.endswith(
+        "there is no QEMU 'no-such-qemu' here to be asked for its version; give another --qemu"
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        ("ByMethod", "num_vqs=2,config_size=24,chardev=by-method--1st0"),
+        ("ByObject", "num_vqs=3,config_size=24,chardev=device1st0"),
+        ("Without", "num_vqs=2,chardev=echo0"),
+    ],
+)
+def test_qemu_is_told_how_a_device_of_ones_own_is(device: str, expected: str) -> None:
+    result = run("run", f"tests.qemu.own_devices:{device}", "-s", "/tmp/a", "--print-qemu-args")
+    assert result.stdout.endswith(f"-device vhost-user-test-device-pci,virtio-id=3,{expected}\n")
+
+
+def test_configuration_space_that_cannot_be_read_is_said_in_one_line(directory: Path) -> None:
+    (directory / "mine.py").write_text(
+        f"{OWN_DEVICE}\n    def read_config(self, offset, size):\n        1 // 0\n"
+    )
+    result = run("run", "mine:Hello", "-s", "/tmp/a", "--print-qemu-args", cwd=directory)
+    assert result.returncode == 1
+    assert result.stderr == (
+        "vhost-user run mine:Hello: the configuration space of Hello cannot be read: ZeroDivisionError: "
+        "integer division or modulo by zero; override qemu_device() to say its config_size\n"
+    )
+
+
+@pytest.mark.parametrize(
     "argv", [["list"], ["run", "rng", "--print-capabilities"], ["run", "rng", "-s", "a", "--print-qemu-args"]]
 )
 def test_output_that_nobody_takes(argv: list[str]) -> None:

@@ -143,7 +143,7 @@ class Blk(VirtioDevice):
     def qemu_device(cls, options: argparse.Namespace) -> str:
         """Return the QEMU device with its properties."""
         queues = f",num-queues={options.num_queues}" if options.num_queues else ""
-        return f"{super().qemu_device(options)}{queues},queue-size={options.queue_size}"
+        return f"{cls.qemu_model()}{queues},queue-size={options.queue_size}"
 
     async def run_queue(self, queue: Virtqueue) -> None:
         """Serve one queue."""

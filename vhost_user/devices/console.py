@@ -34,6 +34,7 @@ from vhost_user.devices.console_options import (
 )
 from vhost_user.devices.console_ports import Ports
 from vhost_user.devices.console_simulation import ConsoleSimulation
+from vhost_user.qemu_args import generic_device
 
 if TYPE_CHECKING:
     import argparse
@@ -307,5 +308,4 @@ class Console(VirtioDevice):
     @classmethod
     def qemu_device(cls, options: argparse.Namespace) -> str:
         """Return QEMU's device for any type, told how this one is."""
-        number = queues(max_ports(options))
-        return f"{cls.qemu_model()},virtio-id={int(cls.device_id)},num_vqs={number},config_size={CONFIG_SIZE}"
+        return generic_device(cls.device_id, queues(max_ports(options)), CONFIG_SIZE, options)

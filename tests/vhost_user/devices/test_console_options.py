@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 def options(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(exit_on_error=False)
+    parser.set_defaults(without=[])
     Console.add_options(parser)
     return parser.parse_args(argv)
 

@@ -24,7 +24,7 @@ from vhost_user.devices.vsock_stream import ANSWER_SECONDS
 from vhost_user.devices.vsock_table import FIRST_PORT
 from vhost_user.json_call import CallError
 from vhost_user.options import build_parser, parse_options
-from vhost_user.program import qemu_args
+from vhost_user.qemu_args import qemu_args
 
 if TYPE_CHECKING:
     import argparse
