@@ -20,7 +20,6 @@ from vhost_user.devices.blk_locking import ImageInUseError
 from vhost_user.devices.blk_options import (
     DEFAULT_QUEUE_SIZE,
     DEFAULT_QUEUES,
-    DEFAULT_SERIAL,
     add_options,
     disk_from,
     fault_file_from,
@@ -79,7 +78,7 @@ class Blk(VirtioDevice):
         *,
         num_queues: int | None = None,
         queue_size: int = DEFAULT_QUEUE_SIZE,
-        serial: str = DEFAULT_SERIAL,
+        serial: str | None = None,
         faults: Iterable[Fault] = (),
         fault_file: FaultFile | None = None,
         lock: ImageLock | None = None,
@@ -88,9 +87,9 @@ class Blk(VirtioDevice):
 
         `num_queues` is how many of them there can be, by default enough for most guests.
 
-        `serial` has at most 20 characters of ASCII. `fault_file` replaces `faults` whenever it
-        changes. `lock` is had while queues run, and let go of once a guest is migrated away. Raises
-        ValueError.
+        `serial` has at most 20 characters of ASCII, and is by default the disk's own. `fault_file`
+        replaces `faults` whenever it changes. `lock` is had while queues run, and let go of once a guest
+        is migrated away. Raises ValueError.
         """
         self.num_queues = num_queues or DEFAULT_QUEUES
         self.features = _offered(disk, self.num_queues)
@@ -101,7 +100,7 @@ class Blk(VirtioDevice):
         self._running = 0
         self._is_logged = False
         self._disk = disk
-        self._executor = Executor(disk, serial)
+        self._executor = Executor(disk, disk.serial if serial is None else serial)
         self._queue_size = queue_size
         self._writeback = True
         self._threads = trio.CapacityLimiter(_THREADS)
@@ -110,6 +109,7 @@ class Blk(VirtioDevice):
 
     def close(self) -> None:
         """Close the disk."""
+        self._executor.failures.settle(now=True)
         with self._own.code(self._what, "it was to be closed"):
             self._disk.close()
 
@@ -204,7 +204,11 @@ class Blk(VirtioDevice):
             await trio.sleep(_LOOK_SECONDS)
 
     def look(self) -> None:
-        """Tell the driver if the disk's size has changed; take over the file of faults if that has."""
+        """Tell the driver if the disk's size has changed; take over the file of faults if that has.
+
+        And the log of the failures that were left out of it.
+        """
+        self._executor.failures.settle()
         # A disk that is gone says so at every request.
         with self._own.code(self._what, "its size is not known", expected=OSError):
             if self._disk.measure():

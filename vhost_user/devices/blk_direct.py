@@ -36,6 +36,7 @@ class DirectDisk(FileDisk):
         fd: OwnedFd,
         direct: OwnedFd,
         *,
+        path: str = "",
         read_only: bool = False,
         logical_block_size: int | None = None,
         alignment: int | None = None,
@@ -45,7 +46,7 @@ class DirectDisk(FileDisk):
         `alignment` is what places and lengths must be a multiple of; by default it is found out. Raises
         ValueError and OSError, as FileDisk does.
         """
-        super().__init__(fd, read_only=read_only, logical_block_size=logical_block_size)
+        super().__init__(fd, path=path, read_only=read_only, logical_block_size=logical_block_size)
         self._direct = direct.fileno()
         self.alignment = alignment or direct_alignment(self._direct)
         self.block_sizes = self.block_sizes.at_least(self.alignment)

@@ -35,6 +35,14 @@ class Disk(Protocol):
     """
 
     @property
+    def name(self) -> str:
+        """What the log calls it."""
+
+    @property
+    def serial(self) -> str:
+        """What a guest tells it from others by, unless told otherwise: at most 20 characters of ASCII."""
+
+    @property
     def size(self) -> int:
         """Bytes, as when `measure()` was called last."""
 
@@ -106,7 +114,7 @@ def open_disk(
             fds.append(_open(path, flags | os.O_DIRECT, stack))
         try:
             kind = DirectDisk if direct else FileDisk
-            disk = kind(*fds, read_only=read_only, logical_block_size=logical_block_size)
+            disk = kind(*fds, path=path, read_only=read_only, logical_block_size=logical_block_size)
             _check(disk, path, raw=raw)
         except (OSError, ValueError) as error:
             raise DiskUnavailableError(f"{path} cannot be a disk: {error}") from None

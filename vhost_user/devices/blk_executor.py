@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import struct
 from contextlib import closing
@@ -19,6 +20,7 @@ from vhost_user.chain import Writable
 from vhost_user.containment import Containment
 from vhost_user.devices.blk_requests import BadRequestError, answer, parse
 from vhost_user.devices.blk_sharing import WORTH_SHARING
+from vhost_user.limited import Limited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,7 +60,10 @@ class Executor:
         """What the driver turned on."""
         self.write_through = False
         """Whether a write must be on the medium when it is completed."""
+        self.failures = Limited(_log, "failed requests")
+        """Where they are logged."""
         self._disk = disk
+        self._name = disk.name
         self._own = Containment(_log)
         self._id = serial.encode("ascii")
         if len(self._id) > ID_SIZE:
@@ -133,13 +138,19 @@ class Executor:
 
     def serve(self, element: Element) -> None:
         """Do a request, however long it takes, and write its status; only its completion is left."""
+        request = None
         try:
-            self._perform(parse(element, self.features))
+            request = parse(element, self.features)
+            self._perform(request)
         except BadRequestError as error:
-            _log.debug("refused a request: %s", error)
+            if error.status is RequestStatus.UNSUPP:
+                _log.debug("refused: %s", error)  # drivers ask so what there is
+            else:
+                self.failures.warning(f"{self._name}: refused: {error}")
             answer(element, error.status)
         except OSError as error:
-            _log.warning("a request failed on the disk: %s", error.strerror)
+            reason = f"{error.strerror or error}{_REMEDIES.get(error.errno or 0, '')}"
+            self.failures.warning(f"{self._name}: {request} failed: {reason}")
             answer(element, RequestStatus.IOERR)
         except Exception as error:
             self._own.failed(
@@ -151,13 +162,11 @@ class Executor:
 
     def _perform(self, request: Request) -> None:
         if self._disk.read_only and request.type in _WRITING:
-            raise BadRequestError(RequestStatus.IOERR, f"{request.type.name} on a read-only disk")
+            raise BadRequestError(RequestStatus.IOERR, f"{request}, which is read-only")
         size = self._disk.size // SECTOR_SIZE
         for sector, count, _ in request.segments:
             if sector + count > size:
-                raise BadRequestError(
-                    RequestStatus.IOERR, f"{count} sectors from {sector} are beyond the disk's end, {size}"
-                )
+                raise BadRequestError(RequestStatus.IOERR, f"{request}, beyond the end, sector {size}")
         _PERFORM[request.type](self, request)
 
     def read(self, request: Request) -> None:
@@ -202,3 +211,4 @@ _PERFORM: dict[RequestType, Callable[[Executor, Request], None]] = {
     RequestType.WRITE_ZEROES: Executor.write_zeroes,
 }
 _WRITING = frozenset({RequestType.OUT, RequestType.DISCARD, RequestType.WRITE_ZEROES})
+_REMEDIES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "; make room on its file system")

@@ -13,6 +13,7 @@ import trio
 
 from protocol.io.command_line import UserError
 from protocol.virtio.blk import RequestStatus, RequestType
+from vhost_user.devices.blk_requests import OPERATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,14 +42,6 @@ class Action(Enum):
 
 _STATUS = {Action.ERROR: RequestStatus.IOERR, Action.UNSUPPORTED: RequestStatus.UNSUPP}
 
-_OPERATIONS = {
-    "read": RequestType.IN,
-    "write": RequestType.OUT,
-    "flush": RequestType.FLUSH,
-    "get-id": RequestType.GET_ID,
-    "discard": RequestType.DISCARD,
-    "write-zeroes": RequestType.WRITE_ZEROES,
-}
 _ANY = "any"
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s)")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -159,12 +152,12 @@ def parse_fault(text: str) -> Fault:
     Raises ValueError, in words for the user.
     """
     operation, *conditions = text.strip().split(":")
-    if operation not in _OPERATIONS and operation != _ANY:
-        raise ValueError(f"'{operation}' is no operation: {', '.join(_OPERATIONS)} or {_ANY}")
+    if operation not in OPERATIONS and operation != _ANY:
+        raise ValueError(f"'{operation}' is no operation: {', '.join(OPERATIONS)} or {_ANY}")
     if not conditions:
         raise ValueError(f"'{text}' says nothing to do; write it as {SYNTAX}")
     *conditions, action = conditions
-    fault = replace(_parse_action(action), type=_OPERATIONS.get(operation))
+    fault = replace(_parse_action(action), type=OPERATIONS.get(operation))
     for condition in conditions:
         name, _, value = condition.partition("=")
         if name == "lba":

@@ -13,6 +13,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from vhost_user.chain import Readable
+from vhost_user.devices.blk_identity import default_serial
 from vhost_user.devices.blk_sharing import SharedReader, processors
 from vhost_user.devices.blk_sizes import block_sizes
 
@@ -48,16 +49,24 @@ class FileDisk:
     is_direct = False
 
     def __init__(
-        self, fd: OwnedFd, *, read_only: bool = False, logical_block_size: int | None = None
+        self,
+        fd: OwnedFd,
+        *,
+        path: str = "",
+        read_only: bool = False,
+        logical_block_size: int | None = None,
     ) -> None:
         """Own `fd` from now on, unless this raises OSError, or ValueError for what can be no disk.
 
-        `logical_block_size` is by default that of the device, and 512 for a file.
+        `path` is what it was opened by. `logical_block_size` is by default that of the device, and 512
+        for a file.
         """
         status = os.fstat(fd.fileno())
         self._is_block_device = stat.S_ISBLK(status.st_mode)
         if not self._is_block_device and not stat.S_ISREG(status.st_mode):
             raise ValueError("it is neither a file nor a block device; give a raw file or a block device")
+        self.name = path or "the disk"
+        self.serial = default_serial(fd.fileno(), path)
         self.read_only = read_only
         self._owner = fd
         self._fd = fd.fileno()

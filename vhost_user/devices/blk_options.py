@@ -16,7 +16,6 @@ from vhost_user.options import parsed_by, whole_number
 if TYPE_CHECKING:
     from vhost_user.devices.blk_file import FileDisk
 
-DEFAULT_SERIAL = "qemu-companion"
 DEFAULT_QUEUE_SIZE = 128
 """QEMU's own default."""
 DEFAULT_QUEUES = 64
@@ -66,9 +65,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--serial",
         type=_serial,
-        default=DEFAULT_SERIAL,
         metavar="TEXT",
-        help=f"the disk's serial number, at most {ID_SIZE} characters (default: %(default)s)",
+        help=f"the disk's serial number, at most {ID_SIZE} characters (default: one for each file or device)",
     )
     parser.add_argument(
         "--locking",

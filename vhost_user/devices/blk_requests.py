@@ -30,6 +30,18 @@ MAX_WRITE_ZEROES_SECTORS = 1 << 17
 """Sectors in one segment; fewer of zeroes, because some disks have to write each of them."""
 
 
+OPERATIONS = {
+    "read": RequestType.IN,
+    "write": RequestType.OUT,
+    "flush": RequestType.FLUSH,
+    "get-id": RequestType.GET_ID,
+    "discard": RequestType.DISCARD,
+    "write-zeroes": RequestType.WRITE_ZEROES,
+}
+"""What requests are called, in rules and in the log."""
+_NAMES = {number: name for name, number in OPERATIONS.items()}
+
+
 class Segment(NamedTuple):
     """A run of sectors that a request is about."""
 
@@ -46,6 +58,15 @@ class Request:
     segments: tuple[Segment, ...] = ()
     data: tuple[memoryview, ...] = ()
     """What is to be written, or where to put what is read."""
+
+    def __str__(self) -> str:
+        """Say what it asks for, as in "read of 4096 bytes at sector 8"."""
+        name = _NAMES[self.type]
+        if not self.segments:
+            return name
+        size = sum(segment.sectors for segment in self.segments) * SECTOR_SIZE
+        where = "at" if len(self.segments) == 1 else f"in {len(self.segments)} segments from"
+        return f"{name} of {size} bytes {where} sector {self.segments[0].sector}"
 
 
 class BadRequestError(Exception):
@@ -68,7 +89,11 @@ def parse(element: Element, features: BlkFeature) -> Request:
     parser, needed = _PARSERS.get(number), _NEEDED.get(number, BlkFeature.NONE)
     if parser is None or features & needed != needed:
         raise BadRequestError(RequestStatus.UNSUPP, f"a request of type {number}")
-    return parser(number, sector, readable, Writable(element.writable, element.writable_length - 1))
+    try:
+        return parser(number, sector, readable, Writable(element.writable, element.writable_length - 1))
+    except BadRequestError as error:
+        operation = _NAMES.get(RequestType.FLUSH if number == FLUSH_OUT else number)
+        raise BadRequestError(error.status, f"{operation} at sector {sector}: {error}") from None
 
 
 def answer(element: Element, status: RequestStatus) -> None:

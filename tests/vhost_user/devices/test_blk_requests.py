@@ -280,12 +280,62 @@ def test_error_of_the_host_is_the_request_s_alone_and_is_logged(
 
     monkeypatch.setattr(disk, "write_now", full)
     monkeypatch.setattr(disk, "write", full)
-    bad, good = driver.write(0, b"x" * 512), driver.read(0, 512)
+    bad, good = driver.write(8, b"x" * 512), driver.read(0, 512)
     with caplog.at_level(logging.WARNING):
         assert executor.serve_now([bad, good], unheard) == [bad]
         executor.serve(bad.element)
     assert (bad.status, good.status) == (IOERR, OK)
-    assert "No space left on device" in caplog.text
+    assert caplog.messages == [
+        f"{disk.name}: write of 512 bytes at sector 8 failed: No space left on device; make room on its file"
+        " system"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (
+            driver.read(SECTORS - 1, 1024),
+            "refused: read of 1024 bytes at sector 255, beyond the end, sector 256",
+        ),
+        (
+            driver.write(SECTORS, b"x" * 512),
+            "refused: write of 512 bytes at sector 256, beyond the end, sector",
+        ),
+        (
+            driver.segments(RequestType.WRITE_ZEROES, [(1, 1, 0), (SECTORS, 1, 0)]),
+            "refused: write-zeroes of 1024 bytes in 2 segments from sector 1, beyond the end, sector 256",
+        ),
+        (driver.read(3, 511), "refused: read at sector 3: 511 bytes of data, no multiple of 512"),
+        (driver.get_id(19), "refused: get-id at sector 0: 19 bytes of room for an id of 20"),
+        (driver.chain([b"short"], [1]), "refused: a header of 5 bytes"),
+    ],
+)
+def test_request_that_cannot_be_done_is_logged_with_what_it_is(
+    executor: Executor, disk: FileDisk, request_: FakeChain, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert later(executor, request_).status is IOERR
+    (line,) = caplog.messages
+    assert line.startswith(f"{disk.name}: {said}")
+
+
+def test_what_a_driver_asks_to_find_out_is_not_logged(
+    executor: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert later(executor, driver.chain([driver.header(RequestType.GET_LIFETIME)], [1])).status is UNSUPP
+    assert caplog.messages == []
+
+
+def test_log_of_failures_has_an_end(
+    executor: Executor, image: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However many there are: a guest tries again and again."""
+    for _ in range(1000):
+        later(executor, driver.read(SECTORS, 512))
+    executor.failures.settle(now=True)
+    assert len(caplog.messages) < 20
+    assert "990 more failed requests were left out" in caplog.messages[-1]
 
 
 def test_write_through_waits_for_the_medium(
