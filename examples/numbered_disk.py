@@ -67,17 +67,13 @@ class NumberedDisk(vhost_user.VirtioDevice):
 
     async def run_queue(self, queue: vhost_user.Virtqueue) -> None:
         """Answer requests; the driver is notified once for each batch."""
-        async for batch in queue.batches():
-            for chain in batch:
-                self._answer(chain)
+        async for batch in queue.requests(HEADER, room=len(OK)).batches():
+            for chain, (kind, _, sector) in batch:
+                self._answer(chain.writable, kind, sector)
                 chain.complete()
 
-    def _answer(self, chain: vhost_user.Chain) -> None:
-        """Fill a request: header in, data and a status byte out (section 5.2.6)."""
-        header, room = chain.readable.read(HEADER.size), chain.writable
-        if len(header) < HEADER.size or not room.remaining:
-            return  # a guest may send anything: nothing is to be said of this
-        kind, _, sector = HEADER.unpack(header)
+    def _answer(self, room: vhost_user.Writable, kind: int, sector: int) -> None:
+        """Fill a request with data and a status byte (section 5.2.6)."""
         count, rest = divmod(room.remaining - len(OK), SECTOR)
         if kind == IN and not rest and sector + count <= self.sectors:
             room.write(b"".join(b"sector %-504d\n" % number for number in range(sector, sector + count)))

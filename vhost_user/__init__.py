@@ -5,7 +5,7 @@ from protocol.vhost_user.features import ProtocolFeature
 from protocol.vhost_user.values import ConfigFlag
 from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
-from vhost_user.chain import Chain, Readable, Writable
+from vhost_user.chain import Chain, ChainError, Readable, Writable
 from vhost_user.channel import FrontendError
 from vhost_user.device import RING_FEATURES, VirtioDevice
 from vhost_user.json_call import CallError
@@ -17,6 +17,7 @@ __all__ = [
     "RING_FEATURES",
     "CallError",
     "Chain",
+    "ChainError",
     "ConfigFlag",
     "DeviceId",
     "Feature",

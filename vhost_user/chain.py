@@ -6,13 +6,29 @@ read, then those it may write, and nothing of how the driver cut them up.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import struct
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from construct import ConstructError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from construct import Construct
+
     from vhost_user.queue import Virtqueue
     from vhost_user.ring import Element
+
+
+Layout: TypeAlias = "struct.Struct | Construct[Any, Any]"
+"""What says how bytes are to be taken apart; a construct has a size of its own."""
+
+
+class ChainError(Exception):
+    """A chain is not what its device's type has: the driver's fault, in one line.
+
+    One that leaves `run_queue()` breaks the queue, as a ring does that is broken: the others go on.
+    """
 
 
 class _Cursor:
@@ -75,6 +91,29 @@ class Readable(_Cursor):
         data = b"".join(self.first(self.remaining if size < 0 else size))
         self.advance(len(data))
         return data
+
+    def unpack(self, layout: Layout) -> Any:
+        """Return what the next bytes say by `layout`: a tuple for a struct.Struct. Raises ChainError."""
+        size = sizeof(layout)
+        data = self.read(size)
+        if len(data) < size:
+            raise ChainError(f"{len(data)} bytes to read, where {size} are due")
+        if isinstance(layout, struct.Struct):
+            return layout.unpack(data)
+        try:
+            return layout.parse(data)
+        except ConstructError as error:
+            raise ChainError(" ".join(str(error).split())) from error
+
+
+def sizeof(layout: Layout) -> int:
+    """Return how many bytes a layout has. Raises TypeError for one that has not always as many."""
+    if isinstance(layout, struct.Struct):
+        return layout.size
+    try:
+        return int(layout.sizeof())
+    except ConstructError:
+        raise TypeError(f"{layout} has no size of its own; read its length first, then the rest") from None
 
 
 class Writable(_Cursor):

@@ -8,6 +8,7 @@ A guest tries again and again, so a traceback is logged once for each place that
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import traceback
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from vhost_user.groups import only
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
+    from types import FrameType, TracebackType
     from typing import Self
 
 CALL_SECONDS = 10.0
@@ -127,13 +128,21 @@ def in_time(seconds: float = CALL_SECONDS) -> Iterator[None]:
 
 
 def in_one_line(error: Exception) -> str:
-    """Return what an exception says, and where it comes from, for who has written that."""
+    """Return what an exception says, and where in code that is not ours it comes from."""
     said = " ".join(str(error).split())
     text = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    frames = traceback.extract_tb(error.__traceback__)
-    if isinstance(error, SyntaxError) or not frames:  # the former says so itself
+    frames = list(traceback.walk_tb(error.__traceback__))
+    own = list(itertools.dropwhile(lambda each: _is_ours(each[0]), frames))
+    own = list(itertools.takewhile(lambda each: not _is_ours(each[0]), own)) or frames
+    if isinstance(error, SyntaxError) or not own:  # the former says so itself
         return text
-    return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})"
+    frame, line = own[-1]
+    return f"{text} ({frame.f_code.co_filename}, line {line})"
+
+
+def _is_ours(frame: FrameType) -> bool:
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return package in {"vhost_user", "protocol", "importlib"}
 
 
 def _places(error: BaseException) -> object:

@@ -20,6 +20,7 @@ from protocol.vhost_user import (
 )
 from protocol.vhost_user.checks import RefusedError
 from protocol.virtio.features import Feature
+from protocol.virtio.ids import DeviceId
 from vhost_user.channel import FrontendError
 from vhost_user.qemu_args import device_of, model_of
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from protocol.vhost_user import BackendMessage, ConfigFlag, Reply
-    from protocol.virtio.ids import DeviceId
     from vhost_user.channel import Channel
     from vhost_user.queue import Virtqueue
     from vhost_user.simulation import Simulation
@@ -93,7 +93,7 @@ class VirtioDevice:
     """
 
     device_id: ClassVar[DeviceId]
-    """The type of device (virtio 1.2, section 5)."""
+    """The type of device (virtio 1.2, section 5); a plain number will do, also one that has no name."""
     name: ClassVar[str] = "device"
     """What command lines call it."""
     capabilities: ClassVar[tuple[str, ...]] = ()
@@ -126,6 +126,12 @@ class VirtioDevice:
     _withheld: Feature = Feature.NONE
     _withheld_protocol: ProtocolFeature = ProtocolFeature.NONE
     _channel: Channel | None = None
+
+    def __init_subclass__(cls, **arguments: object) -> None:
+        """Have `device_id` be a DeviceId. Raises ValueError for what is no type of device."""
+        super().__init_subclass__(**arguments)
+        if "device_id" in vars(cls):
+            cls.device_id = DeviceId(cls.device_id)
 
     async def run_queue(self, queue: Virtqueue) -> None:
         """Serve `queue` until it is stopped: `async for chain in queue`. Runs as a task of its own.

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from trio.lowlevel import current_task
 
-from vhost_user.chain import Chain
+from vhost_user.chain import Chain, sizeof
 from vhost_user.memory import BadAddressError, IotlbMissError
+from vhost_user.requests import Requests
 from vhost_user.ring import BrokenRingError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
     from types import TracebackType
 
     from protocol.io import EventFd
     from protocol.virtio.features import Feature
+    from vhost_user.chain import Layout
     from vhost_user.ring import Element, Ring
 
 BATCH = 64
@@ -142,6 +144,25 @@ class Virtqueue:
         `flush()`: one notification a batch. What other tasks complete is published at once.
         """
         return _Batches(self, limit)
+
+    def requests(
+        self, header: Layout, *, room: int = 0, refusal: bytes | Callable[[Chain], bytes] = b""
+    ) -> Requests:
+        r"""Iterate over chains that begin with `header`, each with what it says, and have `room` to answer.
+
+        ::
+
+            HEADER = struct.Struct("<IIQ")
+            async for chain, (kind, _, sector) in queue.requests(HEADER, room=1, refusal=b"\x01"):
+                ...
+
+        A chain that is shorter, or has fewer bytes of room, is completed with `refusal`, as far as there is
+        room, and logged once; `refusal` may be called with the chain for that. What follows the header is
+        left in `readable`. `header` is a struct.Struct, or a construct of a fixed size, where a value that
+        cannot be is refused, too. Raises TypeError for a construct without a size of its own.
+        """
+        sizeof(header)
+        return Requests(self, header, room, refusal)
 
     async def next_batch(self, limit: int) -> list[Chain]:
         """Wait for 1 to `limit` chains, as `batches()` does; an empty list is the end."""

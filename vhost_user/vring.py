@@ -12,6 +12,7 @@ from protocol.io import EventFd
 from protocol.vhost_user import SetVringAddr, VringAddressFlag, VringCall, VringErr
 from protocol.virtio import packed
 from protocol.virtio.features import Feature
+from vhost_user.chain import ChainError
 from vhost_user.inflight_buffer import forget
 from vhost_user.memory import BadAddressError, IotlbMissError
 from vhost_user.queue import Virtqueue
@@ -281,8 +282,10 @@ class Vring:
             with run.scope:
                 try:
                     await self._serve_ring(run)
-                except (BrokenRingError, BadAddressError) as error:
-                    self.broke(str(error))
+                except Exception as error:
+                    if (fault := _fault_of_driver(error)) is None:
+                        raise
+                    self.broke(fault)
                 await run.stopping.wait()
         finally:
             self.setup.base = self.base
@@ -384,6 +387,16 @@ class Vring:
             ", ".join(str(chain.element.head) for chain in chains),
             "stay in flight, for the next start" if self.notes_in_flight else "are lost to the driver",
         )
+
+
+def _fault_of_driver(error: Exception) -> str | None:
+    """Return what a driver did wrong, in one line; None where that is not all that `error` says."""
+    _, rest = ExceptionGroup("", [error]).split((BrokenRingError, BadAddressError, ChainError))
+    if rest is not None:
+        return None
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
 
 
 async def _publish_late(queue: Virtqueue, scope: trio.CancelScope) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import cast
 
 PCI_VENDOR_ID_REDHAT_QUMRANET = 0x1AF4
 """The vendor of every virtio device and of ivshmem."""
@@ -11,8 +12,16 @@ PCI_DEVICE_ID_BASE = 0x1040
 """A device that is not transitional has the PCI device id 0x1040 + its device type (virtio 1.3, 4.1.2.1)."""
 
 
+LAST_DEVICE_ID = 0xFFFF
+"""The largest number that QEMU's device for any type takes (`virtio-id=`). PCI has ids for those to 63."""
+
+
 class DeviceId(IntEnum):
-    """Device types (virtio 1.3 section 5), by the names of Linux's headers."""
+    """Device types (virtio 1.3 section 5), by the names of Linux's headers.
+
+    `DeviceId(63)` is a type without a name here, such as one of your own: its name is TYPE_63. Raises
+    ValueError for what is no number from 1 to LAST_DEVICE_ID.
+    """
 
     NET = 1
     BLOCK = 2
@@ -57,6 +66,16 @@ class DeviceId(IntEnum):
     CAMERA = 43
     ISM = 44
     SPI = 45
+
+    @classmethod
+    def _missing_(cls, value: object) -> DeviceId | None:
+        if type(value) is not int or not 1 <= value <= LAST_DEVICE_ID:
+            raise ValueError(f"{value!r} is no type of device; give a number from 1 to {LAST_DEVICE_ID}")
+        member = int.__new__(cls, value)
+        member._name_ = f"TYPE_{value}"
+        member._value_ = value
+        # The same object each time, as for those with names; iteration goes over those alone.
+        return cast("DeviceId", cls._value2member_map_.setdefault(value, member))
 
     @property
     def pci_device_id(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +25,7 @@ SECONDS = 60
 @pytest.fixture(scope="module")
 def guide() -> dict[str, Any]:
     """What the guide's code defines, beside the whole program that it begins with."""
-    names: dict[str, Any] = {"os": os, "trio": trio, "vhost_user": vhost_user}
+    names: dict[str, Any] = {"os": os, "struct": struct, "trio": trio, "vhost_user": vhost_user}
     for block in blocks(GUIDE, "python")[1:]:
         exec(compile(block, "your-own-device.md", "exec"), names)  # noqa: S102 -- it is ours
     return names
@@ -42,6 +43,16 @@ async def test_upper(guide: dict[str, Any]) -> None:
         for index in range(2):
             queue = await front.start_queue(index)
             assert await queue.request(b"hel", b"lo", 3, 10) == b"HELLO"
+
+
+async def test_divider(guide: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    async with driving(guide["Divider"]()) as front:
+        queue = await front.start_queue()
+        for given, answer in {(84, 2): b"\0\x2a\0\0\0", (84, 0): b"\1"}.items():
+            assert await queue.request(guide["HEADER"].pack(*given), 5) == answer
+        for _ in range(3):
+            assert await queue.request(b"short", 5) == b"\1"
+    assert caplog.messages == ["queue 0: a request is refused: 5 bytes to read, where 8 are due"]
 
 
 async def test_clerk(guide: dict[str, Any], autojump_clock: trio.testing.MockClock) -> None:

@@ -357,6 +357,11 @@ def test_device_that_there_is_none(name: str, text: str) -> None:
             "cannot start Hello: [Errno 2] No such file or directory: '/none'",
         ),
         (
+            OWN_DEVICE.replace("DeviceId.CONSOLE", "0"),
+            "cannot import mine: ValueError: 0 is no type of device; give a number from 1 to 65535 (",
+        ),
+        (OWN_DEVICE.replace("DeviceId.CONSOLE", "0"), "mine.py, line "),
+        (
             OWN_DEVICE + "\n    def __init__(self):\n        {}['size']\n",
             "cannot start Hello: KeyError: 'size' (",
         ),
@@ -368,6 +373,16 @@ def test_what_is_wrong_with_ones_own_device(directory: Path, source: str, text: 
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert text in line
+
+
+@pytest.mark.parametrize("number", ["63", "DeviceId(63)"])
+def test_device_of_a_type_without_a_name(directory: Path, number: str) -> None:
+    (directory / "mine.py").write_text(OWN_DEVICE.replace("DeviceId.CONSOLE", number))
+    told = run("run", "mine:Hello", "--print-capabilities", cwd=directory)
+    assert json.loads(told.stdout) == {"type": "type-63", "features": []}
+    printed = run("run", "mine:Hello", "-s", "/tmp/s", "--print-qemu-args", cwd=directory)
+    assert "-device vhost-user-test-device-pci,virtio-id=63,num_vqs=1" in printed.stdout
+    assert (printed.returncode, printed.stderr) == (0, "")
 
 
 def test_device_of_another_package(directory: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -96,3 +99,18 @@ def test_protocol_features_are_bits_0_to_23_in_order() -> None:
 def test_pci_numbers_of_device_types(device: DeviceId, pci: int, transitional: int | None) -> None:
     assert device.pci_device_id == pci
     assert device.transitional_pci_device_id == transitional
+
+
+def test_type_without_a_name_is_one_nevertheless() -> None:
+    own = DeviceId(63)
+    assert own is DeviceId(63)
+    assert (own, own.name, repr(own)) == (63, "TYPE_63", "<DeviceId.TYPE_63: 63>")
+    assert (own.pci_device_id, own.transitional_pci_device_id) == (0x107F, None)
+    assert pickle.loads(pickle.dumps(own)) is own
+    assert own not in list(DeviceId)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1 << 16, "NET", None, 2.5])
+def test_what_is_no_type_of_device(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=r"is no type of device; give a number from 1 to 65535"):
+        DeviceId(wrong)
