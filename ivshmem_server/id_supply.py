@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from protocol.ivshmem import MAX_ID
 
 if TYPE_CHECKING:
+    from ivshmem_server.memory import SharedMemory
     from protocol.ivshmem import Registry
 
 IDS = MAX_ID + 1
@@ -23,12 +24,39 @@ class IdSupply:
     """What is left of the ids of a registry.
 
     An id stays held back, though its client has left, until everybody has who saw that: where many come
-    and go beside one who stays, they run out.
+    and go beside one who stays, they run out. And ids are left out that peers of an earlier server may
+    have, who hold the memory though that server was killed: new ones begin above them.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, memory: SharedMemory) -> None:
         self._registry = registry
+        self._memory = memory
+        self._marked = 0
         self._warn_below = FIRST_WARNING
+        registry.reserve(memory.ids_of_others())
+        if self.reserved:
+            _log.warning(
+                "peers of an earlier server still have this memory, and ring each other: ids begin at %d, as"
+                " they may have those below; neither they nor new peers are told of each other: restart them",
+                self.reserved,
+                extra={"event": "old peers", "ids_reserved": self.reserved},
+            )
+
+    @property
+    def reserved(self) -> int:
+        """How many ids, from 0 on, peers of an earlier server may have."""
+        return self._registry.reserved_ids
+
+    def refresh(self) -> None:
+        """Look whether those of an earlier server have gone: the next client may have 0 then."""
+        if self.reserved:
+            self._registry.reserve(self._memory.ids_of_others())
+
+    def mark(self, id_: int) -> None:
+        """Note that a client has this id, for a later server."""
+        if id_ >= self._marked:
+            self._marked = id_ + 1
+            self._memory.mark_ids(self._marked)
 
     @property
     def left(self) -> int:
@@ -38,19 +66,29 @@ class IdSupply:
     @property
     def held(self) -> int:
         """How many ids nobody has and nobody gets."""
-        return IDS - self.left - len(self._registry)
+        return IDS - self.left - len(self._registry) - self.reserved
 
     def check(self, oldest: object) -> None:
         """Warn where few are left; `oldest` is the client that has been connected for longest, in words."""
         left, held = self.left, self.held
         if left >= FIRST_WARNING:
             self._warn_below = FIRST_WARNING
-        if left >= self._warn_below or not held:
+        if left >= self._warn_below or not held + self.reserved:
             return
         self._warn_below = left // 4
         _log.warning(
-            "%d of %d ids are left: %d are held back, as connected peers have seen them leave; restart those"
-            " that have been connected for longest (%s), or start the server with --sticky",
-            *(left, IDS, held, oldest),
+            "%d of %d ids are left: %s; restart those that have been connected for longest (%s), or start the"
+            " server with --sticky",
+            *(left, IDS, describe_missing(held, self.reserved), oldest),
             extra={"event": "few ids", "ids_left": left, "ids_held": held},
         )
+
+
+def describe_missing(held: int, reserved: int) -> str:
+    """Say of ids that nobody has and nobody gets why that is so."""
+    parts = []
+    if held:
+        parts.append(f"{held} are held back, as connected peers have seen them leave")
+    if reserved:
+        parts.append(f"{reserved} may be those of peers of an earlier server")
+    return ", ".join(parts)

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ivshmem_server.id_mark import ids_of_others, mark_ids
 from ivshmem_server.memory_limits import free_memory, most_memory
 from ivshmem_server.peer_memory import SHM_DIRECTORY
 from ivshmem_server.room import file_room, huge_page_size, is_in_memory, unfilled
@@ -30,6 +31,10 @@ MAX_NAME = 255
 
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 """How the POSIX object is opened: what is a link in its place is somebody else's trick."""
+
+_OUR_MARK = stat.S_ISVTX
+"""The mode bit of an object that we created. It means nothing for a file (chmod(2)), so that it can tell the
+next server whose the object is, should this one be killed. Whoever sets another mode makes it his own."""
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -145,8 +150,20 @@ class SharedMemory(Closing):
         except OSError as error:
             raise _cannot_hold(where, self.size, error, huge=huge_page_size(self.fd) is not None) from None
 
+    def ids_of_others(self) -> int:
+        """Return below which number the ids are that peers of an earlier server may have on this memory.
+
+        0 where there are none any more. Of clients of QEMU's own server nothing is known.
+        """
+        return ids_of_others(self.fd) if self.kind == "shm" else 0
+
+    def mark_ids(self, count: int) -> None:
+        """Have a later server know that ids below `count` were given, while a client has the memory."""
+        if self.kind == "shm":
+            mark_ids(self.fd, count)
+
     def close(self) -> None:
-        """Close the descriptor; remove the shm object if we created it."""
+        """Close the descriptor; remove the shm object if we created it, or a server did that was killed."""
         if self._release:
             self._release()
             self._release = None
@@ -192,14 +209,29 @@ def _open_posix(path: Path, size: int) -> SharedMemory:
                 stack.callback(path.unlink)
             _fit(fd, path, size)
             stack.pop_all()
+            is_ours = created or _tell_of_found(fd, path)
             return SharedMemory(
-                fd, size, "shm", path=path, release=partial(_release, lock, path if created else None)
+                fd, size, "shm", path=path, release=partial(_release, lock, path if is_ours else None)
             )
+
+
+def _tell_of_found(fd: OwnedFd, path: Path) -> bool:
+    """Log whose the object is that was there; tell whether it is a server's of ours, and to be removed."""
+    status = os.fstat(fd.fileno())
+    is_ours = bool(status.st_mode & _OUR_MARK) and status.st_uid == os.geteuid()
+    if is_ours:
+        _log.warning(
+            "shared memory %s is of a server that was killed, with what was in it; it is removed in the end",
+            path,
+        )
+    else:
+        _log.info("shared memory %s was there before, and stays in the end", path)
+    return is_ours
 
 
 def _create_or_open(path: Path) -> tuple[OwnedFd, bool]:
     try:
-        return OwnedFd(os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)), True
+        return OwnedFd(os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600 | _OUR_MARK)), True
     except FileExistsError:
         return OwnedFd(os.open(path, _OPEN)), False
 
@@ -265,9 +297,9 @@ def _fit(fd: OwnedFd, path: Path, size: int) -> None:
         )
 
 
-def _release(lock: OwnedFd, created: Path | None) -> None:
-    if created:
-        created.unlink(missing_ok=True)
+def _release(lock: OwnedFd, ours: Path | None) -> None:
+    if ours and _is_at(ours, lock):  # or somebody has put another one there
+        ours.unlink(missing_ok=True)
     lock.close()
 
 

@@ -107,7 +107,7 @@ class IvshmemServer:
         self.counters: Counter[str] = Counter()
         """What happened since the start, how often: "joined", "messages", "refused: full" and so on."""
         self._registry = Registry(memory.fd.fileno(), vectors, sticky=sticky)
-        self.ids = IdSupply(self._registry)
+        self.ids = IdSupply(self._registry, memory)
         """How many ids are left to those who may join."""
         self._allow_uids = frozenset(allow_uids)
         self._allow_gids = frozenset(allow_gids)
@@ -202,12 +202,14 @@ class IvshmemServer:
             return Refusal.NOT_ALLOWED
         if len(self._registry) >= self.max_peers:
             return Refusal.FULL
+        self.ids.refresh()
         try:
             member = self._registry.join(_make_eventfds)
         except IdsExhaustedError:
             return Refusal.IDS_EXHAUSTED
         except OSError:
             return Refusal.NO_RESOURCES
+        self.ids.mark(member.id)
         if self.sticky:
             for eventfd in member.announcement.eventfds:
                 drain(eventfd.fileno())  # rings that its last owner left are not for the new one

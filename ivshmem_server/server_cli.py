@@ -124,6 +124,11 @@ def _serve(options: argparse.Namespace, listener: Listener | None, daemon: Daemo
             allow_uids=options.allow_uid,
             allow_gids=options.allow_gid,
         )
+        if not server.ids.left:
+            raise UserError(
+                f"peers of an earlier server have {memory.path}, and may have any id: restart them, or choose"
+                " another name with -M"
+            )
         listener = stack.enter_context(listener or _listen(options))
         status = (
             stack.enter_context(_listen_for_status(options.status_socket)) if options.status_socket else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ivshmem_server.id_supply import IDS
+from ivshmem_server.id_supply import IDS, describe_missing
 from ivshmem_server.sizes import format_size, plural
 from protocol.ivshmem import PROTOCOL_VERSION, Refusal
 
@@ -34,8 +34,9 @@ def status_document(server: IvshmemServer, socket_path: str = "") -> dict[str, A
     """Return the state of `server` as a JSON object.
 
     "pid", "socket", "memory" {"kind", "path", "size" in bytes}, "vectors", "sticky", "vacant_slots",
-    "ids_left", "ids_held", "max_peers", "max_queued", "counters" {name: count}, and "peers": a list, in
-    the order they joined, of {"id", "pid", "uid", "gid", "vectors", "queued" messages, "since" in UTC}.
+    "ids_left", "ids_held", "ids_reserved", "max_peers", "max_queued", "counters" {name: count}, and
+    "peers": a list, in the order they joined, of {"id", "pid", "uid", "gid", "vectors", "queued" messages,
+    "since" in UTC}.
     """
     memory = server.memory
     return {
@@ -51,6 +52,7 @@ def status_document(server: IvshmemServer, socket_path: str = "") -> dict[str, A
         "vacant_slots": server.vacant_slots,
         "ids_left": server.ids.left,
         "ids_held": server.ids.held,
+        "ids_reserved": server.ids.reserved,
         "max_peers": server.max_peers,
         "max_queued": server.max_queued,
         "counters": dict(server.counters),
@@ -133,7 +135,7 @@ def format_status(status: dict[str, Any]) -> str:
         f"peers    {len(status['peers'])} of at most {status['max_peers']}, "
         f"{plural(status['vectors'], 'vector')} each"
         + (f", {plural(status['vacant_slots'], 'vacant slot')}" if status["sticky"] else ""),
-        f"ids      {status['ids_left']} of {IDS} left" + _held_text(status),
+        f"ids      {status['ids_left']} of {IDS} left" + _missing_text(status),
         "counters " + (", ".join(f"{name} {count}" for name, count in status["counters"].items()) or "none"),
     ]
     columns = ("id", "pid", "uid", "gid", "vectors", "queued")
@@ -143,9 +145,9 @@ def format_status(status: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _held_text(status: dict[str, Any]) -> str:
-    held = status["ids_held"]
-    return f", {held} held back until those have left who saw them leave (see --sticky)" if held else ""
+def _missing_text(status: dict[str, Any]) -> str:
+    missing = describe_missing(status["ids_held"], status["ids_reserved"])
+    return f": {missing}" if missing else ""
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> list[str]:

@@ -19,9 +19,19 @@ class IdAllocator:
     """
 
     def __init__(self) -> None:
+        self.reserved = 0
+        """How many ids, from 0 on, are not ours to give."""
         self._unused = 0
         self._free: list[int] = []
         self._left: deque[tuple[int, int]] = deque()
+
+    def reserve(self, count: int) -> None:
+        """Give none of the first `count` ids from now on; called again with fewer, it frees the others."""
+        if self._unused == self.reserved < count:  # before the first client
+            self.reserved = self._unused = min(count, MAX_ID + 1)
+        for id_ in range(count, self.reserved):
+            heapq.heappush(self._free, id_)
+        self.reserved = min(self.reserved, count)
 
     def allocate(self, oldest_join: int | None) -> int | None:
         """Return an id for a new client, or None where there is none.

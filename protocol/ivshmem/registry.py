@@ -108,6 +108,18 @@ class Registry:
         return len(self._vacancies)
 
     @property
+    def reserved_ids(self) -> int:
+        """How many ids, from 0 on, `reserve()` has taken out."""
+        return self._ids.reserved
+
+    def reserve(self, count: int) -> None:
+        """Give no client one of the first `count` ids: others have them of whom we do not know.
+
+        Call it before the first client joins, and later with fewer: the rest is given then, too.
+        """
+        self._ids.reserve(count)
+
+    @property
     def available_ids(self) -> int:
         """How many clients may still join, be it one after the other, before somebody else leaves."""
         return self._ids.available(self._oldest_join()) + self.vacant

@@ -18,6 +18,8 @@ from ivshmem_server import MemoryUnavailableError, SharedMemory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from protocol.fds import OwnedFd
+
 SIZE = 1 << 20
 
 
@@ -66,15 +68,78 @@ def test_object_of_another_server_is_refused_and_untouched(name: str) -> None:
         assert Path("/dev/shm", name).stat().st_size == SIZE
 
 
-def test_object_is_free_again_after_its_server_was_killed(name: str) -> None:
+def die_with(name: str) -> None:
+    """Have a process use the object, and killed."""
     code = (
         "import os, signal; from ivshmem_server import SharedMemory;"
         f"SharedMemory.posix('{name}', {SIZE}); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code], check=False)
+
+
+def test_object_is_free_again_after_its_server_was_killed(name: str) -> None:
+    die_with(name)
     with SharedMemory.posix(name, SIZE) as memory:
         assert memory.size == SIZE
-    assert Path("/dev/shm", name).exists()  # found, so left
+    assert not Path("/dev/shm", name).exists()  # it was a server that made it
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660])
+def test_object_of_somebody_else_stays_also_when_a_server_was_killed(name: str, mode: int) -> None:
+    path = Path("/dev/shm", name)
+    path.write_bytes(bytes(SIZE))
+    path.chmod(mode)
+    die_with(name)
+    SharedMemory.posix(name, SIZE).close()
+    assert path.stat().st_mode & 0o7777 == mode
+
+
+def test_object_that_got_a_mode_by_hand_stays_when_its_server_was_killed(name: str) -> None:
+    die_with(name)
+    Path("/dev/shm", name).chmod(0o660)
+    SharedMemory.posix(name, SIZE).close()
+    assert Path("/dev/shm", name).exists()
+
+
+def test_object_that_somebody_has_put_there_meanwhile_stays(name: str) -> None:
+    path = Path("/dev/shm", name)
+    with SharedMemory.posix(name, SIZE):
+        path.unlink()
+        path.touch()
+    assert path.exists()
+
+
+# Peers of a server that was killed
+
+
+def keep(name: str, count: int) -> tuple[OwnedFd, mmap.mmap]:
+    """Be a peer of a server that gives `count` ids and is gone: return its memory, open and mapped."""
+    with SharedMemory.posix(name, SIZE) as memory:
+        memory.mark_ids(1)
+        memory.mark_ids(count)
+        return memory.fd.dup(), mmap.mmap(memory.fd.fileno(), SIZE)
+
+
+def test_ids_of_peers_are_known_while_one_of_them_has_the_memory(name: str) -> None:
+    Path("/dev/shm", name).write_bytes(bytes(SIZE))
+    (first, first_map), (second, second_map) = keep(name, 5), keep(name, 3)
+    with SharedMemory.posix(name, SIZE) as memory:
+        memory.mark_ids(7)  # its own are not meant
+        assert memory.ids_of_others() == 5
+        first.close()
+        assert memory.ids_of_others() == 5  # it is mapped still
+        first_map.close()
+        assert memory.ids_of_others() == 3
+        second_map.close()
+        second.close()
+        assert memory.ids_of_others() == 0
+
+
+def test_all_ids_may_be_of_others(name: str) -> None:
+    Path("/dev/shm", name).write_bytes(bytes(SIZE))
+    fd, mapped = keep(name, 1 << 40)  # whoever has the open file can lock what it likes
+    with fd, mapped, SharedMemory.posix(name, SIZE) as memory:
+        assert memory.ids_of_others() == 65536
 
 
 def test_client_that_keeps_the_memory_does_not_keep_its_lock(name: str) -> None:

@@ -171,3 +171,23 @@ async def test_guest_fills_preallocated_memory_whatever_others_take(tmp_path: Pa
         for offset in range(0, 4 << 20, 1 << 16):
             await guest.write(offset, bytes([offset >> 16]) * (1 << 16))
         assert await guest.read((4 << 20) - 2, 2) == b"\x3f\x3f"
+
+
+async def test_new_server_gives_no_id_that_a_guest_of_a_killed_one_has(
+    tmp_path: Path, directory: Path
+) -> None:
+    async with start_server(tmp_path) as old, start_qemu(*doorbell_arguments(old.socket)) as machine:
+        guest = await probe(machine)
+        assert await guest.position() == 0
+        old.program.kill()
+        await old.program.wait()
+        async with start_server(directory, "-M", old.shm.name) as new:
+            async with connect(new.socket) as peer:
+                assert peer.id == 1
+                await guest.write(0, b"still mine")
+                assert bytes(peer.memory[:10]) == b"still mine"
+            await machine.qmp.execute("quit")
+            await machine.stopped()
+            async with connect(new.socket) as peer:
+                assert peer.id == 0
+    assert not old.shm.exists()

@@ -10,20 +10,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
-import os
-import struct
 from enum import IntEnum
 from typing import Protocol
 
 from protocol.io.command_line import UserError
+from protocol.io.file_lock import other_lock, set_lock
 
 _log = logging.getLogger("vhost_user.blk")
 
 _DOES, _FORBIDS = 100, 200
 """Where the bytes begin: of what a user does, and of what it lets nobody else do."""
-
-_FLOCK = struct.Struct("hhqqi0q")
-"""struct flock: type, whence, start, length, pid."""
 
 
 class _Use(IntEnum):
@@ -111,11 +107,8 @@ class ImageLock:
         )
 
     def _set(self, byte: int, kind: int, length: int = 1) -> None:
-        request = _FLOCK.pack(kind, os.SEEK_SET, byte, length, 0)
-        fcntl.fcntl(self._disk.fileno(), fcntl.F_OFD_SETLK, request)
+        set_lock(self._disk.fileno(), kind, byte, length)
 
     def _is_taken(self, byte: int) -> bool:
         """Tell whether somebody else has a lock on a byte."""
-        request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-        answer = fcntl.fcntl(self._disk.fileno(), fcntl.F_OFD_GETLK, request)
-        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+        return other_lock(self._disk.fileno(), byte, 1) is not None

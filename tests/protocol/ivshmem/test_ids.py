@@ -46,6 +46,26 @@ def test_exhaustion_ends_when_the_witnesses_leave() -> None:
     assert ids.allocate(None) == 0
 
 
+def test_reserved_ids_are_not_given_until_they_are_freed() -> None:
+    ids = IdAllocator()
+    ids.reserve(3)
+    assert (ids.reserved, ids.available(None)) == (3, MAX_ID - 2)
+    assert [ids.allocate(None), ids.allocate(0)] == [3, 4]
+    ids.reserve(9)  # too late
+    assert (ids.reserved, ids.allocate(0)) == (3, 5)
+    ids.reserve(1)
+    assert (ids.reserved, ids.available(0)) == (1, MAX_ID - 3)
+    assert [ids.allocate(0) for _ in range(3)] == [1, 2, 6]
+    ids.reserve(0)
+    assert [ids.allocate(0) for _ in range(2)] == [0, 7]
+
+
+def test_all_ids_may_be_reserved() -> None:
+    ids = IdAllocator()
+    ids.reserve(MAX_ID + 2)
+    assert (ids.reserved, ids.available(None), ids.allocate(None)) == (MAX_ID + 1, 0, None)
+
+
 @given(st.lists(st.one_of(st.just("join"), st.integers(0, 20)), max_size=60))
 def test_new_client_gets_the_lowest_id_that_nobody_saw_leave(steps: list[str | int]) -> None:
     """A number in `steps` is which of the clients leaves, the oldest first."""
