@@ -37,7 +37,9 @@ class World(Card):
 
 
 @asynccontextmanager
-async def world(directory: Path, net: Namespace, *, queues: int = 1, cpus: int = 1) -> AsyncIterator[World]:
+async def world(
+    directory: Path, net: Namespace, *, queues: int = 1, cpus: int = 1, packed: bool = False
+) -> AsyncIterator[World]:
     net.add_tap("tap0", multi_queue=queues > 1)
     net.address("tap0", HOST)
     control = directory / "control"
@@ -48,7 +50,8 @@ async def world(directory: Path, net: Namespace, *, queues: int = 1, cpus: int =
             *("-netdev", f"vhost-user,id=net0,chardev=backend,queues={queues}"),
             *(
                 "-device",
-                f"virtio-net-pci,netdev=net0,mac={MAC},mq={'on' if queues > 1 else 'off'},{PLAIN}",
+                f"virtio-net-pci,netdev=net0,mac={MAC},mq={'on' if queues > 1 else 'off'},{PLAIN}"
+                f"{',packed=on' if packed else ''}",
             ),
             *("-smp", str(cpus)),
         ]
@@ -108,6 +111,21 @@ async def test_each_cpu_has_a_pair_of_queues(directory: Path, net: Namespace) ->
             await here.guest.sh(f"until ping -c 1 -W 1 {HOST}; do :; done")
             await until_printed(another.program, "starts at", 4)
             assert started(another) == {"0", "1", "2", "3"}
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+async def test_back_end_is_killed_and_another_goes_on_where_the_rings_are(
+    directory: Path, net: Namespace, packed: bool
+) -> None:
+    """Of a packed ring QEMU knows only where it began."""
+    async with world(directory, net, packed=packed) as here:
+        assert await here.pings(20_000)
+        here.backend.program.kill()
+        await here.backend.program.wait()
+        async with start_backend(directory, "net", *here.options) as another:
+            await here.guest.sh(f"until ping -c 1 -W 1 {HOST}; do :; done")
+            assert await here.pings(20_000)
+            assert another.program.output().count("which cannot be") == (2 if packed else 0)
 
 
 def started(backend: RunningBackend) -> set[str]:
