@@ -115,6 +115,7 @@ def _command(keyboard: int, name: str, devices: tuple[str, ...], options: tuple[
     return [
         *("sh", "-c", f'exec "$@" </dev/fd/{keyboard}', "sh", "stdbuf", "-oL"),
         *(str(packages.program(root, "dpdk-testpmd")), "--no-huge", "-m", str(_MEBIBYTES), "--no-pci"),
+        *("--force-max-simd-bitwidth=512", "--log-level=pmd.net.virtio.init:debug"),
         *("--lcores", f"(0,1)@({cpus})", "--file-prefix", name),
         *(option for plugin in plugins for option in ("-d", plugin)),
         *(f"--vdev={device}" for device in devices),
