@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import trio
@@ -48,6 +49,8 @@ def prepare(options: argparse.Namespace) -> None:
     types = load_types(options.elf)
     ctype = types.find_variable(options.variable) if options.struct is None else types.find(options.struct)
     options.ctype = ctype if options.count is None else array_of(ctype, options.count)
+    if types.warning is not None:
+        print(f"ivshmem-client: warning: {types.warning}", file=sys.stderr)
 
 
 async def run(memory: memoryview, options: argparse.Namespace) -> None:

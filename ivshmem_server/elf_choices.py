@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from elftools.dwarf.die import DIE
 
-    from ivshmem_server.elf_file import DebugFile
+    from ivshmem_server.elf_dwarf import DebugFile
     from ivshmem_server.elf_model import CType
 
 Definition = tuple["CType", "DIE", "DebugFile"]
@@ -43,13 +43,14 @@ def described(die: DIE) -> str:
 def _choice(query: Query, definition: Definition, found: Sequence[Definition]) -> str:
     """Return the shortest text that selects this definition, and among the others only those like it."""
     ctype, die, file = definition
-    entries = [(other, str(holder.path)) for _, other, holder in found]
-    wanted = {other.offset for same, other, _ in found if layout(same) == layout(ctype)}
+    entries = [(other, holder) for _, other, holder in found]
+    wanted = {id(other) for same, other, _ in found if layout(same) == layout(ctype)}
+    text = ""
     for text in _candidates(die, file):
-        chosen = selected(Query.parse(text, is_variable=query.is_variable), entries)
-        if any(other is die for other in chosen) and {other.offset for other in chosen} <= wanted:
-            return text
-    return f"{described(die)}@{die.offset:#x}"
+        chosen = {id(other) for other in selected(Query.parse(text, is_variable=query.is_variable), entries)}
+        if id(die) in chosen and chosen <= wanted:
+            break
+    return text
 
 
 def _candidates(die: DIE, file: DebugFile) -> Iterator[str]:
@@ -64,5 +65,7 @@ def _candidates(die: DIE, file: DebugFile) -> Iterator[str]:
         path, line = source
         yield f"{name}@{path.rpartition('/')[2]}:{line}"
         yield f"{name}@{path}:{line}"
-    yield f"{name}@{die.offset:#x}"
-    yield f"{name}@{file.path}:{die.offset:#x}"
+    offset = file.base + die.offset
+    yield f"{name}@{offset:#x}"
+    yield f"{name}@{file.path.name}:{offset:#x}"
+    yield f"{name}@{file.path}:{offset:#x}"

@@ -5,35 +5,25 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
+from ivshmem_server.elf_dwarf import DebugFile
 from ivshmem_server.elf_model import ElfViewError
+from ivshmem_server.elf_split import SplitFile, is_split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from elftools.dwarf.dwarfinfo import DWARFInfo
 
 # Where distributions put the debug files of their packages.
 _DEBUG_ROOT = Path("/usr/lib/debug")
 
 
-@dataclass(frozen=True)
-class DebugFile:
-    """The DWARF of an ELF, read into memory: no file is open any more."""
-
-    path: Path
-    dwarf: DWARFInfo
-    little_endian: bool
-
-
-def read_debug_file(path: Path) -> DebugFile:
-    """Read the DWARF that belongs to the ELF at `path`.
+def read_debug_file(path: Path) -> DebugFile | SplitFile:
+    """Read the DWARF that belongs to the ELF at `path`, which may be what was split off one.
 
     A stripped ELF is followed to its separate debug file, by build id or debug link, in the places gdb
     searches. Raises ElfViewError, which names the remedy, if there is no DWARF to be had.
@@ -42,11 +32,22 @@ def read_debug_file(path: Path) -> DebugFile:
         elf = _open_elf(path, stream)
         if elf.has_dwarf_info(strict=True):
             return _read_dwarf(path, elf)
+        if is_split(elf):
+            return SplitFile(path, elf)
         separate = _separate_file(path, elf)
         if separate is None:
             raise ElfViewError(_why_none(path, elf))
     with refusing(separate), separate.open("rb") as stream:
         return _read_dwarf(separate, _open_elf(separate, stream))
+
+
+def read_split_file(path: Path) -> SplitFile:
+    """Read a .dwo or .dwp file. Raises ElfViewError if it is none."""
+    with refusing(path), path.open("rb") as stream:
+        elf = _open_elf(path, stream)
+        if not is_split(elf):
+            raise ElfViewError(f"{path} holds no split debug information")
+        return SplitFile(path, elf)
 
 
 @contextmanager
@@ -128,8 +129,6 @@ def _compressed(path: Path) -> str:
 
 
 def _why_none(path: Path, elf: ELFFile) -> str:
-    if elf.has_section(".debug_info.dwo"):
-        return f"{path} holds split debug information, which is not supported: compile without -gsplit-dwarf"
     if elf.has_section(".gnu.debuglto_.debug_info"):
         return f"{path} is an object compiled with -flto: give the linked program, or compile with -fno-lto"
     link = elf.get_dwarf_link()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import sys
 from collections import defaultdict
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from ivshmem_server.elf_outline import SIZES, content, forms_of
 
 if TYPE_CHECKING:
     from elftools.dwarf.compileunit import CompileUnit
-    from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DWARFInfo
+    from elftools.dwarf.dwarfinfo import DWARFInfo
 
 # From so many strings on, one search for all of them takes longer than looking each word up in a set.
 _MANY = 32
@@ -38,7 +39,7 @@ class Mentions:
         self._info = content(dwarf.debug_info_sec)
         self._texts = [name.encode() + (b"<" if is_beginning else b"\0") for name in names]
         self._order: Literal["little", "big"] = "little" if dwarf.config.little_endian else "big"
-        offsets = _places(dwarf.debug_str_sec, self._texts)
+        offsets = _places(content(dwarf.debug_str_sec), tuple(self._texts))
         self._words = [offset.to_bytes(4, self._order) for offset in offsets]
         self._numbers = {int.from_bytes(word, sys.byteorder) for word in self._words}
         self._many = len(self._words) > _MANY
@@ -46,7 +47,10 @@ class Mentions:
         self._pattern = re.compile(_any_of(searched), re.DOTALL)
         self._offsets = content(dwarf.debug_str_offsets_sec) if offsets else b""
         shared = dwarf.supplementary_dwarfinfo
-        self._shared = shared is not None and bool(_places(shared.debug_str_sec, self._texts))
+        self._shared = shared is not None and bool(_places(content(shared.debug_str_sec), tuple(self._texts)))
+        types = content(dwarf.debug_types_sec)
+        self.in_types = bool(offsets) or self._shared or any(text in types for text in self._texts)
+        """Whether the name may stand in a unit in .debug_types."""
 
     def mentioned_in(self, unit: CompileUnit) -> bool:
         """Return whether the name may stand anywhere in the unit."""
@@ -113,8 +117,10 @@ class Mentions:
         return found
 
 
-def _places(section: DebugSectionDescriptor | None, texts: list[bytes]) -> list[int]:
-    return [match.start() for match in re.finditer(_any_of(texts), content(section))]
+# The units in a package share their strings.
+@lru_cache(maxsize=2)
+def _places(strings: bytes, texts: tuple[bytes, ...]) -> tuple[int, ...]:
+    return tuple(match.start() for match in re.finditer(_any_of(list(texts)), strings))
 
 
 def _any_of(literals: list[bytes]) -> bytes:

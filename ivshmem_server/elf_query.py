@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from elftools.dwarf.die import DIE
 
+    from ivshmem_server.elf_dwarf import DebugFile
+
 _VARIABLES = frozenset({"DW_TAG_variable"})
 _TAGS = {kind: frozenset(tag for tag in KINDS if KINDS[tag] == kind) for kind in set(KINDS.values())}
 # A Rust enum with data is a structure with variants.
@@ -109,14 +111,14 @@ class Query:
         """Whether it says where the definition is."""
         return (self.file, self.line, self.offset) != (None, None, None)
 
-    def selects(self, die: DIE, holder: str, *, by_unit: bool) -> bool:
+    def selects(self, die: DIE, holder: DebugFile, *, by_unit: bool) -> bool:
         """Return whether an entry of this name is at the place that was given, if one was.
 
-        `holder` is the path of the file that holds the entry. `by_unit`: a file without a line is the one
-        that was compiled, rather than the one that has the definition.
+        `holder` is the file that holds the entry. `by_unit`: a file without a line is the one that was
+        compiled, rather than the one that has the definition.
         """
         if self.offset is not None:
-            return die.offset == self.offset and self._is_file(holder)
+            return die.offset + holder.base == self.offset and self._is_file(str(holder.path))
         if self.line is None and by_unit:
             return self.is_in(die.cu.get_top_DIE())
         if self.line is None and self.file is None:
@@ -132,7 +134,7 @@ class Query:
         return self.file is None or f"/{path}".endswith(f"/{self.file}")
 
 
-def selected(query: Query, found: Iterable[tuple[DIE, str]]) -> list[DIE]:
+def selected(query: Query, found: Iterable[tuple[DIE, DebugFile]]) -> list[DIE]:
     """Return which of these entries of the query's name, each with the file that holds it, are meant."""
     known = [(die, holder) for die, holder in found if query.is_named(die)]
     by_unit = [die for die, holder in known if query.selects(die, holder, by_unit=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ivshmem_server.elf_dwarf import TypeUnits
 from ivshmem_server.elf_entries import (
     POINTERS,
     QUALIFIERS,
@@ -17,8 +18,6 @@ from ivshmem_server.elf_model import ElfViewError, dimension, within_brackets
 from ivshmem_server.elf_scope import qualified_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from elftools.dwarf.die import DIE
     from elftools.dwarf.dwarfinfo import DWARFInfo
 
@@ -30,7 +29,7 @@ class References:
     """Follows the references from one entry to another within one ELF."""
 
     def __init__(self) -> None:
-        self._type_units: dict[DWARFInfo, dict[int, DIE]] = {}
+        self._type_units: dict[DWARFInfo, TypeUnits] = {}
 
     def target(self, die: DIE) -> DIE | None:
         """Return the entry that DW_AT_type refers to; None, meaning void, if there is no such attribute."""
@@ -46,10 +45,8 @@ class References:
             return die.get_DIE_from_attribute(attribute)
         dwarf = die.dwarfinfo
         if dwarf not in self._type_units:
-            self._type_units[dwarf] = dict(_type_units(dwarf))
-        if reference.raw_value in self._type_units[dwarf]:
-            return self._type_units[dwarf][reference.raw_value]
-        return dwarf.get_DIE_by_sig8(reference.raw_value)
+            self._type_units[dwarf] = TypeUnits(dwarf)
+        return self._type_units[dwarf].get(reference.raw_value) or dwarf.get_DIE_by_sig8(reference.raw_value)
 
     def c_name(self, die: DIE | None, depth: int = 0) -> str:
         """Return the name of a type as C writes it (`const char *`), without building what it points at."""
@@ -68,13 +65,6 @@ class References:
             return self.c_name(self.target(die), depth + 1) + "".join(map(dimension, counts))
         word = "" if tag == "DW_TAG_typedef" else kind_of(die)
         return f"{word} {qualified_name(die) or '{...}'}".strip()
-
-
-def _type_units(dwarf: DWARFInfo) -> Iterator[tuple[int, DIE]]:
-    """Yield the signatures and types of DWARF 5's type units, which pyelftools leaves among the others."""
-    for unit in dwarf.iter_CUs():
-        if unit.header.get("unit_type") == "DW_UT_type":
-            yield unit["type_signature"], unit.get_DIE_from_refaddr(unit.cu_offset + unit["type_offset"])
 
 
 def _derived_name(tag: str, inner: str) -> str:

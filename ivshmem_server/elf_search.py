@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -10,22 +9,22 @@ from elftools.dwarf.compileunit import CompileUnit
 
 from ivshmem_server.elf_entries import is_declaration, kind_of, name_of
 from ivshmem_server.elf_mentions import Mentions
-from ivshmem_server.elf_outline import content, outline_of
+from ivshmem_server.elf_outline import outline_of
 from ivshmem_server.elf_scope import NAMESPACES, parent_of, qualified_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from elftools.dwarf.die import DIE
     from elftools.dwarf.dwarfinfo import DWARFInfo
     from elftools.dwarf.typeunit import TypeUnit
 
-    from ivshmem_server.elf_file import DebugFile
+    from ivshmem_server.elf_dwarf import DebugFile
     from ivshmem_server.elf_query import Query
 
 
 def definitions(
-    files: Callable[[], Iterator[DebugFile]], query: Query, *, declared: bool = False
+    files: Iterable[DebugFile], query: Query, *, declared: bool = False
 ) -> Iterator[tuple[DIE, DebugFile]]:
     """Yield the entries that define what is asked for, or only declare it, in the order of the files.
 
@@ -34,7 +33,7 @@ def definitions(
     """
     for by_unit in (True, False) if query.has_place else (True,):
         found = False
-        for file in files():
+        for file in files:
             for die in _defined_in(file, query, declared=declared, by_unit=by_unit):
                 found = True
                 yield die, file
@@ -45,7 +44,7 @@ def definitions(
 def _defined_in(file: DebugFile, query: Query, *, declared: bool, by_unit: bool) -> Iterator[DIE]:
     mentions = Mentions(file.dwarf, query.names, is_beginning=query.is_generic)
     for unit in file.dwarf.iter_CUs():
-        if _may_define(unit, query, mentions, declared=declared):
+        if _may_define(unit, file.base, query, mentions, declared=declared):
             fresh = _transient(unit)
             if (
                 not by_unit
@@ -55,13 +54,14 @@ def _defined_in(file: DebugFile, query: Query, *, declared: bool, by_unit: bool)
             ):
                 found = outline_of(fresh).entries(query.tags, mentions.names_in(unit))
                 yield from _chosen(found, file, query, declared=declared, by_unit=by_unit)
-    for type_unit in file.dwarf.iter_TUs():
+    for type_unit in file.dwarf.iter_TUs() if mentions.in_types else ():
         found = outline_of(type_unit).entries(query.tags)
         yield from _chosen(found, file, query, declared=declared, by_unit=by_unit)
 
 
-def _may_define(unit: CompileUnit, query: Query, mentions: Mentions, *, declared: bool) -> bool:
-    if query.offset is not None and not unit.cu_offset <= query.offset < unit.cu_offset + unit.size:
+def _may_define(unit: CompileUnit, base: int, query: Query, mentions: Mentions, *, declared: bool) -> bool:
+    start = base + unit.cu_offset
+    if query.offset is not None and not start <= query.offset < start + unit.size:
         return False
     if query.is_variable:
         # A definition may name its variable by referring to the declaration.
@@ -76,15 +76,9 @@ def _chosen(
         if (
             is_declaration(die) == declared
             and query.is_named(die)
-            and query.selects(die, str(file.path), by_unit=by_unit)
+            and query.selects(die, file, by_unit=by_unit)
         ):
             yield die
-
-
-def split_file(dwarf: DWARFInfo) -> str | None:
-    """Return the name of a .dwo file that holds types of this ELF (-gsplit-dwarf), None if there is none."""
-    found = re.search(rb"[^\0]+\.dwo(?=\0)", content(dwarf.debug_str_sec))
-    return found[0].decode("utf-8", "replace") if found else None
 
 
 def all_names(dwarf: DWARFInfo, limit: int, tags: frozenset[str]) -> Iterator[tuple[str, str]]:

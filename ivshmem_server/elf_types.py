@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from ivshmem_server.elf_build import TypeBuilder
 from ivshmem_server.elf_choices import ambiguity, described
 from ivshmem_server.elf_entries import KINDS, unit_name
-from ivshmem_server.elf_file import DebugFile, read_debug_file, refusing
+from ivshmem_server.elf_file import refusing
+from ivshmem_server.elf_files import DebugFiles
 from ivshmem_server.elf_model import ElfViewError, layout
 from ivshmem_server.elf_query import Query
-from ivshmem_server.elf_search import all_names, definitions, split_file
+from ivshmem_server.elf_search import all_names, definitions
 
 if TYPE_CHECKING:
     import os
@@ -35,17 +36,17 @@ def load_types(path: str | os.PathLike[str]) -> ElfTypes:
     Nothing is parsed yet but the headers, and no file stays open. Raises ElfViewError, one line that
     names the remedy, if the file is no ELF or has no debug information.
     """
-    return ElfTypes(read_debug_file(Path(path)))
+    return ElfTypes(DebugFiles(Path(path)))
 
 
 class ElfTypes:
     """The types of one ELF. Each is looked for and built when it is asked for."""
 
-    def __init__(self, file: DebugFile) -> None:
-        """Take what `read_debug_file` returned; `load_types` does both."""
-        self._file = file
-        self._path = file.path
-        self._builder = TypeBuilder(little_endian=file.little_endian)
+    def __init__(self, files: DebugFiles) -> None:
+        """Take the files that the DWARF is in; `load_types` finds them, too."""
+        self._files = files
+        self._path = files.path
+        self._builder = TypeBuilder(little_endian=files.little_endian)
 
     def find(self, name: str) -> CType:
         """Return the type of this name: `struct NAME`, `union NAME`, `enum NAME`, a typedef, or NAME alone.
@@ -72,6 +73,12 @@ class ElfTypes:
         with refusing(self._path):
             found = self._different(query) or self._different(query, declared=True)
             return self._only(query, found)
+
+    @property
+    def warning(self) -> str | None:
+        """What to tell a user who is shown a type that was found: that another may be in what is missing."""
+        missing = self._files.missing
+        return f"{self._path} is not all there is{_why_split(missing)}" if missing else None
 
     def _only(self, query: Query, found: list[Definition]) -> CType:
         if not found:
@@ -107,26 +114,16 @@ class ElfTypes:
             return sorted({path for _, path in self._all_names(sys.maxsize, frozenset(KINDS))})
 
     def _all_names(self, limit: int, tags: frozenset[str]) -> Iterator[tuple[str, str]]:
-        for file in self._files():
+        for file in self._files:
             yield from all_names(file.dwarf, limit, tags)
 
-    def _files(self) -> Iterator[DebugFile]:
-        yield self._file
-        shared = self._file.dwarf.supplementary_dwarfinfo
-        if shared is not None:
-            yield replace(self._file, dwarf=shared)
-
     def _why_missing(self, query: Query) -> str:
-        split = split_file(self._file.dwarf)
-        if split is not None:
-            return (
-                f"{self._path} was compiled with -gsplit-dwarf, its types are in {split} and others: "
-                "compile without that option"
-            )
         return f"{self._path} has no {query}{next(self._explanations(query))}"
 
     def _explanations(self, query: Query) -> Iterator[str]:
         """Yield what may be the cause and the remedy, likely ones first."""
+        if self._files.missing:
+            yield _why_split(self._files.missing)
         name = query.names[-1]
         others = Query(name, is_variable=query.is_variable)
         for die, _ in definitions(self._files, others):
@@ -154,3 +151,12 @@ class ElfTypes:
             names.setdefault((path.partition(" ")[2] or path if scoped else name).lower(), path)
         close = difflib.get_close_matches(query.path.lower(), names)
         return list(dict.fromkeys(names[name] for name in close))
+
+
+def _why_split(missing: list[str]) -> str:
+    first, *more = missing
+    count = f" ({len(more)} more like this)" if more else ""
+    return (
+        f": its debug information was split off, and {first}{count}: "
+        "build it again, put it beside the program, or make a package with `dwp -e`"
+    )

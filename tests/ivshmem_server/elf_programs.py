@@ -60,13 +60,21 @@ class Compiler:
 GCC = Compiler("gcc", ("gcc",))
 
 
-def compile_rust(directory: Path, source: str, *options: str, name: str = "program.rs") -> Path:
+def compile_rust(directory: Path, source: str, *options: str) -> Path:
     """Compile a Rust library with debug information to an object; skip the test where there is no rustc."""
+    return _compile_rust(directory, source, "program.o", "--crate-type=lib", "--emit=obj", *options)
+
+
+def compile_rust_program(directory: Path, source: str, *options: str) -> Path:
+    """Compile and link a Rust program with debug information; skip the test where there is no rustc."""
+    return _compile_rust(directory, source, "program", *options)
+
+
+def _compile_rust(directory: Path, source: str, made: str, *options: str) -> Path:
     if shutil.which("rustc") is None:
         pytest.skip("rustc is not installed")
-    (directory / name).write_text(source)
-    command = ["rustc", "--crate-type=lib", "--edition=2021", "-Awarnings", "--emit=obj", "-g", *options]
-    command += ["-o", "program.o", name]
+    (directory / "program.rs").write_text(source)
+    command = ["rustc", "--edition=2021", "-Awarnings", "-g", *options, "-o", made, "program.rs"]
     environment = {**os.environ, "RUSTC_BOOTSTRAP": "1"}
     done = subprocess.run(
         command, cwd=directory, env=environment, check=False, timeout=60, stderr=subprocess.PIPE, text=True
@@ -74,7 +82,7 @@ def compile_rust(directory: Path, source: str, *options: str, name: str = "progr
     if "unknown codegen option" in done.stderr:
         pytest.skip(f"this rustc does not know {' '.join(options)}")
     assert done.returncode == 0, done.stderr
-    return directory / "program.o"
+    return directory / made
 
 
 def compile_cxx(directory: Path, source: str, *options: str) -> Path:

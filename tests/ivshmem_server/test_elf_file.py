@@ -111,13 +111,6 @@ def test_stripped_program(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 5])
-def test_split_dwarf(tmp_path: Path, version: int) -> None:
-    path = GCC.compile(tmp_path, SOURCE, "-gsplit-dwarf", f"-gdwarf-{version}")
-    assert "was compiled with -gsplit-dwarf, its types are in program.dwo" in refusal(path)
-    assert "compile without -gsplit-dwarf" in refusal(tmp_path / "program.dwo")
-
-
-@pytest.mark.parametrize("version", [4, 5])
 def test_object_with_type_units(tmp_path: Path, version: int) -> None:
     path = GCC.compile(tmp_path, SOURCE, "-fdebug-types-section", f"-gdwarf-{version}")
     assert "compiled with -fdebug-types-section" in refusal(path)
