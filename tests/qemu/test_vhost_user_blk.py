@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from typing import TYPE_CHECKING
 
@@ -102,6 +103,18 @@ async def test_flush_and_get_id(directory: Path) -> None:
         assert await queue.request([header(GET_ID)], [20, 1]) == [b"disk 0001".ljust(20, b"\0"), OK]
 
 
+async def test_disk_has_the_same_serial_of_its_own_each_time(directory: Path) -> None:
+    seen = []
+    for _ in range(2):
+        async with start(directory) as setup:
+            queue = await ready(setup.guest)
+            data, status = await queue.request([header(GET_ID)], [20, 1])
+            assert status == OK
+            seen.append(data)
+    assert seen[0] == seen[1]
+    assert re.fullmatch(rb"qc-[0-9a-f]{16}\0", seen[0])
+
+
 async def test_discard_and_write_zeroes(directory: Path) -> None:
     async with start(directory) as setup:
         queue = await ready(setup.guest)
@@ -130,6 +143,9 @@ async def test_wrong_requests_get_errors_and_the_queue_lives(directory: Path) ->
         assert await queue.request([], [1]) == [IOERR]
         assert await read(queue, 0, 512) == CONTENT[:512]
         assert setup.image.read_bytes() == CONTENT
+        said = setup.backend.program.output()
+        assert f"{setup.image}: refused: write of 512 bytes at sector {SECTORS}, beyond the end" in said
+        assert f"{setup.image}: refused: read at sector 0: 511 bytes of data, no multiple of 512" in said
 
 
 async def test_each_queue_has_its_requests_and_its_interrupt(directory: Path) -> None:

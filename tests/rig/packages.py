@@ -59,8 +59,9 @@ INSTALLED: dict[str, Callable[[], bool]] = {
     "make": _has_program("make"),
     "xz-utils": _has_program("xz"),
 }
-#: Those that tests try our reading of debug information on besides.
+#: Those that tests try our reading of debug information on besides, and make a file system with.
 TEST_TOOLS: dict[str, Callable[[], bool]] = {
+    "btrfs-progs": _has_program("mkfs.btrfs"),
     "dwz": _has_program("dwz"),
     "g++": _has_program("g++"),
     "rustc": _has_program("rustc"),
