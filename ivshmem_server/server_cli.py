@@ -267,10 +267,9 @@ def _print_status(argv: Sequence[str]) -> int:
         status = read_status(options.path)
     except (OSError, NoStatusError) as error:
         reason = error.strerror or error if isinstance(error, OSError) else error
-        return fail(
-            PROGRAM,
-            f"no status from {options.path}: {reason}; is a server running with --status-socket there?",
-        )
+        denied = isinstance(error, PermissionError)
+        remedy = "be its user, or root" if denied else "is a server running with --status-socket there?"
+        return fail(PROGRAM, f"no status from {options.path}: {reason}; {remedy}")
     return print_result(PROGRAM, json.dumps(status, indent=2) if options.json else format_status(status))
 
 

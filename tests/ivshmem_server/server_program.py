@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -19,6 +20,14 @@ COMMAND = [sys.executable, "-m", "ivshmem_server.server_cli"]
 
 def run(*options: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *options], capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what a program printed that must have failed with one line."""
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert re.fullmatch(r"ivshmem-server: [^\n]+\n", done.stderr), done.stderr
+    return done.stderr
 
 
 @contextmanager

@@ -17,13 +17,9 @@ from xml.etree import ElementTree
 import pytest
 import trio
 
-from ivshmem_server.status import NoStatusError, format_status, read_status
 from protocol import __version__
-from tests.ivshmem_server.client_program import error, running
 from tests.ivshmem_server.clients import Client
-from tests.ivshmem_server.server_program import COMMAND, daemon, run, stop
-from tests.rig import tmpfs
-from tests.rig.hidden import each_way, launcher, with_hidden_proc
+from tests.ivshmem_server.server_program import COMMAND, daemon, one_line_error, run, stop
 from tests.rig.process import CLOSED, start
 from tests.rig.server import start_server
 
@@ -32,13 +28,6 @@ def until_asleep(pid: int) -> None:
     """Wait until a process waits for something in the kernel."""
     while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "S":
         time.sleep(0.001)
-
-
-def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode != 0
-    assert done.stdout == ""
-    assert re.fullmatch(r"ivshmem-server: [^\n]+\n", done.stderr), done.stderr
-    return done.stderr
 
 
 @pytest.mark.parametrize(
@@ -228,28 +217,6 @@ async def test_nohup_is_respected(tmp_path: Path) -> None:
         assert int(ignored[1], 16) & 1 << signal.SIGHUP - 1
 
 
-async def test_status_socket_and_status_command(tmp_path: Path) -> None:
-    path = tmp_path / "status"
-    async with start_server(tmp_path, "-n", "3", "--status-socket", str(path)) as server:
-        client = await Client.joined(server.socket, 3)
-        done = await trio.to_thread.run_sync(run, "status", "--json", str(path))
-        status = json.loads(done.stdout)
-        assert status["socket"] == str(server.socket)
-        assert status["pid"] == server.program.pid
-        assert status["memory"] == {"kind": "shm", "path": str(server.shm), "size": 4 << 20}
-        assert status["counters"] == {"joined": 1, "messages": 6}
-        [peer] = status["peers"]
-        assert peer.pop("since").endswith("+00:00")
-        mine = {"pid": os.getpid(), "uid": os.getuid(), "gid": os.getgid()}
-        assert peer == {"id": 0, "vectors": 3, "queued": 0} | mine
-        table = (await trio.to_thread.run_sync(run, "status", str(path))).stdout
-        assert re.search(
-            rf"^ *0 +{os.getpid()} +{os.getuid()} +{os.getgid()} +3 +0 +0:00:\d\d$", table, re.MULTILINE
-        )
-        client.close()
-    assert not path.exists()
-
-
 async def test_sigusr1_logs_the_status(tmp_path: Path) -> None:
     async with start_server(tmp_path, "--log-format", "json") as server:
         os.kill(server.program.pid, signal.SIGUSR1)
@@ -272,203 +239,6 @@ async def test_json_log_says_who_was_refused_and_why(tmp_path: Path) -> None:
         assert record["event"] == "refused"
         assert record["reason"] == "not_allowed"
         assert (record["pid"], record["uid"]) == (os.getpid(), os.getuid())
-
-
-async def test_socket_has_the_mode_it_was_given(tmp_path: Path) -> None:
-    async with start_server(tmp_path, "--mode", "0660") as server:
-        assert server.socket.stat().st_mode & 0o777 == 0o660
-
-
-def test_socket_of_systemd_has_the_mode_that_its_unit_says(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(f"{tmp_path}/socket")
-        listening.listen()
-        activate = ["sh", "-c", 'export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@" 3<&0', "sh"]
-        argv = [*activate, *COMMAND, "-F", "--memfd", "--mode", "0660"]
-        done = subprocess.run(
-            argv, stdin=listening.fileno(), capture_output=True, text=True, timeout=60, check=False
-        )
-    assert "--mode: for a socket that we make" in one_line_error(done)
-    assert "say in the .socket unit SocketMode=" in done.stderr
-
-
-OTHER = 4711
-"""A user and a group that nobody has."""
-
-_AS_OTHER = """\
-import os, sys
-from ivshmem_server import client_cli, server_cli
-_, program, user, groups, *arguments = sys.argv
-os.setgroups([int(group) for group in groups.split(",") if group])
-os.setgid(int(user))
-os.setuid(int(user))
-sys.exit(globals()[program].main(arguments))
-"""
-
-
-async def run_as_other(
-    program: str, *arguments: object, groups: str = ""
-) -> subprocess.CompletedProcess[bytes]:
-    """Run client_cli or server_cli as the user OTHER, who may not be able to read Python itself."""
-    argv = [sys.executable, "-c", _AS_OTHER, program, str(OTHER), groups, *map(str, arguments)]
-    return await trio.run_process(argv, capture_stdout=True, capture_stderr=True, check=False)
-
-
-for_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
-
-
-@for_root
-@pytest.mark.parametrize(
-    ("allowed", "groups", "admitted"),
-    [
-        (["--allow-gid", "4712"], "4712", True),
-        (["--allow-gid", "daemon"], "1", True),
-        (["--allow-gid", "4712"], ",".join(map(str, range(4700, 5100))), True),
-        (["--allow-gid", "4713", "--allow-gid", "4712"], "4712", True),
-        (["--allow-uid", "4713", "--allow-gid", "4712"], "4712", True),
-        (["--allow-gid", str(OTHER)], "", True),
-        (["--allow-uid", str(OTHER)], "", True),
-        (["--allow-gid", "4712"], "", False),
-        (["--allow-gid", "4712"], "4713", False),
-        (["--allow-uid", "4712"], "4712", False),
-        (["--allow-gid", "0"], "", False),
-    ],
-)
-async def test_groups_of_a_client_count_as_they_do_for_files(
-    directory: Path, allowed: list[str], groups: str, admitted: bool
-) -> None:
-    directory.chmod(0o755)
-    async with start_server(directory, "--mode", "0666", *allowed, memfd=True) as server:
-        done = await run_as_other("client_cli", "dump", "-S", server.socket, groups=groups)
-    assert done.stdout.startswith(b"us: peer 0") == admitted, done
-    assert (b"the server refused: the server does not allow this" in done.stderr) != admitted, done
-
-
-@for_root
-async def test_refusal_names_user_group_and_groups(directory: Path) -> None:
-    directory.chmod(0o755)
-    options = ["--mode", "0666", "--allow-gid", "4712", "--log-format", "json"]
-    async with start_server(directory, *options, memfd=True) as server:
-        done = await run_as_other("client_cli", "dump", "-S", server.socket, groups="4714,4713")
-        log = server.program.output()
-    assert b"the server does not allow this user or group (--allow-uid, --allow-gid)" in done.stderr
-    [refused] = [json.loads(line) for line in log.splitlines() if '"refused"' in line]
-    assert f"uid {OTHER}, gid {OTHER}, groups 4713, 4714: the server does not allow" in refused["message"]
-    assert (refused["uid"], refused["gid"], refused["groups"]) == (OTHER, OTHER, [4713, 4714])
-
-
-@with_hidden_proc
-@each_way
-@pytest.mark.parametrize(
-    "options", [["--memfd"], ["--memfd", "-l", "16T"], ["-m", "{}"], []], ids=["memfd", "large", "-m", "-M"]
-)
-async def test_it_serves_where_proc_is_hidden(tmp_path: Path, hide: str, options: list[str]) -> None:
-    options = [option.format(tmp_path) for option in options]
-    async with start_server(tmp_path, *options, launcher=launcher(hide)) as server:
-        (await Client.joined(server.socket)).close()
-        assert server.program.output().count("\n") == 1  # that it listens
-
-
-@with_hidden_proc
-@each_way
-async def test_memory_in_use_is_told_as_such_where_proc_is_hidden(tmp_path: Path, hide: str) -> None:
-    async with start_server(tmp_path):
-        argv = [*launcher(hide), *COMMAND, "-F", "-S", f"{tmp_path}/second", "-M", tmp_path.name]
-        done = await trio.run_process(argv, capture_stderr=True, check=False)
-    assert f"{tmp_path.name} is in use by another server; stop it or choose" in done.stderr.decode()
-
-
-@for_root
-async def test_socket_that_another_user_left_is_told_as_such(directory: Path) -> None:
-    directory.chmod(0o1777)
-    path = directory / "socket"
-    with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(path))
-    path.chmod(0o666)
-    done = await run_as_other("server_cli", "-F", "--memfd", "-S", path)
-    assert done.returncode == 1
-    assert done.stderr.decode() == (
-        f"ivshmem-server: cannot listen on '{path}': a socket is left there that only its owner, user 0, or"
-        " root may remove; have it removed, or choose another path\n"
-    )
-
-
-async def test_status_of_the_socket_for_guests_says_at_once_what_that_is(tmp_path: Path) -> None:
-    async with start_server(tmp_path, "-n", "3", memfd=True) as server:
-        argv = [*COMMAND, "status", str(server.socket)]
-        done = await trio.run_process(argv, capture_stdout=True, capture_stderr=True, check=False)
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert (
-        b"it is the socket for guests and other peers (-S); is a server running with --status" in done.stderr
-    )
-
-
-async def test_status_of_one_who_says_nothing_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.socket(socket.AF_UNIX) as silent:
-        silent.bind(f"{tmp_path}/silent")
-        silent.listen()
-        monkeypatch.setattr("ivshmem_server.status.READ_SECONDS", 0.01)
-        with pytest.raises(NoStatusError, match=r"nothing came within 0\.01 s"):
-            read_status(f"{tmp_path}/silent")
-
-
-async def test_client_of_the_status_socket_is_told_what_that_is(tmp_path: Path) -> None:
-    async with start_server(tmp_path, memfd=True) as server:
-        said = await error("dump", "-S", server.status_socket)
-    assert "what came is JSON: this is a server's --status-socket, give its -S" in said
-
-
-async def test_status_counts_one_slot_as_one(tmp_path: Path) -> None:
-    async with start_server(tmp_path, "--sticky", memfd=True) as server:
-        (await Client.joined(server.socket)).close()
-        await server.until_peers()
-        text = format_status(await server.status())
-    assert "peers    0 of at most 65536, 1 vector each, 1 vacant slot\n" in text
-
-
-FEW_FILES = ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh"]
-"""Runs the command behind it with room for 256 open files."""
-
-
-def test_more_vectors_than_files_can_be_open_are_refused(tmp_path: Path) -> None:
-    argv = [*FEW_FILES, *COMMAND, "-F", "--memfd", "-S", f"{tmp_path}/socket", "-n", "300"]
-    said = one_line_error(subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False))
-    assert "a peer with 300 vectors takes 301 open files of the server's, of at most 256: raise" in said
-
-
-@pytest.mark.parametrize(("vectors", "options", "peers"), [(200, [], 1), (60, ["--max-peers", "8"], 3)])
-async def test_room_for_fewer_peers_than_wanted_is_told_and_true(
-    tmp_path: Path, vectors: int, options: list[str], peers: int
-) -> None:
-    options = ["-n", str(vectors), *options]
-    async with start_server(tmp_path, *options, memfd=True, launcher=FEW_FILES) as server:
-        assert f"there is room for {peers} peer" in server.program.output()
-        joined = [await Client.joined(server.socket, vectors) for _ in range(peers)]
-        assert [client.id for client in joined] == list(range(peers))
-        for client in joined:
-            client.close()
-
-
-@tmpfs.for_mounter
-def test_memory_for_which_no_room_is_left_is_refused(tmp_path: Path, directory: Path) -> None:
-    argv = [*tmpfs.launcher(directory, 6), *COMMAND, "-F", "-S", f"{tmp_path}/socket", "-m", str(directory)]
-    done = subprocess.run([*argv, "-l", "4M"], capture_output=True, text=True, timeout=60, check=False)
-    said = one_line_error(done)
-    assert f"{directory} has 2.0 MiB free of 8.0 MiB, not 4 MiB, and a guest that fills the memory" in said
-
-
-@tmpfs.for_mounter
-@pytest.mark.parametrize(("options", "code"), [(["--prealloc"], 0), ([], -signal.SIGBUS)])
-async def test_preallocated_memory_can_be_filled_whatever_others_take(
-    tmp_path: Path, directory: Path, options: list[str], code: int
-) -> None:
-    options = ["-m", str(directory), "-l", "4M", *options]
-    async with start_server(tmp_path, *options, launcher=tmpfs.launcher(directory)) as server:
-        tmpfs.fill_up(server.program, directory)
-        async with running("fill", 0, "4194304", 1, "-S", server.socket) as client:
-            assert await client.wait() == code
 
 
 def test_inherited_socket(tmp_path: Path) -> None:

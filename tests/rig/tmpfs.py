@@ -16,12 +16,18 @@ SIZE = 8 << 20
 for_mounter = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a tmpfs")
 
 
-def launcher(directory: Path, filled: int = 0) -> list[str]:
-    """Return the command that mounts one for the command behind it, with `filled` of its 8 MiB in use."""
-    mount = (
-        f"mount -t tmpfs -o size={SIZE} none {directory} && head -c {filled}M /dev/zero > {directory}/filled"
-    )
-    return ["unshare", "--mount", "--", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+def launcher(directory: Path, filled: int = 0, sparse: str = "") -> list[str]:
+    """Return the command that mounts one for the command behind it, with `filled` of its 8 MiB in use.
+
+    A file `sparse` is in it that has 4 MiB, and none of them yet.
+    """
+    steps = [
+        f"mount -t tmpfs -o size={SIZE} none {directory}",
+        f"head -c {filled}M /dev/zero > {directory}/filled",
+        *([f"truncate -s 4M {directory}/{sparse}"] if sparse else []),
+        'exec "$@"',
+    ]
+    return ["unshare", "--mount", "--", "sh", "-c", " && ".join(steps), "sh"]
 
 
 def fill_up(program: Program, directory: Path) -> None:

@@ -14,6 +14,7 @@ import trio
 from protocol.io import FdStream, connect
 from protocol.vhost_user import Features, GetFeatures, GetProtocolFeatures, ProtocolFeature, ProtocolFeatures
 from protocol.virtio.features import Feature
+from tests.rig import netns
 from tests.rig.backend import BackendStartError, command, start_backend, start_program, until_printed
 from tests.rig.hidden import NONE, launcher, with_hidden_proc
 from tests.rig.terminal import start_in_terminal
@@ -98,6 +99,14 @@ async def test_it_serves_where_proc_is_hidden(directory: Path, device: list[str]
             frontend.close()
             assert f"listening on {each}\n" in program.output()
         assert "warning" not in program.output()
+
+
+@with_hidden_proc
+@pytest.mark.skipif(bool(netns.unavailable()), reason=netns.unavailable())
+async def test_tap_is_served_where_proc_is_hidden(directory: Path) -> None:
+    argv = command("net", "--socket-path", f"{directory}/socket", "--tap", "tap0")
+    async with start_program(directory, ["unshare", "--net", "--", *launcher(NONE), *argv], "net") as program:
+        assert program.output().count("\n") == 1  # that it listens
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -120,6 +120,8 @@ def _name(text: str) -> str:
 
 
 def _library() -> Any:
+    # It misses /proc/net/psched where that is hidden, for what we do not use.
+    logging.getLogger("pyroute2.netlink.rtnl.tcmsg").setLevel(logging.ERROR)
     try:
         import pyroute2  # it takes a while, and is not needed by other devices
         import pyroute2.netns
