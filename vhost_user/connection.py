@@ -64,10 +64,12 @@ async def _receive(session: BackendSession, stream: FdStream) -> list[Request | 
 
 async def _handle(backend: Backend, request: Request | Refused) -> tuple[bool, Answer]:
     """Do what is asked for; return whether it was done, and what to answer."""
+    names = backend.device.feature_names()
     if isinstance(request, Refused):
-        _log.error("%s%s", request, _remedy(request))
+        text = names.explain(str(request)) if request.number == FrontendRequest.SET_FEATURES else str(request)
+        _log.error("%s%s", text, _remedy(request))
         return False, None
-    _log.debug("< %s", describe(request))
+    _log.debug("< %s", names.explain_message(describe(request), request))
     try:
         return True, await HANDLERS[type(request)](backend, request)
     except (RefusedError, BadRegionError, MappingError) as error:

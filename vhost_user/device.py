@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from protocol.fds import OwnedFd
 from protocol.io.command_line import UserError
@@ -22,16 +22,19 @@ from protocol.vhost_user.checks import RefusedError
 from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
 from vhost_user.channel import FrontendError
+from vhost_user.feature_names import names_of
 from vhost_user.qemu_args import device_of, model_of
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping
+    from enum import IntFlag
     from typing import Self
     from uuid import UUID
 
     from protocol.vhost_user import BackendMessage, ConfigFlag, Reply
     from vhost_user.channel import Channel
+    from vhost_user.feature_names import FeatureNames
     from vhost_user.queue import Virtqueue
     from vhost_user.simulation import Simulation
 
@@ -105,7 +108,10 @@ class VirtioDevice:
     num_queues: int = 1
     """How many queues it has at most."""
     features: int = 0
-    """The feature bits of its type that it offers, and those of `Feature` beyond RING_FEATURES."""
+    """The feature bits of its type that it offers, and those of `Feature` beyond RING_FEATURES.
+
+    Where that is an IntFlag of the device's own, its bits have names in logs and for `--without`.
+    """
     ring_features: Feature = RING_FEATURES
     """The feature bits of its queues that it offers."""
     protocol_features: ProtocolFeature = ProtocolFeature.NONE
@@ -122,6 +128,9 @@ class VirtioDevice:
     """Whether one program can serve many of it (--socket-count), each on a socket of its own."""
     for_one_guest: ClassVar[bool] = False
     """Whether all that one program serves is for the same guest, as --print-qemu-args then has it."""
+
+    possible_features: ClassVar[int] = 0
+    """The feature bits of its type that it may offer, where `features` says so only once it is made."""
 
     _withheld: Feature = Feature.NONE
     _withheld_protocol: ProtocolFeature = ProtocolFeature.NONE
@@ -164,16 +173,18 @@ class VirtioDevice:
     def negotiated(self, features: Feature) -> None:
         """Take notice of the features that the driver turned on; may come again, also while queues run."""
 
-    def withhold(self, feature: Feature | ProtocolFeature) -> None:
+    def withhold(self, feature: IntFlag) -> None:
         """Do not offer `feature` from the next connection on: for a front-end that it does not suit.
+
+        It is a Feature, a ProtocolFeature, or one of the device's type, such as NetFeature.
 
         User Mode Linux, for one, turns on whatever is offered, RING_PACKED and ACCESS_PLATFORM too,
         and has neither.
         """
-        if isinstance(feature, Feature):
-            self._withheld |= feature
-        else:
+        if isinstance(feature, ProtocolFeature):
             self._withheld_protocol |= feature
+        else:
+            self._withheld |= Feature(int(feature))
 
     # The configuration space
 
@@ -294,13 +305,31 @@ class VirtioDevice:
         offered = Feature(self.features) | self.ring_features | Feature.LOG_ALL | Feature.PROTOCOL_FEATURES
         return offered.without(self._withheld)
 
+    @classmethod
+    def feature_names(cls) -> FeatureNames:
+        """Return what its features are called."""
+        flags: Any = type(cls.features)
+        return names_of(cls.device_id, flags)
+
+    @classmethod
+    def find_feature(cls, text: str) -> Feature | ProtocolFeature:
+        """Return the feature of that name. Raises ValueError, which tells the names that there are."""
+        names = cls.feature_names()
+        try:
+            return names.find(text)
+        except KeyError:
+            own = names.names(cls.possible_features or cls.features)
+            shared = (
+                cls.ring_features | Feature.ACCESS_PLATFORM,
+                _protocol_features(cls) | ProtocolFeature.CONFIG,
+            )
+            there = ", ".join([*own, *(str(each).replace("|", ", ") for each in shared)])
+            raise ValueError(f"'{text}' is no feature of {cls.name}; there are {there}") from None
+
     @property
     def offered_protocol_features(self) -> ProtocolFeature:
         """All protocol features that a front-end is offered."""
-        offered = _BACKEND_FEATURES | self.protocol_features
-        for name, feature in _OFFERED_WITH.items():
-            if getattr(type(self), name) is not getattr(VirtioDevice, name):
-                offered |= feature
+        offered = _protocol_features(type(self)) | self.protocol_features
         if self.config:
             offered |= ProtocolFeature.CONFIG
         if self.shared_memory:
@@ -372,3 +401,12 @@ class VirtioDevice:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _protocol_features(device: type[VirtioDevice]) -> ProtocolFeature:
+    """Return the protocol features that are offered because a class can do them."""
+    offered = _BACKEND_FEATURES | device.protocol_features
+    for name, feature in _OFFERED_WITH.items():
+        if getattr(device, name) is not getattr(VirtioDevice, name):
+            offered |= feature
+    return offered

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 from protocol import __version__
 from protocol.io.access import access_from, add_access_options, given_options
 from protocol.io.command_line import OneLineParser, add_log_options
-from protocol.vhost_user.features import ProtocolFeature
-from protocol.virtio.features import Feature
 from vhost_user.qemu import DEFAULT_PROGRAM
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ def build_parser(device: type[VirtioDevice], program: str) -> argparse.ArgumentP
     parser = OneLineParser(prog=program, description=first_line(device))
     parser.add_argument("--version", action="version", version=f"{program} (qemu-companion) {__version__}")
     _add_socket_options(parser, many=device.many_sockets)
-    _add_program_options(parser)
+    _add_program_options(parser, device)
     device.add_options(parser.add_argument_group("device"))  # type: ignore[arg-type]  # it has add_argument()
     return parser
 
@@ -81,14 +79,6 @@ def parsed_by(parse: Callable[[str], _T]) -> Callable[[str], _T]:
     return parsed
 
 
-def _feature(name: str) -> Feature | ProtocolFeature:
-    """Return the feature, of either kind, that has this name in the specifications."""
-    found = Feature.__members__.get(name) or ProtocolFeature.__members__.get(name)
-    if not found:
-        raise argparse.ArgumentTypeError(f"'{name}' is no feature that every device may have")
-    return found
-
-
 def _add_socket_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
     group = parser.add_argument_group("socket", "One of these says where the front-end (QEMU) is.")
     group.add_argument(
@@ -114,15 +104,16 @@ def _add_socket_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
     add_access_options(group, "front-end's socket")
 
 
-def _add_program_options(parser: argparse.ArgumentParser) -> None:
+def _add_program_options(parser: argparse.ArgumentParser, device: type[VirtioDevice]) -> None:
     group = parser.add_argument_group("program")
     group.add_argument(
         "--without",
         metavar="FEATURE",
-        type=_feature,
+        type=parsed_by(device.find_feature),
         action="append",
         default=[],
-        help="do not offer FEATURE, such as RING_PACKED or INBAND_NOTIFICATIONS; may be given several times",
+        help="do not offer FEATURE, of the device, its rings or vhost-user, such as RING_PACKED or "
+        "INBAND_NOTIFICATIONS; may be given several times",
     )
     group.add_argument(
         "--iommu",

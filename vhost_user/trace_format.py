@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from enum import Enum, Flag
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from protocol.vhost_user.message import payload_fields
-from protocol.virtio.blk import BlkFeature
-from protocol.virtio.features import Feature
+from protocol.virtio import device_features
+from protocol.virtio.device_features import short_name
+from vhost_user.feature_names import names_of
 from vhost_user.trace import Message, Side
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from protocol.fds import OwnedFd
-    from protocol.virtio.bits import Bits
+    from vhost_user.feature_names import FeatureNames
     from vhost_user.trace import Event, Note
 
     Format: TypeAlias = Callable[[Event], str]
@@ -28,10 +28,8 @@ if TYPE_CHECKING:
 SHOWN_BYTES = 64
 """How much is shown of what could not be decoded."""
 
-DEVICE_FEATURES: dict[str, type[Bits]] = {"blk": BlkFeature}
-"""The feature bits that are a device type's own, by what command lines call the type."""
-
-_BIT = re.compile(r"\bbit (\d+)\b")
+DEVICE_FEATURES = {short_name(device).lower(): device for device in device_features.DEVICE_FEATURES}
+"""The types whose feature bits have names, by what command lines call them."""
 
 
 class Text:
@@ -40,11 +38,11 @@ class Text:
     def __init__(self, start: float, device: str = "") -> None:
         """`start` is when the trace began, in seconds since the epoch; `device` is of DEVICE_FEATURES."""
         self._start = start
-        self._device = device
+        self._names = _names(device)
 
     def __call__(self, event: Event) -> str:
         """Return the line for `event`."""
-        says = _said(event, self._device) if isinstance(event, Message) else _noted(event)
+        says = _said(event, self._names) if isinstance(event, Message) else _noted(event)
         return f"{event.time - self._start:11.6f} #{event.connection} {says}"
 
 
@@ -53,7 +51,7 @@ class Json:
 
     def __init__(self, device: str = "") -> None:
         """`device` is one of DEVICE_FEATURES."""
-        self._device = device
+        self._names = _names(device)
 
     def __call__(self, event: Event) -> str:
         """Return the line for `event`."""
@@ -61,14 +59,14 @@ class Json:
             "time": datetime.fromtimestamp(event.time, UTC).isoformat(timespec="microseconds"),
             "connection": event.connection,
         }
-        entry |= _message_entry(event, self._device) if isinstance(event, Message) else _note_entry(event)
+        entry |= _message_entry(event, self._names) if isinstance(event, Message) else _note_entry(event)
         return json.dumps(entry)
 
 
-def _said(event: Message, device: str) -> str:
+def _said(event: Message, names: FeatureNames | None) -> str:
     arrow = ">" if event.sender is Side.FRONTEND else "<"
     where = "channel " if event.channel else ""
-    text = _name_bits(event, event.observed.text, device)
+    text = _name_bits(event, event.observed.text, names)
     if event.frame.fds:
         text += f" ({', '.join(map(describe_fd, event.frame.fds))})"
     if event.observed.message is None and event.frame.payload:
@@ -80,12 +78,13 @@ def _said(event: Message, device: str) -> str:
     return f"{where}{arrow} {text}"
 
 
-def _name_bits(event: Message, text: str, device: str) -> str:
+def _names(device: str) -> FeatureNames | None:
+    return names_of(DEVICE_FEATURES[device]) if device else None
+
+
+def _name_bits(event: Message, text: str, names: FeatureNames | None) -> str:
     """Name the bits of the device's own type in `text`, where the message has a word of features."""
-    bits = DEVICE_FEATURES.get(device)
-    if bits is None or not isinstance(getattr(event.observed.message, "features", None), Feature):
-        return text
-    return _BIT.sub(lambda bit: str(bits(1 << int(bit[1]))), text)
+    return text if names is None else names.explain_message(text, event.observed.message)
 
 
 def _noted(event: Note) -> str:
@@ -96,7 +95,7 @@ def _hex(data: bytes) -> str:
     return data[:SHOWN_BYTES].hex(" ") + ("..." if len(data) > SHOWN_BYTES else "")
 
 
-def _message_entry(event: Message, device: str) -> dict[str, Any]:
+def _message_entry(event: Message, names: FeatureNames | None) -> dict[str, Any]:
     frame, observed = event.frame, event.observed
     about = observed.request or observed.message
     return {
@@ -104,10 +103,10 @@ def _message_entry(event: Message, device: str) -> dict[str, Any]:
         "channel": event.channel,
         "kind": "reply" if event.is_reply else "request",
         "message": about.label if about else None,
-        "text": _name_bits(event, observed.text, device),
+        "text": _name_bits(event, observed.text, names),
         "number": frame.number,
         "flags": frame.flags,
-        "fields": _fields(event, device),
+        "fields": _fields(event, names),
         "fds": [describe_fd(fd) for fd in frame.fds],
         "payload": frame.payload.hex(),
         "seconds": event.seconds,
@@ -115,7 +114,7 @@ def _message_entry(event: Message, device: str) -> dict[str, Any]:
     }
 
 
-def _fields(event: Message, device: str) -> dict[str, object]:
+def _fields(event: Message, names: FeatureNames | None) -> dict[str, object]:
     message = event.observed.message
     values = (
         {}
@@ -123,7 +122,7 @@ def _fields(event: Message, device: str) -> dict[str, object]:
         else {each.name: _plain(getattr(message, each.name)) for each in payload_fields(type(message))}
     )
     return {
-        name: _name_bits(event, value, device) if isinstance(value, str) else value
+        name: _name_bits(event, value, names) if isinstance(value, str) else value
         for name, value in values.items()
     }
 

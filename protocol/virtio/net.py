@@ -89,6 +89,32 @@ GUEST_OFFLOADS = (
 """What a device may leave to its driver, which can turn each off and on with CTRL_GUEST_OFFLOADS."""
 
 
+_REQUIRED: tuple[tuple[NetFeature, NetFeature], ...] = (
+    (NetFeature.GUEST_TSO4 | NetFeature.GUEST_TSO6 | NetFeature.GUEST_UFO, NetFeature.GUEST_CSUM),
+    (NetFeature.GUEST_USO4 | NetFeature.GUEST_USO6, NetFeature.GUEST_CSUM),
+    (NetFeature.GUEST_ECN, NetFeature.GUEST_TSO4 | NetFeature.GUEST_TSO6),
+    (NetFeature.HOST_TSO4 | NetFeature.HOST_TSO6 | NetFeature.HOST_UFO, NetFeature.CSUM),
+    (NetFeature.HOST_USO, NetFeature.CSUM),
+    (NetFeature.HOST_ECN, NetFeature.HOST_TSO4 | NetFeature.HOST_TSO6),
+    (NetFeature.RSC_EXT, NetFeature.HOST_TSO4 | NetFeature.HOST_TSO6),
+    (NetFeature.CTRL_RX | NetFeature.CTRL_VLAN | NetFeature.CTRL_RX_EXTRA, NetFeature.CTRL_VQ),
+    (NetFeature.CTRL_MAC_ADDR | NetFeature.CTRL_GUEST_OFFLOADS, NetFeature.CTRL_VQ),
+    (NetFeature.GUEST_ANNOUNCE | NetFeature.MQ | NetFeature.RSS, NetFeature.CTRL_VQ),
+)
+"""Features, and those of which each needs one (section 5.1.3.1); what others need comes before them."""
+
+
+def without_lacking(offered: NetFeature) -> NetFeature:
+    """Return what of `offered` can be offered: a device must not offer what needs something that it does not.
+
+    Linux's driver refuses a device that does so (virtio 1.2, section 2.2.2).
+    """
+    for features, needed in _REQUIRED:
+        if not offered & needed:
+            offered = offered.without(features)
+    return offered
+
+
 class NetStatus(IntFlag):
     """The configuration space's `status`."""
 

@@ -145,3 +145,17 @@ def test_guides_tell_of_every_command() -> None:
     )
     for name in commands.choices:
         assert f"`vhost-user {name}" in everything() or f"$ vhost-user {name}" in everything()
+
+
+def test_description_files_that_the_guide_tells_of() -> None:
+    """It names those that are installed, and those that there are none of."""
+    directory = Path(vhost_user.cli.__file__).parent / "share"
+    installed = {path.stem.rpartition("-")[2] for path in directory.glob("*.json")}
+    section = " ".join(GUIDE.partition("\n## For management software\n")[2].partition("```")[0].split())
+    told, missing = (
+        re.search(pattern, section) for pattern in ("a file for each of (.*?) there", "is none of (.*?):")
+    )
+    assert told is not None
+    assert missing is not None
+    assert set(re.findall(r"\w+", told[1])) - {"and"} == installed
+    assert set(re.findall(r"\w+", missing[1])) - {"and"} == set(DEVICES) - installed

@@ -33,7 +33,7 @@ def test_list_without_a_qemu(program: str) -> None:
     assert rng.splitlines()[:3] == [
         "Random bytes for a guest, from a file of the host.",
         f"    QEMU: vhost-user-rng-pci; there is no QEMU '{program}' here to be asked whether it has it",
-        "    --filename FILE  --period MS  --max-bytes N",
+        "    --filename FILE  --period MS  --max-bytes N  --socket-count N",
     ]
 
 
@@ -268,7 +268,10 @@ def test_one_socket_is_to_be_given(argv: list[str]) -> None:
         (["-p", "soon"], "argument -p/--period: 'soon' is no number from 1"),
         (["--fd", "-1"], "argument --fd: '-1' is no number from 0"),
         (["--log-format", "xml"], "argument --log-format: invalid choice: 'xml'"),
-        (["--without", "SPEED"], "argument --without: 'SPEED' is no feature that every device may have"),
+        (
+            ["--without", "SPEED"],
+            "argument --without: 'SPEED' is no feature of rng; there are NOTIFY_ON_EMPTY, ",
+        ),
         (["--without", "NONE"], "argument --without: 'NONE' is no feature"),
         (["--colour"], "unrecognized arguments: --colour"),
     ],

@@ -71,6 +71,23 @@ def test_bits_of_a_known_device_have_names(form: Text | Json) -> None:
     assert "SEG_MAX|MQ|bit 20" in form(seen(SetFeatures(Feature(1 << 2 | 1 << 12 | 1 << 20))))
 
 
+@pytest.mark.parametrize(
+    ("device", "names"),
+    [
+        ("blk", "SCSI|LIFETIME"),
+        ("console", "bit 7|bit 15"),
+        ("gpio", "bit 7|bit 15"),
+        ("i2c", "bit 7|bit 15"),
+        ("net", "GUEST_TSO4|MRG_RXBUF"),
+        ("vsock", "bit 7|bit 15"),
+    ],
+)
+def test_bits_have_the_names_of_their_device(device: str, names: str) -> None:
+    assert f"features={names}|VERSION_1" in text(
+        seen(SetFeatures(Feature(1 << 7 | 1 << 15 | 1 << 32))), device
+    )
+
+
 def test_bits_of_other_words_are_not_taken_for_the_devices() -> None:
     message = seen(SetProtocolFeatures(ProtocolFeature(1 << 30 | 1)))
     assert "features=MQ|bit 30" in text(message, "blk")

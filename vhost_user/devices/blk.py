@@ -57,6 +57,12 @@ _THREADS = 8
 """How many requests wait for the disk at a time."""
 
 
+_FEATURES = (
+    BlkFeature.SEG_MAX | BlkFeature.BLK_SIZE | BlkFeature.FLUSH | BlkFeature.TOPOLOGY | BlkFeature.CONFIG_WCE
+)
+_WRITING = BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
+
+
 class Blk(VirtioDevice):
     """A disk for a guest, from a raw file or a block device of the host.
 
@@ -67,6 +73,7 @@ class Blk(VirtioDevice):
     device_id = DeviceId.BLOCK
     name = "blk"
     capabilities = ("blk-file", "read-only")
+    possible_features = _FEATURES | BlkFeature.MQ | BlkFeature.RO | _WRITING
     ring_features = RING_FEATURES | Feature.ACCESS_PLATFORM
     """QEMU shows the driver of a disk the latter with iommu_platform=on only."""
     drain_seconds = 60.0
@@ -308,15 +315,9 @@ class Blk(VirtioDevice):
 
 
 def _offered(disk: Disk, num_queues: int) -> BlkFeature:
-    features = (
-        BlkFeature.SEG_MAX
-        | BlkFeature.BLK_SIZE
-        | BlkFeature.FLUSH
-        | BlkFeature.TOPOLOGY
-        | BlkFeature.CONFIG_WCE
-    )
+    features = _FEATURES
     if num_queues > 1:
         features |= BlkFeature.MQ
     if disk.read_only:
         return features | BlkFeature.RO
-    return features | BlkFeature.DISCARD | BlkFeature.WRITE_ZEROES
+    return features | _WRITING

@@ -12,11 +12,13 @@ from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
 from protocol.virtio.net import (
     GUEST_OFFLOADS,
+    HOST_OFFLOADS,
     NetConfig,
     NetFeature,
     NetStatus,
     control_queue,
     header_size,
+    without_lacking,
 )
 from vhost_user.containment import Containment
 from vhost_user.device import VirtioDevice
@@ -40,8 +42,12 @@ RETRY_SECONDS = 1.0
 
 _log = logging.getLogger("vhost_user.net")
 
-_CONTROL = (
-    NetFeature.CTRL_VQ
+_ALWAYS = (
+    NetFeature.MAC
+    | NetFeature.MRG_RXBUF
+    | NetFeature.STATUS
+    | NetFeature.GUEST_ANNOUNCE
+    | NetFeature.CTRL_VQ
     | NetFeature.CTRL_RX
     | NetFeature.CTRL_RX_EXTRA
     | NetFeature.CTRL_VLAN
@@ -56,6 +62,7 @@ class Net(VirtioDevice):
     device_id = DeviceId.NET
     name = "net"
     many_sockets = True
+    possible_features = _ALWAYS | HOST_OFFLOADS | GUEST_OFFLOADS | NetFeature.MTU | NetFeature.MQ
 
     def __init__(self, port: Port, *, mac: bytes | None = None, mtu: int | None = None) -> None:
         """Own `port` from now on.
@@ -132,13 +139,13 @@ class Net(VirtioDevice):
     @property
     def offered_features(self) -> Feature:
         """All feature bits that a front-end is offered, which depend on the port."""
-        offered = NetFeature.MAC | NetFeature.MRG_RXBUF | NetFeature.STATUS | NetFeature.GUEST_ANNOUNCE
-        offered |= _CONTROL | self.port.offloads
+        offered = _ALWAYS | self.port.offloads
         if self.mtu is not None:
             offered |= NetFeature.MTU
         if self.port.queue_pairs > 1:
             offered |= NetFeature.MQ
-        return (super().offered_features | Feature(offered)).without(self._withheld)
+        own = without_lacking(offered.without(self._withheld))
+        return super().offered_features | Feature(own)
 
     @property
     def mtu(self) -> int | None:

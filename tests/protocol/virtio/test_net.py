@@ -33,6 +33,7 @@ from protocol.virtio.net import (
     control_queue,
     header_size,
     mac_tables,
+    without_lacking,
 )
 
 if TYPE_CHECKING:
@@ -111,6 +112,11 @@ def test_config_has_every_field_and_ends_after_the_last() -> None:
     assert len(NetConfig().encode()) == CONFIG_SIZE == 24
 
 
+EVERYTHING = (
+    HOST_OFFLOADS | GUEST_OFFLOADS | NetFeature.MAC | NetFeature.CTRL_VQ | NetFeature.MQ | NetFeature.CTRL_RX
+)
+
+
 @pytest.mark.parametrize("name", PLACES)
 def test_config_field_is_where_the_specification_has_it(name: str) -> None:
     offset, size = PLACES[name]
@@ -168,3 +174,21 @@ def test_tables_that_are_cut_off_are_refused(cut: int) -> None:
     data = build_mac_tables([b"unicas"], [b"multic"])
     with pytest.raises(RemoteProtocolError, match="table"):
         mac_tables(data[:-cut])
+
+
+@pytest.mark.parametrize(
+    ("missing", "left"),
+    [
+        (NetFeature.NONE, EVERYTHING),
+        (NetFeature.CTRL_VQ, NetFeature.MAC | HOST_OFFLOADS | GUEST_OFFLOADS),
+        (NetFeature.CSUM, EVERYTHING.without(HOST_OFFLOADS)),
+        (NetFeature.GUEST_CSUM, EVERYTHING.without(GUEST_OFFLOADS)),
+        (NetFeature.HOST_TSO4, EVERYTHING.without(NetFeature.HOST_TSO4)),
+        (
+            NetFeature.HOST_TSO4 | NetFeature.HOST_TSO6,
+            EVERYTHING.without(NetFeature.HOST_TSO4 | NetFeature.HOST_TSO6 | NetFeature.HOST_ECN),
+        ),
+    ],
+)
+def test_feature_is_not_offered_without_what_it_needs(missing: NetFeature, left: NetFeature) -> None:
+    assert without_lacking(EVERYTHING.without(missing)) == left

@@ -1,0 +1,85 @@
+"""What the feature bits of a device are called: those of its type, of its rings, and of vhost-user."""
+
+from __future__ import annotations
+
+import functools
+import re
+from enum import IntFlag
+from typing import TYPE_CHECKING
+
+from protocol.vhost_user.features import ProtocolFeature
+from protocol.virtio.device_features import DEVICE_FEATURES, short_name
+from protocol.virtio.features import Feature
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from protocol.virtio.ids import DeviceId
+
+_BIT = re.compile(r"\bbit (\d+)\b")
+
+_SHARED = ("VIRTIO", "VIRTIO_RING", "VHOST", "VHOST_USER")
+"""What stands before the names of features that all types share, as in VIRTIO_RING_F_EVENT_IDX."""
+
+_PROTOCOL = "VHOST_USER_PROTOCOL"
+
+
+class FeatureNames:
+    """The names of one type of device."""
+
+    def __init__(self, device: DeviceId, flags: type = int) -> None:
+        """Know the type by its number. One that has no names here may have those of `flags`, an IntFlag."""
+        is_own = issubclass(flags, IntFlag) and flags is not Feature
+        self._own = DEVICE_FEATURES.get(device) or (flags if is_own else IntFlag)
+        self._prefix = f"VIRTIO_{short_name(device)}"
+        self._bits = {member.bit_length() - 1: name for name, member in _single_bits(self._own)}
+
+    def explain(self, text: str) -> str:
+        """Name the type's own bits in a text that has words such as `VERSION_1|bit 15`."""
+        return _BIT.sub(lambda bit: self._bits.get(int(bit[1]), bit[0]), text)
+
+    def explain_message(self, text: str, message: object) -> str:
+        """Do that in the text of a message, if it is one of virtio's features."""
+        return self.explain(text) if isinstance(getattr(message, "features", None), Feature) else text
+
+    def find(self, text: str) -> Feature | ProtocolFeature:
+        """Return the feature that is called so: in any case, and with its specification's prefix or without.
+
+        Raises KeyError where there is none, and ValueError, in words for the user, where there are two.
+        """
+        prefix, _, name = text.upper().replace("-", "_").rpartition("_F_")
+        found = {
+            f"{before}_F_{name}": member
+            for before, bits in self._tables(prefix)
+            for known, member in _single_bits(bits)
+            if known == name
+        }
+        if len(found) > 1:
+            raise ValueError(f"'{text}' is a feature of two kinds; give one of {', '.join(found)}")
+        if not found:
+            raise KeyError(text)
+        (member,) = found.values()
+        return member if isinstance(member, ProtocolFeature) else Feature(int(member))
+
+    def names(self, features: int) -> list[str]:
+        """Return the names of those of the type's own features that are set."""
+        return [name for bit, name in self._bits.items() if features >> bit & 1]
+
+    def _tables(self, prefix: str) -> Iterable[tuple[str, type[IntFlag]]]:
+        """Yield what a prefix can be for, with the prefix."""
+        if prefix in {"", self._prefix}:
+            yield self._prefix, self._own
+        if prefix in {"", *_SHARED}:
+            yield prefix or "VIRTIO", Feature
+        if prefix in {"", _PROTOCOL}:
+            yield _PROTOCOL, ProtocolFeature
+
+
+@functools.cache
+def names_of(device: DeviceId, flags: type = int) -> FeatureNames:
+    """Return the names of a type of device, which are made once."""
+    return FeatureNames(device, flags)
+
+
+def _single_bits(bits: type[IntFlag]) -> Iterable[tuple[str, IntFlag]]:
+    return [(name, member) for name, member in bits.__members__.items() if member.bit_count() == 1]
