@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from protocol.fds import OwnedFd
@@ -123,6 +124,9 @@ def open_disk(
 
 
 def _open(path: str, flags: int, stack: contextlib.ExitStack) -> OwnedFd:
+    """Open a file, which `stack` is to close. Raises DiskUnavailableError."""
+    if Path(path).is_fifo():  # which would keep us until somebody writes to it
+        raise DiskUnavailableError(f"{path} is a pipe; give a raw file or a block device")
     try:
         fd = OwnedFd(os.open(path, flags | os.O_CLOEXEC))
     except OSError as error:

@@ -10,7 +10,7 @@ from protocol.virtio.split import MAX_SIZE, is_power_of_two
 from vhost_user.devices.blk_disk import open_disk
 from vhost_user.devices.blk_faults import SYNTAX, FaultFile, parse_fault
 from vhost_user.devices.blk_locking import ImageLock
-from vhost_user.devices.blk_sizes import PAGE_SIZE
+from vhost_user.devices.blk_sizes import PAGE_SIZE, checked_block_size
 from vhost_user.options import parsed_by, whole_number
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--logical-block-size",
-        type=_block_size,
+        type=parsed_by(_block_size),
         metavar="BYTES",
         help=f"the disk's sector size, {SECTOR_SIZE} to {PAGE_SIZE}"
         f" (default: {SECTOR_SIZE} for a file, its own for a block device)",
@@ -139,9 +139,9 @@ def _queue_size(text: str) -> int:
 
 
 def _block_size(text: str) -> int:
-    if not text.isdecimal() or not SECTOR_SIZE <= int(text) <= PAGE_SIZE or not is_power_of_two(int(text)):
-        raise argparse.ArgumentTypeError(f"'{text}' is no power of two from {SECTOR_SIZE} to {PAGE_SIZE}")
-    return int(text)
+    if not text.isdecimal():
+        raise ValueError(f"'{text}' is no number of bytes")
+    return checked_block_size(int(text))
 
 
 def _serial(text: str) -> str:

@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass, replace
 
 from protocol.virtio.blk import SECTOR_SIZE
+from protocol.virtio.split import is_power_of_two
 
 PAGE_SIZE = 4096
 
@@ -46,14 +47,23 @@ class BlockSizes:
         return replace(self, physical=max(self.physical, size))
 
 
+def checked_block_size(size: int) -> int:
+    """Return `size`, where it can be a sector size. Raises ValueError, in words for the user."""
+    if not SECTOR_SIZE <= size <= PAGE_SIZE or not is_power_of_two(size):
+        raise ValueError(f"'{size}' is no power of two from {SECTOR_SIZE} to {PAGE_SIZE}")
+    return size
+
+
 def block_sizes(fd: int, logical: int | None) -> BlockSizes:
     """Return those of a disk: `logical` if given, else those of the device, or 512 for a file.
 
     A file's content is of a disk that had sectors of its own, 512 bytes nearly always, whatever the file
-    system that it happens to be on needs. Raises OSError.
+    system that it happens to be on needs. Raises ValueError where `logical` is no sector size, and OSError.
     """
     sizes = _device_block_sizes(fd) if _is_block_device(fd) else BlockSizes()
-    return sizes if logical is None else replace(sizes, logical=logical).at_least(logical)
+    if logical is None:
+        return sizes
+    return replace(sizes, logical=checked_block_size(logical)).at_least(logical)
 
 
 def direct_alignment(fd: int) -> int:

@@ -9,7 +9,7 @@ import random
 import tempfile
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -309,12 +309,18 @@ def test_direct_file_is_read_and_written(image: Path) -> None:
         (lambda _: None, {}, "No such file or directory; create it first, as with: truncate -s 1G"),
         (Path.mkdir, {}, "Is a directory; give a raw file or a block device"),
         (lambda path: path.write_bytes(bytes(511)), {}, "has not one whole block; give it a size"),
+        (
+            lambda path: path.write_bytes(bytes(4096)),
+            {"logical_block_size": 1536},
+            "cannot be a disk: '1536' is no power of two from 512 to 4096",
+        ),
+        (os.mkfifo, {"read_only": True}, "is a pipe; give a raw file or a block device"),
         (Path.mkdir, {"read_only": True}, "is neither a file nor a block device"),
         (Path.touch, {}, "is empty; give it a size, as with: truncate -s 1G"),
     ],
 )
 def test_what_can_be_no_disk_is_refused_in_one_line(
-    tmp_path: Path, make: object, options: dict[str, bool], said: str
+    tmp_path: Path, make: object, options: dict[str, Any], said: str
 ) -> None:
     path = tmp_path / "disk"
     assert callable(make)
