@@ -134,7 +134,7 @@ async def test_make_guest_is_a_shell_on_the_terminal() -> None:
         os.close(theirs)
         try:
             with trio.fail_after(2 * SECONDS):
-                await read_until(terminal, b"/ # \x1b[6n")  # it has asked where the cursor is
+                await read_until(terminal, b" # \x1b[6n")  # it has asked where the cursor is
                 await terminal.send_all(b"expr 6 '*' 7\r")
                 await read_until(terminal, b"\n42\r")
                 await terminal.send_all(b"\x01x")

@@ -125,16 +125,24 @@ class Apt:
 
     def dependencies(self, package: str, *patterns: str) -> list[str]:
         """Return the packages like `patterns` that `package` depends on, one for each. Raises SetupError."""
-        argv = ["apt-cache", *self._options, *_NOTHING_INSTALLED, "show", "--no-all-versions", package]
-        purpose = f"looking for {package}"
-        depends = re.search(r"^Depends: (.*)$", run(argv, purpose=purpose), re.MULTILINE)
+        depends = self._depends(package)
         found = []
         for pattern in patterns:
-            match = re.search(pattern, depends[1]) if depends else None
+            match = re.search(pattern, depends)
             if match is None:
-                raise SetupError(f"{purpose}: it depends on nothing like {pattern}")
+                raise SetupError(f"looking for {package}: it depends on nothing like {pattern}")
             found.append(match[0])
         return found
+
+    def parts(self, package: str, pattern: str) -> list[str]:
+        """Return `package` and those like `pattern` that it depends on, if any. Raises SetupError."""
+        return [package, *re.findall(pattern, self._depends(package))]
+
+    def _depends(self, package: str) -> str:
+        """Return what `package` depends on, as one line."""
+        argv = ["apt-cache", *self._options, *_NOTHING_INSTALLED, "show", "--no-all-versions", package]
+        depends = re.search(r"^Depends: (.*)$", run(argv, purpose=f"looking for {package}"), re.MULTILINE)
+        return depends[1] if depends else ""
 
     def closure(self, packages: Sequence[str]) -> list[str]:
         """Return `packages` and all that they need, as name=version. Raises SetupError.

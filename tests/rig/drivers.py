@@ -60,7 +60,7 @@ def _build(release: str, done: Path) -> None:
         packages.unpack_runnable(apt, [headers, common, source, *apt.closure([kbuild])], scratch)
     tools = next((scratch / "usr/lib").glob("linux-kbuild-*"))
     packages.make_runnable(scratch, (path for path in tools.rglob("*") if path.is_file()))
-    for built in _compiled(scratch, scratch / "usr/src" / headers, scratch / "usr/src" / common, source):
+    for built in _compiled(scratch, scratch / "usr/src" / headers, source):
         built.rename(done / built.name)
 
 
@@ -71,7 +71,7 @@ def _source_package(release: str) -> str:
     return f"linux-source-{version[0]}"
 
 
-def _compiled(root: Path, headers: Path, common: Path, source: str) -> list[Path]:
+def _compiled(root: Path, headers: Path, source: str) -> list[Path]:
     """Compile the drivers of the package `source` against `headers`, all unpacked below `root`."""
     build = root / "build"
     build.mkdir()
@@ -82,8 +82,9 @@ def _compiled(root: Path, headers: Path, common: Path, source: str) -> list[Path
     run(["sh", "-c", unpack], purpose=f"unpacking {source}")
     objects = [Path(path).with_suffix(".o").name for path in _SOURCES]
     (build / "Makefile").write_text(f"obj-m := {' '.join(objects)}\n")
-    # It names a place where packages are installed. With a vmlinux, pahole is wanted besides.
-    (headers / "Makefile").write_text(f"include ../{common.name}/Makefile\n")
+    # It names places where packages are installed. With a vmlinux, pahole is wanted besides.
+    makefile = headers / "Makefile"
+    makefile.write_text(makefile.read_text().replace("/usr/src/", f"{root}/usr/src/"))
     (headers / "vmlinux").unlink(missing_ok=True)
     ours = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"}  # of a make that may have started us
     clean = ["env", *(f"--unset={name}" for name in sorted(ours & os.environ.keys()))]

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tests.rig.platforms import Platform
 
 _KERNEL = r"linux-image-\d\S*"
+#: Packages that a kernel is divided into since 7.
+_KERNEL_PARTS = r"linux-(?:binary|modules)-\d\S*"
 #: QEMU and its tools without what would bring the desktop's libraries along, and what the guest is made of.
 _GUEST = ("qemu-system-x86", "seabios", "qemu-utils", "busybox-static", "zstd")
 _NOT_GUEST = ("qemu-system-gui-", "qemu-block-extra-")
@@ -198,7 +200,7 @@ def _fetch_guest(platform: Platform, root: Path) -> None:
         (kernel,) = apt.dependencies("linux-image-amd64", _KERNEL)
         packages = apt.closure([*_GUEST, *_NOT_GUEST])
         say(f"downloading {kernel}, QEMU and busybox (nothing of it is installed)")
-        unpack_runnable(apt, [kernel, *packages], root)
+        unpack_runnable(apt, [*apt.parts(kernel, _KERNEL_PARTS), *packages], root)
 
 
 def fetch_kernel_source(root: Path) -> Path:
