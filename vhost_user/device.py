@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from enum import IntFlag
     from typing import Self
     from uuid import UUID
+    from xml.etree.ElementTree import Element
 
     from protocol.vhost_user import BackendMessage, ConfigFlag, Reply
     from vhost_user.channel import Channel
@@ -392,6 +393,16 @@ class VirtioDevice:
     def qemu_attachment(cls, options: argparse.Namespace, chardev: str, properties: str) -> str:
         """Return the QEMU options that attach the device to a chardev; `properties` begin with a comma."""
         return f"-device {cls.qemu_device(options)}{properties},chardev={chardev}"
+
+    @classmethod
+    def libvirt_element(cls, options: argparse.Namespace) -> Element | None:
+        """Return libvirt's element for the device at `options.socket_path`; None where libvirt has none.
+
+        By default there is one for disks only; all others are had by QEMU's options.
+        """
+        from vhost_user.libvirt_xml import element_of
+
+        return element_of(cls, options)
 
     def close(self) -> None:
         """Let go of what the device holds of the host; whoever made it calls this."""

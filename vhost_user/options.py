@@ -133,6 +133,11 @@ def _add_program_options(parser: argparse.ArgumentParser, device: type[VirtioDev
         "--print-qemu-args", action="store_true", help="print the QEMU options for this device, and exit"
     )
     group.add_argument(
+        "--print-libvirt-xml",
+        action="store_true",
+        help="print what a libvirt domain has to have for this device, and exit",
+    )
+    group.add_argument(
         "--qemu",
         metavar="PROGRAM",
         help=f"the QEMU that they are for, by its version (default: {DEFAULT_PROGRAM})",

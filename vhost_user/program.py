@@ -49,8 +49,8 @@ def run_device(device: type[VirtioDevice], argv: Sequence[str], program: str) ->
         return print_result(program, json.dumps(capabilities(device)))
     options = parse_options(device, program, argv)
     try:
-        if options.print_qemu_args:
-            return print_result(program, qemu_args(device, options))
+        if options.print_qemu_args or options.print_libvirt_xml:
+            return print_result(program, _what_to_paste(device, options))
         configure_log(program, options)
         raise_open_files_limit()
         with contextlib.ExitStack() as stack:
@@ -86,6 +86,15 @@ def _adapt(device: VirtioDevice, options: argparse.Namespace) -> None:
         device.use_iommu()
     for feature in options.without:
         device.withhold(feature)
+
+
+def _what_to_paste(device: type[VirtioDevice], options: argparse.Namespace) -> str:
+    texts = [qemu_args(device, options)] if options.print_qemu_args else []
+    if options.print_libvirt_xml:
+        from vhost_user.libvirt_xml import libvirt_xml
+
+        texts.append(libvirt_xml(device, options))
+    return "\n".join(texts)
 
 
 def capabilities(device: type[VirtioDevice]) -> dict[str, object]:

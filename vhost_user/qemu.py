@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from protocol.virtio.ids import DeviceId
@@ -50,6 +51,7 @@ def ask(program: str) -> Qemu:
     return Qemu(program, version, frozenset(models), frozenset(netdevs))
 
 
+@cache
 def ask_version(program: str) -> str:
     """Return the version of a QEMU, such as 7.2.22; "" for what cannot be run, or is none."""
     version = re.search(r"^QEMU emulator version (\d\S*)", _output(program, "--version"))

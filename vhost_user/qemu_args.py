@@ -56,17 +56,26 @@ def qemu_args(device: type[VirtioDevice], options: argparse.Namespace) -> str:
     Where the command line has several devices, each is for a guest of its own, on a line of its own,
     unless the device says that they are for one.
     """
-    paths = device.socket_paths(options) or [options.connect]
-    if paths == [None]:
-        raise UserError("--print-qemu-args needs the path of the socket; give --socket-path or --connect")
-    chardev = _chardev_properties(device, options)
-    each = [
-        _attachment(device, _numbered(options, number, path), number if device.for_one_guest else 0, chardev)
-        for number, path in enumerate(paths)
-    ]
+    each = [attachment(device, own) for own in for_each_socket(device, options, "--print-qemu-args")]
     if device.for_one_guest:
         return " ".join([_MEMORY, *each])
     return "\n".join(f"{_MEMORY} {one}" for one in each)
+
+
+def for_each_socket(
+    device: type[VirtioDevice], options: argparse.Namespace, what: str
+) -> list[argparse.Namespace]:
+    """Return the options as they are for each socket: `socket_path`, also that of --connect, and `number`.
+
+    Raises UserError, which names `what` needs a path, where there is none.
+    """
+    paths = device.socket_paths(options) or [options.connect]
+    if paths == [None]:
+        raise UserError(f"{what} needs the path of the socket; give --socket-path or --connect")
+    return [
+        argparse.Namespace(**vars(options) | {"socket_path": path, "number": number})
+        for number, path in enumerate(paths)
+    ]
 
 
 def model_of(device_id: DeviceId) -> str:
@@ -118,20 +127,17 @@ def _config_size(device: VirtioDevice) -> int:
         ) from error
 
 
-def _numbered(options: argparse.Namespace, number: int, path: str) -> argparse.Namespace:
-    """Return the options as they are for one of several sockets: its own path, and `number`."""
-    return argparse.Namespace(**vars(options) | {"socket_path": path, "number": number})
+def attachment(device: type[VirtioDevice], options: argparse.Namespace, properties: str = "") -> str:
+    """Return the chardev and the device on it, with `properties` of the latter, quoted for a shell.
 
-
-def _attachment(device: type[VirtioDevice], options: argparse.Namespace, number: int, chardev: str) -> str:
-    """Return the chardev and what is attached to it, as the guest's device `number`."""
+    The options are those `for_each_socket()`. Raises UserError.
+    """
     path = str(Path(options.socket_path).absolute()).replace(",", ",,")  # QEMU's own quoting of a comma
-    name = f"{_identifier(device.name)}{number}"
-    properties = ""
+    name = f"{_identifier(device.name)}{options.number if device.for_one_guest else 0}"
     if options.iommu:
         legacy = ",disable-legacy=on" if device.device_id in _TRANSITIONAL else ""
-        properties = f",iommu_platform=on,ats=on{legacy}"
-    quoted = shlex.quote(f"socket,id={name},path={path}{chardev}")
+        properties += f",iommu_platform=on,ats=on{legacy}"
+    quoted = shlex.quote(f"socket,id={name},path={path}{_chardev_properties(device, options)}")
     return f"-chardev {quoted} {device.qemu_attachment(options, name, properties)}"
 
 

@@ -9,8 +9,8 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
@@ -18,7 +18,8 @@ import vhost_user.cli
 from tests.docs.documents import DOCUMENTS, PROJECT, blocks, read, session
 from vhost_user.devices import DEVICES, find_device
 from vhost_user.devices.blk_faults import SYNTAX, parse_fault
-from vhost_user.options import build_parser
+from vhost_user.libvirt_xml import libvirt_xml
+from vhost_user.options import build_parser, parse_options
 from vhost_user.trace_cli import add_trace_parser
 
 GUIDE = read("vhost-user.md")
@@ -121,15 +122,15 @@ def test_unit_starts_the_program_as_it_wants_to_be_started() -> None:
     assert unit["Service"]["Type"] == "notify"
 
 
-def test_domains_are_well_formed_and_share_their_memory() -> None:
-    domains = [ElementTree.fromstring(block) for block in blocks(GUIDE, "xml")]
-    assert len(domains) == 2
-    for domain in domains:
-        (memory,) = domain.iter("memoryBacking")
-        assert {each.tag: each.attrib for each in memory} == {
-            "source": {"type": "memfd"},
-            "access": {"mode": "shared"},
-        }
+def test_domains_have_what_is_printed_for_them() -> None:
+    """Real domains are started with it in tests/peers."""
+    shown = [block.partition("\n")[2].rpartition("</domain>")[0] for block in blocks(GUIDE, "xml")]
+    commands = [command.text for command in session(GUIDE) if "--print-libvirt-xml" in command.text]
+    assert len(shown) == len(commands) == 2
+    for text, argv in zip(shown, map(shlex.split, commands), strict=True):
+        device = find_device(argv[0].removeprefix("vhost-user-"))
+        printed = libvirt_xml(device, parse_options(device, argv[0], argv[1:]))
+        assert textwrap.dedent(text) == f"{printed}\n"
 
 
 def test_description_is_the_one_that_is_installed() -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
     from typing import Self
+    from xml.etree.ElementTree import Element
 
     from protocol.vhost_user import ConfigFlag
     from vhost_user.chain import Chain
@@ -151,6 +152,13 @@ class Blk(VirtioDevice):
         """Return the QEMU device with its properties."""
         queues = f",num-queues={options.num_queues}" if options.num_queues else ""
         return f"{cls.qemu_model()}{queues},queue-size={options.queue_size}"
+
+    @classmethod
+    def libvirt_element(cls, options: argparse.Namespace) -> Element | None:
+        """Return libvirt's <disk>."""
+        from vhost_user.libvirt_xml import disk
+
+        return disk(options, {"queues": options.num_queues, "queue_size": options.queue_size})
 
     async def run_queue(self, queue: Virtqueue) -> None:
         """Serve one queue."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
     from typing import Self
+    from xml.etree.ElementTree import Element
 
     from vhost_user.devices.net_host import Port
     from vhost_user.queue import Virtqueue
@@ -133,6 +134,11 @@ class Net(VirtioDevice):
     def qemu_attachment(cls, options: argparse.Namespace, chardev: str, properties: str) -> str:
         """Return QEMU's -netdev and its device, with the properties that must match the command line."""
         return net_options.qemu_attachment(options, chardev, properties)
+
+    @classmethod
+    def libvirt_element(cls, options: argparse.Namespace) -> Element:
+        """Return libvirt's <interface>."""
+        return net_options.libvirt_element(options)
 
     # Features and configuration space
 

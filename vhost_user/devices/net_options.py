@@ -17,6 +17,7 @@ from vhost_user.options import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from xml.etree.ElementTree import Element
 
     from vhost_user.devices.net_host import Port
 
@@ -146,6 +147,17 @@ def qemu_attachment(options: argparse.Namespace, chardev: str, properties: str) 
         device += f",host_mtu={options.mtu}"
     mac = mac_of(options, options.number, options.socket_path)
     return f"-netdev {netdev} -device {device},mac={mac.hex(':')}{properties}"
+
+
+def libvirt_element(options: argparse.Namespace) -> Element:
+    """Return libvirt's <interface>, with the properties that must match the command line."""
+    from vhost_user import libvirt_xml
+
+    mac = mac_of(options, options.number, options.socket_path).hex(":")
+    element = libvirt_xml.interface(options, mac, {"queues": options.queues if options.queues > 1 else None})
+    if options.mtu is not None:
+        element.append(element.makeelement("mtu", {"size": str(options.mtu)}))
+    return element
 
 
 def _mac(text: str) -> bytes:
