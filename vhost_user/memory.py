@@ -171,7 +171,10 @@ class GuestMemory:
             window = self._mapped[place].writable if write else self._mapped[place].readable
             if address < window.end:
                 return window
-        raise BadAddressError(f"no memory region holds guest address {address:#x}")
+        raise BadAddressError(
+            f"no memory region holds guest address {address:#x}; if memory was plugged in there, its"
+            " memory-backend object lacks share=on: QEMU passes on no other"
+        )
 
     def translate(self, address: int, length: int, write: bool) -> list[memoryview]:
         """Return the memory of `length` bytes at a guest address: several views across region borders.

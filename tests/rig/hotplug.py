@@ -57,11 +57,11 @@ async def eject(machine: Machine, name: str, *, slot: int) -> None:
     await _until_deleted(machine, name)
 
 
-async def plug_memory(machine: Machine, name: str, size: int) -> int:
-    """Plug `size` bytes of shared memory into a machine that has a slot for them; return their address."""
-    await machine.qmp.execute(
-        "object-add", qom_type="memory-backend-memfd", id=f"{name}-memory", size=size, share=True
-    )
+async def plug_memory(
+    machine: Machine, name: str, size: int, *, kind: str = "memory-backend-memfd", share: bool = True
+) -> int:
+    """Plug `size` bytes of memory into a machine that has a slot for them; return their address."""
+    await machine.qmp.execute("object-add", qom_type=kind, id=f"{name}-memory", size=size, share=share)
     await machine.qmp.execute("device_add", driver="pc-dimm", id=name, memdev=f"{name}-memory")
     for device in await machine.qmp.execute("query-memory-devices"):
         if device["data"]["id"] == name:

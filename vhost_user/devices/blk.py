@@ -31,6 +31,7 @@ from vhost_user.devices.blk_requests import (
     MAX_WRITE_ZEROES_SECTORS,
     answer,
 )
+from vhost_user.once import Once
 
 if TYPE_CHECKING:
     import argparse
@@ -50,6 +51,9 @@ _log = logging.getLogger("vhost_user.blk")
 
 _LOOK_SECONDS = 0.25
 """How often to look whether the disk has another size, or the file of faults other rules."""
+
+_NOT_SEGMENTS = 2
+"""Descriptors of a request beside its segments: header and status."""
 
 _BATCH = 16
 """How many requests are completed together: the driver goes on with them while we do the next ones."""
@@ -109,7 +113,8 @@ class Blk(VirtioDevice):
         self._is_logged = False
         self._disk = disk
         self._executor = Executor(disk, disk.serial if serial is None else serial)
-        self._queue_size = queue_size
+        self._seg_max = max(queue_size - _NOT_SEGMENTS, 1)
+        self._told = Once(_log)
         self._writeback = True
         self._threads = trio.CapacityLimiter(_THREADS)
         self._own = Containment(_log)
@@ -163,12 +168,27 @@ class Blk(VirtioDevice):
     async def run_queue(self, queue: Virtqueue) -> None:
         """Serve one queue."""
         self._running += 1
+        self._check_ring(queue)
         try:
             await self._until_locked(queue)
             await self._serve_queue(queue)
         finally:
             self._running -= 1
             self._hand_over()
+
+    def _check_ring(self, queue: Virtqueue) -> None:
+        """Say it where the driver will wait for ever for room for a request as long as it may be.
+
+        The driver has read `seg_max` before anybody tells us how many entries the ring has.
+        """
+        needed = self._seg_max + _NOT_SEGMENTS
+        limited = BlkFeature.SEG_MAX in self._executor.features
+        if limited and Feature.INDIRECT_DESC not in queue.features and queue.size < needed:
+            self._told.warning(
+                f"queue {queue.index} has {queue.size} entries and no indirect descriptors, but the driver"
+                f" was told of requests that take {needed}: it hangs at the first; start the back-end with"
+                f" --queue-size {queue.size}, or QEMU's device with queue-size={needed} or indirect_desc=on"
+            )
 
     async def _until_locked(self, queue: Virtqueue) -> None:
         """Wait until no other program uses the image, or the queue is to stop."""
@@ -270,7 +290,7 @@ class Blk(VirtioDevice):
         sizes = self._disk.block_sizes
         return BlkConfig(
             capacity=self._disk.size // SECTOR_SIZE,
-            seg_max=max(self._queue_size - 2, 1),
+            seg_max=self._seg_max,
             blk_size=sizes.logical,
             physical_block_exp=(sizes.physical // sizes.logical).bit_length() - 1,
             alignment_offset=sizes.alignment_offset // sizes.logical,

@@ -77,6 +77,8 @@ def set_writeback(blk: Blk, value: int) -> None:
 class FakeQueue:
     """A queue that hands out what the test submits, one batch each time."""
 
+    features = DEFAULT_FEATURES
+
     def __init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[list["FakeChain"]](100)
         self._stopping: set[trio.CancelScope] = set()
@@ -366,6 +368,29 @@ async def test_stuck_request_of_a_guest_that_is_paused_is_decided_about_again(bl
         blk.faults.set([])
         ((_, status),) = await queue.wait()
         assert status == bytes([OK])
+
+
+@pytest.mark.parametrize(
+    ("size", "features", "told"),
+    [
+        (16, Feature.VERSION_1, True),
+        (32, Feature.VERSION_1, False),
+        (16, Feature.VERSION_1 | Feature.INDIRECT_DESC, False),
+    ],
+)
+async def test_ring_too_short_for_the_longest_request_is_told(
+    blk: Blk, size: int, features: Feature, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The driver would wait for ever for room. A disk for rings of 32 has requests of 30 segments."""
+    async with attached(blk) as frontend:
+        await frontend.negotiate(features | BlkFeature.SEG_MAX)
+        await frontend.share_memory()
+        queue = frontend.queue(size=size)
+        for _ in range(2):
+            await queue.start()
+            assert await queue.exchange([REQUEST_HEADER.pack(0, 0, 2)], [512, 1])
+            await queue.stop()
+    assert caplog.text.count("start the back-end with --queue-size 16, or QEMU") == told
 
 
 async def test_queue_that_stops_takes_stuck_requests_back_and_waits_for_no_late_one(blk: Blk) -> None:
