@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from elftools.dwarf.dwarfinfo import DWARFInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from elftools.dwarf.compileunit import CompileUnit
     from elftools.dwarf.die import DIE
-    from elftools.dwarf.dwarfinfo import DWARFInfo
-    from elftools.dwarf.typeunit import TypeUnit
 
 
 @dataclass(frozen=True)
@@ -28,25 +28,32 @@ class DebugFile:
     base: int = 0
 
 
-class TypeUnits:
-    """The types that units refer to by a signature, which stand in units of their own."""
-
-    def __init__(self, dwarf: DWARFInfo) -> None:
-        """Go through the headers of all units."""
-        self._places: dict[int, tuple[CompileUnit | TypeUnit, int]] = dict(_places(dwarf))
-
-    def get(self, signature: int) -> DIE | None:
-        """Return the entry that defines the type, None if it is not in here."""
-        if signature not in self._places:
-            return None
-        unit, offset = self._places[signature]
-        return unit.get_DIE_from_refaddr(offset)
+# By DWARF and signature: the offsets of the types in DWARF 5's type units, which pyelftools does not find.
+_signed: WeakKeyDictionary[DWARFInfo, dict[int, int]] = WeakKeyDictionary()
 
 
-def _places(dwarf: DWARFInfo) -> Iterator[tuple[int, tuple[CompileUnit | TypeUnit, int]]]:
-    # From DWARF 5 on they are among the others, before it in a section of their own.
+def follow(die: DIE, attribute: str) -> DIE:
+    """Return the entry that an attribute refers to, in a type unit if it does so by a signature."""
+    reference = die.attributes[attribute]
+    if reference.form != "DW_FORM_ref_sig8":
+        return die.get_DIE_from_attribute(attribute)
+    found = signed_type(die.dwarfinfo, reference.raw_value)
+    return die.dwarfinfo.get_DIE_by_sig8(reference.raw_value) if found is None else found
+
+
+def signed_type(dwarf: DWARFInfo, signature: int) -> DIE | None:
+    """Return the type with this signature, None if it is not in this DWARF itself."""
+    if dwarf not in _signed:
+        _signed[dwarf] = dict(_signed_types(dwarf))
+    if signature in _signed[dwarf]:
+        return dwarf.get_DIE_from_refaddr(_signed[dwarf][signature])
+    try:
+        return DWARFInfo.get_DIE_by_sig8(dwarf, signature)
+    except KeyError:
+        return None
+
+
+def _signed_types(dwarf: DWARFInfo) -> Iterator[tuple[int, int]]:
     for unit in dwarf.iter_CUs():
         if unit.header.get("unit_type") in ("DW_UT_type", "DW_UT_split_type"):
-            yield unit["type_signature"], (unit, unit.cu_offset + unit["type_offset"])
-    for type_unit in dwarf.iter_TUs():
-        yield type_unit["signature"], (type_unit, type_unit.tu_offset + type_unit["type_offset"])
+            yield unit["type_signature"], unit.cu_offset + unit["type_offset"]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from elftools.common.exceptions import ELFError
+from elftools.dwarf.dwarfinfo import DebugSectionDescriptor
 from elftools.elf.elffile import ELFFile
+from elftools.elf.relocation import RelocationHandler, RelocationSection
 
 from ivshmem_server.elf_dwarf import DebugFile
 from ivshmem_server.elf_model import ElfViewError
@@ -17,6 +20,8 @@ from ivshmem_server.elf_split import SplitFile, is_split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from elftools.dwarf.dwarfinfo import DWARFInfo
 
 # Where distributions put the debug files of their packages.
 _DEBUG_ROOT = Path("/usr/lib/debug")
@@ -93,23 +98,47 @@ def _opener_of_shared_debug_files(path: Path) -> Callable[[str], IO[bytes]]:
 
 def _read_dwarf(path: Path, elf: ELFFile) -> DebugFile:
     counts = Counter(section.name for section in elf.iter_sections())
-    if counts[".debug_types"] > 1 or counts[".debug_info"] > 1:
-        raise ElfViewError(
-            f"{path} is an object compiled with -fdebug-types-section, which spreads its types: "
-            "give the linked program, or compile without that option"
-        )
     if counts[".zdebug_info"] and any(name.startswith(".debug_") for name in counts):
         raise ElfViewError(_compressed(path))
     # Only an object has relocations still to be applied. A kernel built with --emit-relocs keeps millions
     # of them beside debug sections where they were applied long ago.
     relocate = elf["e_type"] == "ET_REL"
+    is_spread = counts[".debug_info"] > 1 or counts[".debug_types"] > 1
     try:
-        dwarf = elf.get_dwarf_info(relocate_dwarf_sections=relocate)
+        dwarf = _joined_dwarf(elf) if is_spread else elf.get_dwarf_info(relocate_dwarf_sections=relocate)
     except ELFError as error:
         raise ElfViewError(_unreadable(path, elf, counts, str(error))) from error
     except AssertionError as error:
         raise ElfViewError(_unreadable(path, elf, counts, "")) from error
     return DebugFile(path, dwarf, elf.little_endian)
+
+
+def _joined_dwarf(elf: ELFFile) -> DWARFInfo:
+    """Return the DWARF of an object with a section of its own for each type unit (-fdebug-types-section)."""
+    dwarf = elf.get_dwarf_info(relocate_dwarf_sections=False)
+    dwarf.debug_info_sec = _joined(elf, ".debug_info")
+    dwarf.debug_types_sec = _joined(elf, ".debug_types")
+    dwarf.debug_line_sec = _joined(elf, ".debug_line")
+    dwarf.debug_str_offsets_sec = _joined(elf, ".debug_str_offsets")
+    return dwarf
+
+
+def _joined(elf: ELFFile, name: str) -> DebugSectionDescriptor | None:
+    """Return all sections of this name as one, relocated: pyelftools takes the relocations of another."""
+    relocations = {
+        section["sh_info"]: section
+        for section in elf.iter_sections()
+        if isinstance(section, RelocationSection)
+    }
+    joined = BytesIO()
+    for number, section in enumerate(elf.iter_sections()):
+        if section.name == name:
+            stream = BytesIO(section.data())
+            if number in relocations:
+                RelocationHandler(elf).apply_section_relocations(stream, relocations[number])
+            joined.write(stream.getvalue())
+    size = joined.tell()
+    return DebugSectionDescriptor(joined, name, 0, size, 0) if size else None
 
 
 def _unreadable(path: Path, elf: ELFFile, counts: Counter[str], reason: str) -> str:

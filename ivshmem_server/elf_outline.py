@@ -102,14 +102,13 @@ class Outline:
 
     def __init__(self, unit: Unit) -> None:
         """Go through the unit once. Raises ElfViewError if it is damaged."""
-        self._unit = unit
         stream = unit.get_top_DIE().stream
         stream.seek(0)
         self._data = stream.read()
         # By offset, in their order: the offset of the entry around each, and its abbreviation.
         self._entries: dict[int, tuple[int, _Plan]] = {}
         try:
-            self._scan()
+            self._scan(unit)
         except (IndexError, KeyError, ValueError) as error:
             raise ElfViewError("the debug information is damaged: a unit ends within an entry") from error
 
@@ -118,15 +117,15 @@ class Outline:
         found, _ = self._entries.get(offset, (_NOTHING, None))
         return None if found == _NOTHING else found
 
-    def entries(self, tags: frozenset[str], names: Mapping[str, list[bytes]] | None = None) -> Iterator[DIE]:
-        """Yield the entries with one of these tags in the order of the unit, parsed.
+    def offsets(self, tags: frozenset[str], names: Mapping[str, list[bytes]] | None = None) -> Iterator[int]:
+        """Yield where the entries with one of these tags begin, in their order.
 
         `names` says by form what stands in the place of a name that is looked for. Entries whose names are
         seen to be others are left out.
         """
         for offset, (_, plan) in self._entries.items():
             if plan.tag in tags and (names is None or self._may_be_named(offset, plan, names)):
-                yield self._unit.get_DIE_from_refaddr(offset)
+                yield offset
 
     def _may_be_named(self, offset: int, plan: _Plan, names: Mapping[str, list[bytes]]) -> bool:
         if plan.name_form is None:
@@ -137,8 +136,8 @@ class Outline:
         start = _step(self._data, offset, _LEB128, "little") + plan.name_gap
         return any(self._data.startswith(name, start) for name in names[plan.name_form])
 
-    def _scan(self) -> None:
-        data, entries, unit = self._data, self._entries, self._unit
+    def _scan(self, unit: Unit) -> None:
+        data, entries = self._data, self._entries
         position, end = unit.cu_die_offset, unit.cu_offset + unit.size
         plans = _Plans(unit)
         order: Literal["little", "big"] = "little" if unit.dwarfinfo.config.little_endian else "big"
@@ -184,6 +183,7 @@ class _Plans(dict[int, _Plan]):
         return plan
 
 
+# An outline does not refer to its unit, which goes when nothing else does.
 _outlines: WeakKeyDictionary[Unit, Outline] = WeakKeyDictionary()
 
 
@@ -219,3 +219,10 @@ def _leb128(data: bytes, position: int) -> tuple[int, int]:
         if not byte & 0x80:
             return value, position
         shift += 7
+
+
+def entries(
+    unit: Unit, tags: frozenset[str], names: Mapping[str, list[bytes]] | None = None
+) -> Iterator[DIE]:
+    """Yield the entries of a unit with one of these tags, parsed; `names` as for `Outline.offsets`."""
+    return map(unit.get_DIE_from_refaddr, outline_of(unit).offsets(tags, names))

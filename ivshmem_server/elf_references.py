@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ivshmem_server.elf_dwarf import TypeUnits
+from ivshmem_server.elf_dwarf import follow
 from ivshmem_server.elf_entries import (
     POINTERS,
     QUALIFIERS,
@@ -19,7 +19,6 @@ from ivshmem_server.elf_scope import qualified_name
 
 if TYPE_CHECKING:
     from elftools.dwarf.die import DIE
-    from elftools.dwarf.dwarfinfo import DWARFInfo
 
 # Longer chains of "pointer to pointer to ..." are damage.
 _MAX_NAME_DEPTH = 32
@@ -28,25 +27,13 @@ _MAX_NAME_DEPTH = 32
 class References:
     """Follows the references from one entry to another within one ELF."""
 
-    def __init__(self) -> None:
-        self._type_units: dict[DWARFInfo, TypeUnits] = {}
-
     def target(self, die: DIE) -> DIE | None:
         """Return the entry that DW_AT_type refers to; None, meaning void, if there is no such attribute."""
         if "DW_AT_type" not in die.attributes:
             return None
-        found = self._follow(die, "DW_AT_type")
+        found = follow(die, "DW_AT_type")
         # It may stand in for the one in a type unit.
-        return self._follow(found, "DW_AT_signature") if "DW_AT_signature" in found.attributes else found
-
-    def _follow(self, die: DIE, attribute: str) -> DIE:
-        reference = die.attributes[attribute]
-        if reference.form != "DW_FORM_ref_sig8":
-            return die.get_DIE_from_attribute(attribute)
-        dwarf = die.dwarfinfo
-        if dwarf not in self._type_units:
-            self._type_units[dwarf] = TypeUnits(dwarf)
-        return self._type_units[dwarf].get(reference.raw_value) or dwarf.get_DIE_by_sig8(reference.raw_value)
+        return follow(found, "DW_AT_signature") if "DW_AT_signature" in found.attributes else found
 
     def c_name(self, die: DIE | None, depth: int = 0) -> str:
         """Return the name of a type as C writes it (`const char *`), without building what it points at."""

@@ -6,6 +6,7 @@ import posixpath
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from ivshmem_server.elf_dwarf import follow
 from ivshmem_server.elf_entries import name_of
 from ivshmem_server.elf_model import ElfViewError
 from ivshmem_server.elf_outline import outline_of
@@ -114,6 +115,9 @@ def name_in_source(die: DIE) -> str | None:
 def _part(die: DIE) -> tuple[str, bool, bool]:
     """Return a scope's name, whether it is a function, and whether one may leave out the name."""
     name = name_of(die)
+    if name is None and "DW_AT_signature" in die.attributes:
+        # It stands in for the one in another type unit.
+        name = name_of(follow(die, "DW_AT_signature"))
     inline = die.tag in NAMESPACES and (name is None or "DW_AT_export_symbols" in die.attributes)
     anonymous = "(anonymous namespace)" if die.tag in NAMESPACES else "{...}"
     return name or anonymous, die.tag == "DW_TAG_subprogram", inline

@@ -9,7 +9,7 @@ from elftools.dwarf.compileunit import CompileUnit
 
 from ivshmem_server.elf_entries import is_declaration, kind_of, name_of
 from ivshmem_server.elf_mentions import Mentions
-from ivshmem_server.elf_outline import outline_of
+from ivshmem_server.elf_outline import entries
 from ivshmem_server.elf_scope import NAMESPACES, parent_of, qualified_name
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def _defined_in(file: DebugFile, query: Query, *, declared: bool, by_unit: bool)
                 or query.offset is not None
                 or query.is_in(fresh.get_top_DIE())
             ):
-                found = outline_of(fresh).entries(query.tags, mentions.names_in(unit))
+                found = entries(fresh, query.tags, mentions.names_in(unit))
                 yield from _chosen(found, file, query, declared=declared, by_unit=by_unit)
     for type_unit in file.dwarf.iter_TUs() if mentions.in_types else ():
-        found = outline_of(type_unit).entries(query.tags)
+        found = entries(type_unit, query.tags)
         yield from _chosen(found, file, query, declared=declared, by_unit=by_unit)
 
 
@@ -93,7 +93,7 @@ def all_names(dwarf: DWARFInfo, limit: int, tags: frozenset[str]) -> Iterator[tu
 
 
 def _names_in(unit: CompileUnit | TypeUnit, tags: frozenset[str]) -> Iterator[tuple[str, str]]:
-    for die in outline_of(unit).entries(tags):
+    for die in entries(unit, tags):
         around = parent_of(die)
         if (around is None or around.tag in NAMESPACES) and not is_declaration(die):
             name, path = name_of(die), qualified_name(die)

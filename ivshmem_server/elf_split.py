@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from elftools.construct.lib.container import Container
 from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
 
-from ivshmem_server.elf_dwarf import DebugFile, TypeUnits
+from ivshmem_server.elf_dwarf import DebugFile, signed_type
 from ivshmem_server.elf_model import ElfViewError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class SplitFile:
         """Return the type with this signature in a package, None if it is not in there."""
         for number, row in enumerate(self._rows):
             if row.signature == signature and not row.is_unit:
-                return TypeUnits(self._of_row(number).dwarf).get(signature)
+                return signed_type(self._of_row(number).dwarf, signature)
         return None
 
 
