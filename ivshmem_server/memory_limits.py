@@ -5,6 +5,8 @@ All of it is only information: what is hidden (/proc, /sys) limits nothing here.
 
 from __future__ import annotations
 
+import contextlib
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,13 +29,19 @@ class Limit(NamedTuple):
 
 def most_memory() -> Limit | None:
     """Return what could be had if nobody else used any; None where nothing tells."""
-    return min([*_machine("memory and swap", "MemTotal", "SwapTotal"), *_groups(used=False)], default=None)
+    return _least(_machine("memory and swap", "MemTotal", "SwapTotal"), _groups(used=False))
 
 
 def free_memory() -> Limit | None:
     """Return what can be had now without taking it from anybody; None where nothing tells."""
-    machine = _machine("free memory and swap", "MemAvailable", "SwapFree")
-    return min([*machine, *_groups(used=True)], default=None)
+    return _least(_machine("free memory and swap", "MemAvailable", "SwapFree"), _groups(used=True))
+
+
+def _least(*limits: Iterator[Limit]) -> Limit | None:
+    """Return the least limit; None where there is none, or the kernel's files are not as we know them."""
+    with contextlib.suppress(ValueError):
+        return min(chain(*limits), default=None)
+    return None
 
 
 def _machine(what: str, memory: str, swap: str) -> Iterator[Limit]:

@@ -70,11 +70,13 @@ class _Connection(Closing):
         self._stream = stream
         self._session = ClientSession()
         self._vectors = vectors
+        self._heard = False
 
     async def receive(self) -> bool:
         """Wait for one read and take what it completes; return False at the end of the connection."""
         # Room for more descriptors than are allowed: else a server's mistake looks like our fd limit.
         data, fds = await self._stream.receive(self._session.bytes_wanted, MAX_FDS)
+        self._heard = True
         for event in self._session.receive(data, fds):
             self.peer.take(event)
         if not data:
@@ -93,8 +95,9 @@ class _Connection(Closing):
                 await self._receive_all(quiet)
         except trio.TooSlowError:
             missing = self._session.expected
+            whose = "" if self._heard else "; is it the socket of an ivshmem server?"
             raise RemoteProtocolError(
-                f"the set-up took over {timeout:g} s, and {missing} had not come"
+                f"the set-up took over {timeout:g} s, and {missing} had not come{whose}"
             ) from None
         got, expected = self.peer.vectors, self._vectors or 1
         if got < expected and not self.peer.connected:

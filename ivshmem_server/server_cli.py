@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -267,8 +268,11 @@ def _print_status(argv: Sequence[str]) -> int:
         status = read_status(options.path)
     except (OSError, NoStatusError) as error:
         reason = error.strerror or error if isinstance(error, OSError) else error
-        denied = isinstance(error, PermissionError)
-        remedy = "be its user, or root" if denied else "is a server running with --status-socket there?"
+        remedy = "is a server running with --status-socket there?"
+        if isinstance(error, PermissionError):
+            remedy = "be its user, or root"
+        elif Path(options.path).exists() and not Path(options.path).is_socket():
+            reason, remedy = "it is no socket", "give a server's --status-socket"
         return fail(PROGRAM, f"no status from {options.path}: {reason}; {remedy}")
     return print_result(PROGRAM, json.dumps(status, indent=2) if options.json else format_status(status))
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ivshmem_server.server import DEFAULT_MAX_PEERS, DEFAULT_MAX_QUEUED
 from ivshmem_server.sizes import parse_size
 from protocol import __version__
 from protocol.io.access import access_from, add_access_options, given_options
-from protocol.io.command_line import OneLineParser, add_log_options, group_id, user_id
+from protocol.io.command_line import TWO_SOCKETS, OneLineParser, add_log_options, group_id, user_id
 from protocol.ivshmem import MAX_ID, MAX_VECTORS
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def parse_options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.verbose and not options.foreground and not options.log_file:
         parser.error("argument -v: a daemon has no terminal to be verbose on; add -F or --log-file")
+    if options.status_socket and Path(options.status_socket).resolve() == Path(options.socket_path).resolve():
+        parser.error(f"argument --status-socket: {TWO_SOCKETS.format(options.status_socket)}")
     if options.fd is not None and (access := access_from(options)):
         parser.error(f"{given_options(access)}: for a socket that we make; leave out that, or --fd")
     if options.hugetlb and options.backing[0] != "memfd":

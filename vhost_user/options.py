@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from protocol import __version__
 from protocol.io.access import access_from, add_access_options, given_options
-from protocol.io.command_line import OneLineParser, add_log_options
+from protocol.io.command_line import TWO_SOCKETS, OneLineParser, add_log_options
 from vhost_user.qemu import DEFAULT_PROGRAM
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def parse_options(device: type[VirtioDevice], program: str, argv: Sequence[str])
     paths = device.socket_paths(options)
     if [bool(paths), options.fd is not None, options.connect is not None].count(True) != 1:
         parser.error("give one of --socket-path, --fd and --connect")
+    if options.control in paths:
+        parser.error(f"argument --control: {TWO_SOCKETS.format(options.control)}")
     if device.many_sockets and options.socket_count is not None and not paths:
         parser.error("--socket-count needs --socket-path")
     if (access := access_from(options)) and not paths:

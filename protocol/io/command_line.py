@@ -29,6 +29,9 @@ _ANY_TEXT = "qemu-companion.bytes-or-escape"
 
 _log = logging.getLogger(__name__)
 
+TWO_SOCKETS = "{} is given for two sockets; give each a path of its own"
+"""What is wrong with a path that is given twice."""
+
 EMPTY = "''"
 """How messages show a path that is an empty string."""
 

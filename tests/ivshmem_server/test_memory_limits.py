@@ -49,6 +49,12 @@ def test_hidden_files_limit_nothing(system: Path) -> None:
     assert most_memory() is free_memory() is None
 
 
+def test_file_that_we_do_not_understand_limits_nothing(system: Path) -> None:
+    (system / "proc/meminfo").write_text("MemTotal: plenty\n")
+    (system / "proc/self/cgroup").write_text("nonsense\n")
+    assert most_memory() is free_memory() is None
+
+
 def test_swap_counts_as_memory(system: Path) -> None:
     (system / "proc/meminfo").write_text(MEMINFO)
     assert most_memory() == Limit(5 * MIB, "memory and swap")

@@ -56,6 +56,7 @@ def until_asleep(pid: int) -> None:
         (["--group", "nobody-of-that-name"], "there is no group"),
         (["--fd", "0", "--mode", "0660"], "--mode: for a socket that we make; leave out that, or --fd"),
         (["--hugetlb", "2M"], "goes with --memfd"),
+        (["-S", "/no/such", "--status-socket", "/no/./such"], "is given for two sockets; give each a path"),
         (["status", "/no/such/status"], "is a server running with --status-socket there?"),
     ],
 )

@@ -14,7 +14,7 @@ import trio
 from ivshmem_server.status import NoStatusError, format_status, read_status
 from tests.ivshmem_server.client_program import error
 from tests.ivshmem_server.clients import Client
-from tests.ivshmem_server.server_program import COMMAND, run
+from tests.ivshmem_server.server_program import COMMAND, one_line_error, run
 from tests.rig.server import start_server
 
 if TYPE_CHECKING:
@@ -68,6 +68,11 @@ async def test_client_of_the_status_socket_is_told_what_that_is(tmp_path: Path) 
     async with start_server(tmp_path, memfd=True) as server:
         said = await error("dump", "-S", server.status_socket)
     assert "what came is JSON: this is a server's --status-socket, give its -S" in said
+
+
+def test_status_of_what_is_no_socket_is_told_as_such(tmp_path: Path) -> None:
+    said = one_line_error(run("status", str(tmp_path)))
+    assert f"no status from {tmp_path}: it is no socket; give a server's --status-socket" in said
 
 
 async def test_status_counts_one_slot_as_one(tmp_path: Path) -> None:

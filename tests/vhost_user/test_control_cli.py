@@ -19,6 +19,7 @@ import vhost_user
 from protocol.io import connect
 from tests.rig import process
 from tests.rig.backend import BackendStartError, command, start_backend, start_program, until_printed
+from tests.vhost_user.cli_program import refusal
 from tests.vhost_user.frontend import Frontend
 from tests.vhost_user.lamp import Lamps
 from vhost_user.control_client import connect as connect_control
@@ -121,6 +122,11 @@ async def test_the_program_ends_under_a_client(directory: Path, control: Path) -
         assert watcher.output() == (
             "null\nvhost-user control: the program has closed the control socket; see what it printed\n"
         )
+
+
+def test_control_socket_has_a_path_of_its_own(control: Path) -> None:
+    said = refusal("run", LAMPS, "--socket-path", str(control), "--control", str(control), code=2)
+    assert f"argument --control: {control} is given for two sockets; give each a path of its own" in said
 
 
 async def test_events_end_when_nobody_reads_them(directory: Path, control: Path) -> None:

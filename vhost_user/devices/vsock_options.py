@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeVar
 
-from protocol.io.command_line import UserError
+from protocol.io.command_line import TWO_SOCKETS, UserError
 from protocol.virtio.vsock import FIRST_GUEST_CID, LAST_GUEST_CID
 from vhost_user.devices.vsock_host import UnixSockets
 from vhost_user.devices.vsock_siblings import Siblings
@@ -128,7 +128,7 @@ def _check_paths(options: argparse.Namespace) -> None:
     paths += [vm.get(name) for vm in options.vm for name in ("socket", "uds_path")]
     for path in paths:
         if path is not None and paths.count(path) > 1:
-            raise UserError(f"{path} is given for two sockets; give each a path of its own")
+            raise UserError(TWO_SOCKETS.format(path))
 
 
 def make_all(kind: type[_Vsock], options: argparse.Namespace) -> list[_Vsock]:
