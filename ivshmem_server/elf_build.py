@@ -65,8 +65,10 @@ _KERNEL_ORDER = re.compile(r"__(le|be)(?:16|32|64)")
 class TypeBuilder:
     """Builds C types from the entries of one ELF, each entry once."""
 
-    def __init__(self, *, little_endian: bool) -> None:
+    def __init__(self, *, little_endian: bool, defined: Callable[[DIE], CType | None]) -> None:
+        """Take what finds the definition, in any file, of a type that an entry only declares."""
         self._references = References()
+        self._defined = defined
         self._big_endian = not little_endian
         self._built: dict[tuple[int, int], CType] = {}
         self._in_progress: set[tuple[int, int]] = set()
@@ -180,8 +182,13 @@ class TypeBuilder:
 
     def _record(self, die: DIE) -> CType:
         if is_declaration(die):
-            # Its definition is in some other ELF, as compilers of C++ assume.
-            raise ElfViewError(f"{self._name(die)} is only declared here: compile with -fstandalone-debug")
+            # Compilers of C++ leave out a definition that is sure to be in another unit.
+            if (defined := self._defined(die)) is not None:
+                return defined
+            raise ElfViewError(
+                f"{self._name(die)} is only declared here: "
+                "give the linked program, or compile with -fstandalone-debug"
+            )
         kind = cast("Literal['struct', 'union', 'class']", KINDS[str(die.tag)])
         name, size = self._name(die), self._size(die, least=0)
         members: list[Member] = []

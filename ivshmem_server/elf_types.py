@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 
 from ivshmem_server.elf_build import TypeBuilder
 from ivshmem_server.elf_choices import ambiguity, described
-from ivshmem_server.elf_entries import KINDS, unit_name
+from ivshmem_server.elf_entries import KINDS, name_of, unit_name
 from ivshmem_server.elf_file import refusing
 from ivshmem_server.elf_files import DebugFiles
 from ivshmem_server.elf_model import ElfViewError, layout
 from ivshmem_server.elf_query import Query
+from ivshmem_server.elf_scope import scope_of
 from ivshmem_server.elf_search import all_names, definitions
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
+
+    from elftools.dwarf.die import DIE
 
     from ivshmem_server.elf_choices import Definition
     from ivshmem_server.elf_model import CType
@@ -46,7 +49,7 @@ class ElfTypes:
         """Take the files that the DWARF is in; `load_types` finds them, too."""
         self._files = files
         self._path = files.path
-        self._builder = TypeBuilder(little_endian=files.little_endian)
+        self._builder = TypeBuilder(little_endian=files.little_endian, defined=self._defined)
 
     def find(self, name: str) -> CType:
         """Return the type of this name: `struct NAME`, `union NAME`, `enum NAME`, a typedef, or NAME alone.
@@ -79,6 +82,15 @@ class ElfTypes:
         """What to tell a user who is shown a type that was found: that another may be in what is missing."""
         missing = self._files.missing
         return f"{self._path} is not all there is{_why_split(missing)}" if missing else None
+
+    def _defined(self, die: DIE) -> CType | None:
+        """Return the type that is declared by this entry and defined elsewhere, None if there is not one."""
+        name = name_of(die)
+        if name is None:
+            return None
+        scope = scope_of(die).full
+        found = self._different(Query(f"{scope}::{name}" if scope else name, rooted=True))
+        return found[0][0] if len(found) == 1 else None
 
     def _only(self, query: Query, found: list[Definition]) -> CType:
         if not found:

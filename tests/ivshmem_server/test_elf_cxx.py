@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -74,6 +75,25 @@ def test_virtual_base_is_the_only_member_that_is_not_shown(types: ElfTypes) -> N
         True
     ) == 1
     assert lines[-1].startswith("0x1c  int own")
+
+
+def test_member_whose_type_another_unit_defines(tmp_path: Path) -> None:
+    (tmp_path / "part.h").write_text("namespace ns { struct part { int a, b; }; }\n")
+    (tmp_path / "part.cc").write_text('#include "part.h"\nns::part part;\n')
+    (tmp_path / "whole.cc").write_text('#include "part.h"\nstruct whole { ns::part part; int c; } whole;\n')
+    for names in (["whole.cc"], ["whole.cc", "part.cc"]):
+        kind = ["-c"] if len(names) == 1 else ["-nostdlib", "-static", "-Wl,-e,0"]
+        # What a header defines is left to the source of its name.
+        command = ["g++", "-g", "-femit-struct-debug-baseonly", *kind, "-o", "program", *names]
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+        whole = load_types(tmp_path / "program").find("whole")
+        data = to_json(decode(whole, bytes(range(12))))
+        assert isinstance(data, dict)
+        assert data["c"] == 0x0B0A0908
+        if len(names) == 1:
+            assert "struct ns::part is only declared here: give the linked program" in str(data["part"])
+        else:
+            assert data["part"] == {"a": 0x03020100, "b": 0x07060504}
 
 
 @given(data=st.data())
