@@ -60,6 +60,29 @@ def test_reserved_ids_are_not_given_until_they_are_freed() -> None:
     assert [ids.allocate(0) for _ in range(2)] == [0, 7]
 
 
+@given(st.integers(0, 12), st.lists(st.one_of(st.just("join"), st.just("leave"), st.integers(0, 12))))
+def test_no_client_gets_an_id_while_it_is_reserved(first: int, steps: list[str | int]) -> None:
+    """A number in `steps` is how many ids are reserved still, where it is less than before."""
+    ids = IdAllocator()
+    ids.reserve(first)
+    reserved = first
+    joined: set[int] = set()
+    for now, step in enumerate(steps):
+        if isinstance(step, int):
+            reserved = min(reserved, step)
+            ids.reserve(reserved)
+        elif step == "leave" and joined:
+            ids.release(joined.pop(), now)
+        elif step == "join":
+            new = ids.allocate(None)  # nobody remembers who left
+            assert new is not None
+            assert new >= reserved
+            assert new not in joined
+            joined.add(new)
+        assert ids.reserved == reserved
+        assert ids.available(None) == MAX_ID + 1 - reserved - len(joined)
+
+
 def test_all_ids_may_be_reserved() -> None:
     ids = IdAllocator()
     ids.reserve(MAX_ID + 2)
