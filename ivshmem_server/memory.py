@@ -208,8 +208,8 @@ def _open_posix(path: Path, size: int) -> SharedMemory:
             if created:
                 stack.callback(path.unlink)
             _fit(fd, path, size)
-            stack.pop_all()
             is_ours = created or _tell_of_found(fd, path)
+            stack.pop_all()
             return SharedMemory(
                 fd, size, "shm", path=path, release=partial(_release, lock, path if is_ours else None)
             )
@@ -217,9 +217,7 @@ def _open_posix(path: Path, size: int) -> SharedMemory:
 
 def _tell_of_found(fd: OwnedFd, path: Path) -> bool:
     """Log whose the object is that was there; tell whether it is a server's of ours, and to be removed."""
-    status = os.fstat(fd.fileno())
-    is_ours = bool(status.st_mode & _OUR_MARK) and status.st_uid == os.geteuid()
-    if is_ours:
+    if is_ours := _is_ours(os.fstat(fd.fileno())):
         _log.warning(
             "shared memory %s is of a server that was killed, with what was in it; it is removed in the end",
             path,
@@ -227,6 +225,10 @@ def _tell_of_found(fd: OwnedFd, path: Path) -> bool:
     else:
         _log.info("shared memory %s was there before, and stays in the end", path)
     return is_ours
+
+
+def _is_ours(status: os.stat_result) -> bool:
+    return bool(status.st_mode & _OUR_MARK) and status.st_uid == os.geteuid()
 
 
 def _create_or_open(path: Path) -> tuple[OwnedFd, bool]:
@@ -286,8 +288,9 @@ def _fit(fd: OwnedFd, path: Path, size: int) -> None:
         _set_size(fd, size, str(path), huge=False)
     elif status.st_size != size:
         raise MemoryUnavailableError(
-            f"shared memory {path} exists with {format_size(status.st_size)}, not {format_size(size)}; "
-            "remove it if nobody uses it, or give its size with -l, or another name with -M"
+            f"shared memory {path} exists with {format_size(status.st_size)}, not {format_size(size)}"
+            f"{', of a server that was killed' if _is_ours(status) else ''};"
+            " remove it if nobody uses it, or give its size with -l, or another name with -M"
         )
     elif (needed := unfilled(fd)) > (room := file_room(fd)).free:
         _log.warning(

@@ -101,6 +101,15 @@ def test_object_that_got_a_mode_by_hand_stays_when_its_server_was_killed(name: s
     assert Path("/dev/shm", name).exists()
 
 
+def test_object_of_another_size_is_told_to_be_of_a_killed_server(name: str) -> None:
+    die_with(name)
+    with pytest.raises(
+        MemoryUnavailableError, match="with 1 MiB, not 2 MiB, of a server that was killed; remove"
+    ):
+        SharedMemory.posix(name, 2 * SIZE)
+    assert Path("/dev/shm", name).stat().st_size == SIZE
+
+
 def test_object_that_somebody_has_put_there_meanwhile_stays(name: str) -> None:
     path = Path("/dev/shm", name)
     with SharedMemory.posix(name, SIZE):
