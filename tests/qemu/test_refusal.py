@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,3 +41,23 @@ async def test_refused_device_leaves_the_running_qemu_alone(directory: Path) -> 
         await server.until_peers()
         await plug(machine, server.socket, vectors=1)
         await server.until_peers(await (await probe(machine)).position())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs a QEMU as another user")
+@pytest.mark.parametrize("groups", ["4712", "4713"])
+async def test_qemu_of_another_user_is_admitted_by_a_supplementary_group(
+    directory: Path, groups: str
+) -> None:
+    """As libvirt's QEMU, which has the group kvm so."""
+    directory.chmod(0o711)
+    another = ["setpriv", "--reuid=4711", "--regid=4711", f"--groups={groups}", "--inh-caps=-all", "--"]
+    async with start_server(directory, "--mode", "0666", "--allow-gid", "4712", memfd=True) as server:
+        arguments = doorbell_arguments(server.socket, vectors=1)
+        if groups == "4712":
+            async with start_qemu(*arguments, launcher=another) as machine:
+                assert await (await probe(machine)).position() == 0
+        else:
+            with pytest.raises(QemuStartError, match="server sent version -3, expecting 0"):
+                async with start_qemu(*arguments, launcher=another):
+                    pytest.fail("QEMU took the refusal for a welcome")
+            assert "uid 4711, gid 4711, groups 4713: the server does not allow" in server.program.output()

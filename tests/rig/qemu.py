@@ -17,7 +17,7 @@ from tests.rig.qmp import Qmp
 from tests.rig.qtest import QTest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
 
 def qemu_command() -> list[str]:
@@ -65,17 +65,19 @@ def machine_arguments(machine: str) -> list[str]:
 
 
 @asynccontextmanager
-async def start_qemu(*arguments: str, machine: str = "q35") -> AsyncIterator[Machine]:
+async def start_qemu(
+    *arguments: str, machine: str = "q35", launcher: Sequence[str] = ()
+) -> AsyncIterator[Machine]:
     """Run a QEMU with `arguments` beside the bare machine's; kill it when the block ends.
 
-    `machine` is q35, or pc where a device on the root bus is to be hot-plugged. Raises
-    QemuStartError if QEMU refuses to start.
+    `machine` is q35, or pc where a device on the root bus is to be hot-plugged. `launcher` is a command
+    that executes the one behind it. Raises QemuStartError if QEMU refuses to start.
     """
     with ExitStack() as sockets:
         qtest_channel, qtest_fd = connection(sockets)
         qmp_channel, qmp_fd = connection(sockets)
         argv = [
-            *(*qemu_command(), *machine_arguments(machine)),
+            *(*launcher, *qemu_command(), *machine_arguments(machine)),
             *("-chardev", f"socket,id=qtest,fd={qtest_fd.fileno()}"),
             *("-qtest", "chardev:qtest", "-qtest-log", "none"),
             *("-chardev", f"socket,id=qmp,fd={qmp_fd.fileno()}", "-mon", "chardev=qmp,mode=control"),
