@@ -20,7 +20,7 @@ from ivshmem_server.peer_memory import SHM_DIRECTORY
 from ivshmem_server.room import file_room, huge_page_size, is_in_memory, unfilled
 from ivshmem_server.sizes import format_about, format_size, round_up_to_power_of_two
 from protocol.fds import Closing, OwnedFd
-from protocol.io.means import cause_and_remedy
+from protocol.io.means import are_out, cause_and_remedy
 from protocol.ivshmem.registers import MIN_MEMORY_SIZE
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class SharedMemory(Closing):
             if not path.parent.is_dir():
                 remedy = f"this system has no {path.parent}: use --memfd, or mount a tmpfs there"
             raise MemoryUnavailableError(
-                f"cannot open shared memory {path}: {error.strerror}; {remedy}"
+                f"cannot open shared memory {path}: {_cause_and(remedy, error)}"
             ) from None
 
     @classmethod
@@ -96,7 +96,7 @@ class SharedMemory(Closing):
             Path(name).unlink()
         except OSError as error:
             raise MemoryUnavailableError(
-                f"cannot create a file in '{path}': {error.strerror}; give another directory with -m"
+                f"cannot create a file in '{path}': {_cause_and('give another directory with -m', error)}"
             ) from None
         with contextlib.ExitStack() as stack:
             fd = stack.enter_context(OwnedFd(number))
@@ -124,7 +124,7 @@ class SharedMemory(Closing):
             if hugetlb:
                 what = f"huge pages of {format_size(hugetlb)}"
                 remedy = "/sys/kernel/mm/hugepages lists the sizes there are; give one with --hugetlb"
-            raise MemoryUnavailableError(f"the kernel gives no {what}: {error.strerror}; {remedy}") from None
+            raise MemoryUnavailableError(f"the kernel gives no {what}: {_cause_and(remedy, error)}") from None
         with contextlib.ExitStack() as stack:
             stack.enter_context(fd)
             _set_size(fd, size, "a memfd", huge=hugetlb is not None)
@@ -172,6 +172,11 @@ class SharedMemory(Closing):
     def __str__(self) -> str:
         where = f" {self.path}" if self.path else ""
         return f"{self.kind}{where}, {format_size(self.size)}"
+
+
+def _cause_and(remedy: str, error: OSError) -> str:
+    """Return what went wrong and what to do about it: `remedy`, unless it is the means that ran out."""
+    return cause_and_remedy(error) if are_out(error) else f"{error.strerror}; {remedy}"
 
 
 def _rounded(size: int, unit: int = MIN_MEMORY_SIZE) -> int:
@@ -333,11 +338,12 @@ def _set_size(fd: OwnedFd, size: int, where: str, *, huge: bool) -> None:
 def _cannot_hold(
     where: str, size: int, error: OSError | OverflowError, *, huge: bool
 ) -> MemoryUnavailableError:
-    reason = error.strerror if isinstance(error, OSError) else "beyond the address space"
     remedy = "add huge pages (vm.nr_hugepages) or give less with -l" if huge else "give less with -l"
-    if isinstance(error, OSError) and error.errno == errno.EFBIG:
-        reason, remedy = cause_and_remedy(error).split("; ", 1)
-    return MemoryUnavailableError(f"{where} cannot hold {format_size(size)}: {reason}; {remedy}")
+    reason = f"beyond the address space; {remedy}"
+    if isinstance(error, OSError):
+        limit = error.errno in {errno.EFBIG, errno.EMFILE, errno.ENFILE}
+        reason = cause_and_remedy(error) if limit else f"{error.strerror}; {remedy}"
+    return MemoryUnavailableError(f"{where} cannot hold {format_size(size)}: {reason}")
 
 
 def _warn_beyond_memory(size: int, where: str) -> None:

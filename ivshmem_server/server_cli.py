@@ -28,6 +28,7 @@ from protocol.io import (
     SocketInUseError,
     inherited_listener,
     listen,
+    means,
     notify,
     signals,
     systemd_listener,
@@ -236,6 +237,8 @@ def _cannot_listen(path: str, option: str, error: OSError) -> str:
         return f"socket {path} is in use by another server; stop it or choose another path with {option}"
     if isinstance(error, RemediedError):
         return f"cannot listen on '{path}': {error.strerror}; {error.remedy}"
+    if means.are_out(error):
+        return f"cannot listen on '{path}': {means.cause_and_remedy(error)}"
     remedy = _REMEDIES.get(error.errno or 0, "choose another path with {option}").format(option=option)
     return f"cannot listen on '{path}': {error.strerror}; {remedy}"
 

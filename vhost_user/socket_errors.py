@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from protocol.io import RemediedError
+from protocol.io import RemediedError, means
 
 _REMEDIES = {
     errno.EACCES: "choose a directory that you may write to",
@@ -22,4 +22,6 @@ def cause_and_remedy(error: OSError) -> str:
     """Return both, for the path of a socket to listen on or to connect to."""
     if isinstance(error, RemediedError):
         return f"{error.strerror}; {error.remedy}"
+    if means.are_out(error):
+        return means.cause_and_remedy(error)
     return f"{error.strerror}; {_REMEDIES.get(error.errno or 0, 'choose another path')}"

@@ -50,6 +50,15 @@ def test_more_vectors_than_files_can_be_open_are_refused(tmp_path: Path) -> None
     assert "a peer with 300 vectors takes 301 open files of the server's, of at most 256: raise" in said
 
 
+@pytest.mark.parametrize("files", [6, 7, 9, 12])  # with fewer, Python itself fails
+def test_limit_of_open_files_that_is_too_low_is_named(tmp_path: Path, files: int) -> None:
+    few = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
+    argv = [*few, *COMMAND, "-F", "-M", tmp_path.name, "-S", f"{tmp_path}/socket"]
+    said = one_line_error(subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False))
+    assert "raise the limit of open files (ulimit -n)" in said or "raise the limit (ulimit -n)" in said
+    assert not (SHM / tmp_path.name).exists()
+
+
 @pytest.mark.parametrize(("vectors", "options", "peers"), [(200, [], 1), (60, ["--max-peers", "8"], 3)])
 async def test_room_for_fewer_peers_than_wanted_is_told_and_true(
     tmp_path: Path, vectors: int, options: list[str], peers: int
