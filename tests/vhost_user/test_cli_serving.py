@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -271,14 +270,6 @@ async def test_source_without_bytes_is_told_of_in_the_log(directory: Path) -> No
         (directory / "empty").write_bytes(b"abcd")
         assert await queue.wait() == [[b"abcd"]]
         frontend.close()
-
-
-def test_limit_of_open_files_that_leaves_no_socket_is_named(directory: Path) -> None:
-    few = ["sh", "-c", 'ulimit -n 12; exec "$@"', "sh"]
-    argv = [*few, *command("rng", "--socket-path", f"{directory}/socket")]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert done.returncode == 1
-    assert done.stderr.endswith("Too many open files; raise the limit of open files (ulimit -n)\n")
 
 
 async def test_socket_in_use_is_said_in_one_line(directory: Path) -> None:
