@@ -15,6 +15,7 @@ from protocol.virtio.status import DeviceStatus
 from vhost_user.channel import Channel, FrontendError
 from vhost_user.iotlb import Access
 from vhost_user.memory import BadAddressError, GuestMemory, IotlbMissError
+from vhost_user.sharing import is_private
 from vhost_user.vring import Vring
 
 if TYPE_CHECKING:
@@ -33,8 +34,9 @@ _log = logging.getLogger("vhost_user")
 class Backend:
     """The state of one connection. Tasks run in `nursery`; `close()` closes the rest in the end."""
 
-    def __init__(self, device: VirtioDevice, nursery: trio.Nursery) -> None:
+    def __init__(self, device: VirtioDevice, nursery: trio.Nursery, front_end_pid: int) -> None:
         self.device = device
+        self._front_end_pid = front_end_pid
         self.nursery = nursery
         self.session = BackendSession(device.offered_features, device.offered_protocol_features)
         self.memory = GuestMemory()
@@ -50,6 +52,8 @@ class Backend:
         self.transfer: StateTransfer | None = None
         self._iotlb_changed = trio.lowlevel.ParkingLot()
         self._told_unshared = False
+        self._looked_at: set[tuple[int, int]] = set()
+        """Files of memory of which it is known, and was told, whether they are shared."""
 
     @property
     def features(self) -> Feature:
@@ -87,9 +91,18 @@ class Backend:
         self.memory.log = self.log if Feature.LOG_ALL in self.features else None
 
     def memory_changed(self) -> None:
-        """Let go of guest memory that was taken away."""
+        """Let go of guest memory that was taken away, and look at what was added."""
         for vring in self.vrings:
             vring.memory_changed()
+        for file, region in self.memory.files.items():
+            if file not in self._looked_at and is_private(file, self._front_end_pid):
+                self._told_unshared = True
+                _log.warning(
+                    "the guest's memory at %#x is not shared: the front-end has a copy of its own, of which"
+                    " nothing is seen here; add share=on to QEMU's memory-backend object",
+                    region.guest_address,
+                )
+        self._looked_at = set(self.memory.files)
 
     def open_channel(self, stream: FdStream) -> None:
         """Make our own requests over `stream` from now on."""

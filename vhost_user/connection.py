@@ -35,7 +35,8 @@ async def serve_connection(device: VirtioDevice, stream: FdStream) -> None:
     """
     with stream, contextlib.ExitStack() as stack:
         async with trio.open_nursery() as nursery:
-            backend = stack.enter_context(contextlib.closing(Backend(device, nursery)))
+            backend = Backend(device, nursery, stream.peer_credentials().pid)
+            stack.enter_context(contextlib.closing(backend))
             device.reset()
             nursery.start_soon(device.run, name="device")
             await _serve_requests(backend, stream)

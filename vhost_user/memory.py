@@ -100,6 +100,11 @@ class GuestMemory:
         """The regions by guest address, in order."""
         return tuple(mapped.writable for mapped in self._mapped)
 
+    @property
+    def files(self) -> dict[tuple[int, int], Region]:
+        """The files that regions are in, by device and inode, each with its first region."""
+        return {mapped.file: mapped.region for mapped in reversed(self._mapped)}
+
     def __len__(self) -> int:
         return len(self._mapped)
 

@@ -58,16 +58,23 @@ async def test_memory_is_plugged_and_unplugged_under_load(directory: Path) -> No
         await until_printed(setup.backend.program, "queue 0 is broken")
 
 
-async def test_memory_that_was_plugged_in_without_being_shared_is_named(directory: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("memory-backend-ram", "no memory region holds guest address {}; if memory was plugged in there"),
+        ("memory-backend-memfd", "the guest's memory at {} is not shared"),
+    ],
+)
+async def test_memory_that_was_plugged_in_without_being_shared_is_named(
+    directory: Path, kind: str, line: str
+) -> None:
     async with start(directory, machine=("-m", "128M,slots=4,maxmem=1G")) as setup:
         queue = await ready(setup.guest)
-        address = await plug_memory(setup.machine, "new", 64 * MIB, kind="memory-backend-ram", share=False)
+        address = await plug_memory(setup.machine, "new", 64 * MIB, kind=kind, share=False)
         queue.ram = Ram(setup.machine.qtest, address)
         await queue.add([header(IN)], [512, 1])
         await queue.kick()
-        await until_printed(
-            setup.backend.program, f"holds guest address {address:#x}; if memory was plugged in"
-        )
+        await until_printed(setup.backend.program, line.format(hex(address)))
 
 
 async def test_three_devices_at_once_and_one_is_killed(directory: Path) -> None:

@@ -56,6 +56,7 @@ async def add_mem_reg(backend: Backend, request: AddMemReg) -> None:
         raise RefusedError(f"there are {MAX_MEMORY_SLOTS} memory regions already")
     (fd,) = request.take_fds()
     backend.memory.add(region, fd)
+    backend.memory_changed()
 
 
 @handles(RemMemReg)
