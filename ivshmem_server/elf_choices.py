@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from ivshmem_server.elf_entries import kind_of, unit_name
@@ -27,10 +28,15 @@ def ambiguity(query: Query, found: Sequence[Definition]) -> str:
     for definition in found:
         distinct.setdefault(layout(definition[0]), definition)
     choices = ", ".join(
-        f"'{_choice(query, definition, found)}' ({definition[0].size} bytes)"
+        f"{_quoted(_choice(query, definition, found))} ({definition[0].size} bytes)"
         for definition in distinct.values()
     )
     return f"{query} has {len(distinct)} different definitions, give one of: {choices}"
+
+
+def _quoted(text: str) -> str:
+    """Return the text as a shell takes it: clang's names of templates may have quotes in them."""
+    return shlex.quote(text) if "'" in text else f"'{text}'"
 
 
 def described(die: DIE) -> str:
