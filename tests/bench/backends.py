@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tests.bench.load import BenchError
 from tests.bench.servers import listens
+from tests.rig import packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,10 +79,14 @@ def entropy(source: str) -> Backend:
 
 
 def storage_daemon(name: str, disk: Path, aio: str) -> Backend:
-    """Return QEMU's storage daemon with the I/O engine `aio`, through the page cache as ours."""
+    """Return QEMU's storage daemon with the I/O engine `aio`, through the page cache as ours.
+
+    Raises SetupError.
+    """
     blockdev = f"driver=file,node-name=disk,filename={disk},aio={aio},cache.direct=off"
     export = "vhost-user-blk,id=blk,node-name=disk,writable=on,addr.type=unix,addr.path="
-    return Backend(name, lambda socket: [DAEMON, "--blockdev", blockdev, "--export", f"{export}{socket}"])
+    daemon = str(packages.program(packages.guest_root(), DAEMON))
+    return Backend(name, lambda socket: [daemon, "--blockdev", blockdev, "--export", f"{export}{socket}"])
 
 
 @contextmanager
@@ -89,12 +94,7 @@ def serving(backend: Backend, socket: Path) -> Iterator[Path]:
     """Run a back-end for the length of the block, which begins when it listens. Raises BenchError."""
     log_path = socket.with_suffix(".log")
     with log_path.open("w") as log:
-        try:
-            process = subprocess.Popen(
-                backend.command(socket), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        except FileNotFoundError as error:
-            raise BenchError(f"no {error.filename}: apt-get install qemu-system-common") from None
+        process = subprocess.Popen(backend.command(socket), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             deadline = time.monotonic() + _START_SECONDS
             while not listens(socket):

@@ -30,6 +30,7 @@ from tests.bench.backends import (
 )
 from tests.bench.load import BenchError
 from tests.bench.table import Table
+from tests.rig.apt import SetupError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -203,7 +204,7 @@ def main() -> None:
         try:
             bench = Bench(Path(directory), rounds)
             bench.run()
-        except (BenchError, subprocess.SubprocessError) as error:
+        except (BenchError, SetupError, subprocess.SubprocessError) as error:
             sys.exit(f"bench: {error}")
     if bench.wrong:
         sys.exit("data were not as they must be: " + "; ".join(bench.wrong))
