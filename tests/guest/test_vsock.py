@@ -39,6 +39,7 @@ async def test_bytes_connections_and_their_ends(directory: Path) -> None:
     async with guest_with_sockets(directory) as (guest, host, control):
         await vsock.ends(guest, host, control)
         await vsock.connections(guest, host, 1000, 200)
+        await vsock.records(guest, host, 2000, 200)
         await vsock.transfer(guest, host, vsock.mebibytes(32) * MIB)
         await _pause(guest, host)
         await _reboot(guest, host)

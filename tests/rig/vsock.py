@@ -5,11 +5,14 @@ The guest runs guest-src/vsock-load.c, and so does the host as the other end.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import socket
+import struct
 import tempfile
+import termios
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +34,8 @@ _SOURCE = Path(__file__).parent / "guest-src/vsock-load.c"
 #: How many MiB each way are sent, where that is not left to the test.
 SIZE_VARIABLE = "QEMU_COMPANION_VSOCK_MIB"
 _SECONDS = 1200
+_TAKEN_SECONDS = 0.01
+"""How long a record may wait for its turn, before it is sent with the next one: the guest has no room."""
 _PORTS = iter(range(5000, 60000))
 
 
@@ -132,6 +137,47 @@ async def connections(guest: Shell, host: Host, count: int, at_once: int) -> Non
         told = await listening.finish()
     assert load.output == f"connected {count}\n"
     assert told == f"echoed {count}"
+
+
+async def records(guest: Shell, host: Host, count: int, size: int) -> None:
+    """Send so many small records, each by itself, while the guest reads nothing, and let it read then.
+
+    Some kernels reset a connection where the packets that wait cost them more than the room for bytes.
+    """
+    port = next(_PORTS)
+    load = f"vsock-load connect vsock 2 {port} both 1 7"
+    waits = "pid=$!; read go <&3; kill -STOP $pid; echo; read go <&3; kill -CONT $pid; wait $pid"
+    async with host.listening(port) as listener:
+        reading = await guest.start(f"{load} & {waits}")
+        async with await listener.accept() as stream, trio.open_nursery() as nursery:
+            assert await stream.receive_some(1)  # else the signal interrupts connect()
+            await reading.tell("stop")
+            await reading.line()
+            await nursery.start(_send_records, stream, count, size)
+            await reading.tell("go on")
+            told = await reading.finish()
+    assert _flow(told, "received").startswith(f"{count * size} ")
+
+
+async def _send_records(
+    stream: trio.SocketStream, count: int, size: int, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """Send records, each when the one before was taken; tell when one has to wait for room in the guest."""
+    told = False
+    for number in range(count):
+        await stream.send_all(number.to_bytes(4, "little") * (size // 4))
+        with trio.move_on_after(_TAKEN_SECONDS) as scope:
+            await _until_taken(stream)
+        if not told and scope.cancelled_caught:
+            told = True
+            task_status.started()
+    await stream.send_eof()
+
+
+async def _until_taken(stream: trio.SocketStream) -> None:
+    """Wait until the device has read all that was sent to it."""
+    while struct.unpack("i", fcntl.ioctl(stream.socket.fileno(), termios.TIOCOUTQ, bytes(4)))[0]:
+        await trio.lowlevel.checkpoint()
 
 
 async def _read_to_the_end(stream: trio.SocketStream) -> bytes:

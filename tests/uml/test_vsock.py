@@ -30,6 +30,7 @@ async def test_bytes_connections_and_their_ends(directory: Path) -> None:
     async with uml.boot_with(directory, DeviceId.VSOCK, "vsock", *options) as (guest, _):
         await vsock.ends(guest, host, control)
         await vsock.connections(guest, host, 1000, 200)
+        await vsock.records(guest, host, 2000, 200)
         await vsock.transfer(guest, host, vsock.mebibytes(128) * MIB)
 
 

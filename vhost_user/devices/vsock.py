@@ -175,6 +175,7 @@ class Vsock(VirtioDevice):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.table.watch_sockets)
             nursery.start_soon(self.table.expire)
+            nursery.start_soon(self.table.ask_again)
             if self._host is not None:
                 nursery.start_soon(self._host.serve, self)
 

@@ -7,6 +7,7 @@ bytes, and says here what became of them.
 
 from __future__ import annotations
 
+from collections import deque
 from enum import Enum, auto
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
 
 _COUNTER = 0xFFFF_FFFF
 """Counters of bytes are 32 bits, and begin again at 0."""
+_HALF = 1 << 31
+
+PACKET_OVERHEAD = 1024
+"""What a packet may cost its receiver besides its bytes.
+
+The specification's credit is of bytes alone, but a receiver has to keep each packet somewhere. Linux resets
+a connection (6.12.92 and later, and others of that time) where the packets that wait to be read, 500 to 700
+bytes each without their payload, are more than the room that it tells of. Twice that is on the safe side, and
+no limit to packets of 4 KiB, as a guest has them where there is much to send.
+"""
+_MOST_PACKETS = 4096
+"""Of one connection that are not known to be read, however much room its peer tells of."""
 
 # Plain integers: an enum's operators would cost as much as all the rest, for every packet.
 _RECEIVE, _SEND, _BOTH = int(Shutdown.RECEIVE), int(Shutdown.SEND), int(Shutdown.BOTH)
@@ -88,6 +101,8 @@ class Connection:
         self._tx_cnt = 0
         self._peer_buf_alloc = 0
         self._peer_fwd_cnt = 0
+        self._under_way: deque[int] = deque()
+        """What `_tx_cnt` was behind each packet that the peer has not passed on, as far as we know."""
         self._asked_for_credit = False
         self._shutdown = 0
         self._told_shutdown = 0
@@ -100,10 +115,15 @@ class Connection:
     @property
     def credit(self) -> int:
         """How many bytes may be sent now."""
-        if self.state is not State.OPEN or not self.can_send:
+        if self.state is not State.OPEN or not self.can_send or self.is_crowded:
             return 0
         under_way = (self._tx_cnt - self._peer_fwd_cnt) & _COUNTER
         return max(self._peer_buf_alloc - under_way, 0)
+
+    @property
+    def is_crowded(self) -> bool:
+        """True while the peer may have as many packets to pass on as it has room to keep."""
+        return len(self._under_way) >= self._most_packets()
 
     @property
     def can_send(self) -> bool:
@@ -157,6 +177,11 @@ class Connection:
             self._asked_for_credit = True
             self._due |= _CREDIT_REQUEST
 
+    def ask_again(self) -> None:
+        """Ask for credit once more: a peer need not tell by itself that it has passed on some packets."""
+        if self.state is State.OPEN and self.can_send and self.is_crowded:
+            self._due |= _CREDIT_REQUEST
+
     def shut_down(self, how: Shutdown) -> None:
         """Say that we send no more, receive no more, or both; what was to be sent has been."""
         if self.state is State.OPEN and how & ~self._shutdown:
@@ -187,7 +212,10 @@ class Connection:
         """Return the header for `length` bytes, at most `credit`, that are sent now."""
         assert 0 < length <= self.credit, f"{length} bytes with a credit of {self.credit}"
         self._tx_cnt = (self._tx_cnt + length) & _COUNTER
+        self._under_way.append(self._tx_cnt)
         self._asked_for_credit = False
+        if len(self._under_way) == self._most_packets() // 2:
+            self._due |= _CREDIT_REQUEST  # small ones: it may answer before no more may be sent
         return self._header(Operation.RW, length)
 
     def reset_packet(self) -> Header:
@@ -220,6 +248,13 @@ class Connection:
         """Note what the peer can hold, as each of its packets says, the REQUEST among them."""
         self._peer_buf_alloc = header.buf_alloc
         self._peer_fwd_cnt = header.fwd_cnt
+        under_way = self._under_way
+        while under_way and (header.fwd_cnt - under_way[0]) & _COUNTER < _HALF:
+            under_way.popleft()
+
+    def _most_packets(self) -> int:
+        """Return how many packets the peer can keep: one at least, or nothing would ever be sent."""
+        return max(1, min(self._peer_buf_alloc // PACKET_OVERHEAD - 1, _MOST_PACKETS))
 
     def _on_response(self, _: Header) -> Event | None:
         if self.state is not State.ASKING or self._due & _REQUEST:
@@ -274,6 +309,7 @@ class Connection:
     def _close(self) -> None:
         self.state = State.CLOSED
         self._due = 0
+        self._under_way.clear()
 
 
 _HANDLERS: dict[int, Callable[[Connection, Header], Event | None]] = {

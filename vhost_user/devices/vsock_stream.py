@@ -50,6 +50,9 @@ class StreamOwner(Protocol):
     def has_work(self, stream: Stream) -> None:
         """Call `stream.next_packet()` once there is room for a packet to the guest."""
 
+    def is_starved(self, stream: Stream) -> None:
+        """Call `stream.ask_again()` now and then, until that returns False."""
+
     def is_open(self, stream: Stream) -> None:
         """Take notice that both sides have accepted the connection."""
 
@@ -164,10 +167,20 @@ class Stream:
                     return connection.data_packet(length)
             else:
                 connection.starve()
+                if connection.is_crowded:
+                    self._owner.is_starved(self)
         header = connection.next_packet()
         if header is not None and header.op == Operation.SHUTDOWN and connection.is_closing:
             self.deadline = trio.current_time() + CLOSE_SECONDS
         return header
+
+    def ask_again(self) -> bool:
+        """Ask the guest once more whether it has read something; return False where there is no need to."""
+        connection = self.connection
+        if not (self._readable and connection.is_crowded):
+            return False
+        connection.ask_again()
+        return connection.wants_packet
 
     def _read(self, buffers: list[memoryview]) -> int:
         """Read from the socket into `buffers`; return how many bytes came, 0 where none did."""

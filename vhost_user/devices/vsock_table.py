@@ -28,6 +28,8 @@ FIRST_PORT, LAST_PORT = 1 << 30, (1 << 31) - 1
 _EVENTS = 256
 _LOOK_SECONDS = 1.0
 """How often to look whose time is up."""
+_ASK_SECONDS, _LONGEST_ASK_SECONDS = 0.01, 1.0
+"""How soon to ask a guest again whether it has read some packets; twice as long each time that it has not."""
 
 _log = logging.getLogger("vhost_user.vsock")
 
@@ -65,6 +67,9 @@ class Table:
         self._streams: dict[tuple[Address, int], Stream] = {}
         self._ready: deque[Stream] = deque()
         self._replies: deque[Header] = deque()
+        self._starved: set[Stream] = set()
+        self._starving = trio.lowlevel.ParkingLot()
+        self._ask_seconds = _ASK_SECONDS
         self._epoll = select.epoll()
         self._by_fd: dict[int, Stream] = {}
         self._last_port = FIRST_PORT - 1
@@ -123,6 +128,7 @@ class Table:
         self.reset_all()
         self._replies.clear()
         self._ready.clear()
+        self._starved.clear()
         self.room.unpark_all()
 
     def close(self) -> None:
@@ -239,12 +245,19 @@ class Table:
             self._ready.append(stream)
             self.work.unpark_all()
 
+    def is_starved(self, stream: Stream) -> None:
+        """Have the guest asked again until it can take more packets of `stream`."""
+        self._starved.add(stream)
+        self._ask_seconds = _ASK_SECONDS
+        self._starving.unpark_all()
+
     def is_open(self, stream: Stream) -> None:
         """Tell of a connection that was accepted."""
         self._changed("opened", stream)
 
     def is_over(self, stream: Stream) -> None:
         """Forget a connection, and tell the guest where that is not what it said itself."""
+        self._starved.discard(stream)
         connection = stream.connection
         key = connection.own, connection.peer.port
         if self._streams.get(key) is stream:  # else it was refused late, and another one is there
@@ -266,6 +279,23 @@ class Table:
         for fd, events in self._epoll.poll(0, _EVENTS):
             if (stream := self._by_fd.get(fd)) is not None:
                 stream.on_events(events)
+
+    async def ask_again(self) -> None:
+        """Ask guests that read slowly for credit, at longer and longer intervals; runs until cancelled.
+
+        Linux tells of its own accord that it has read something, but not before much of its room is used,
+        which small packets do not do (before 6.8), or only once it has read all of them.
+        """
+        while True:
+            if not self._starved:
+                await self._starving.park()
+            await trio.sleep(self._ask_seconds)
+            self._ask_seconds = min(2 * self._ask_seconds, _LONGEST_ASK_SECONDS)
+            for stream in list(self._starved):
+                if stream.ask_again():
+                    self.has_work(stream)
+                else:
+                    self._starved.discard(stream)
 
     async def expire(self) -> None:
         """Reset connections that somebody does not answer; runs until cancelled."""

@@ -13,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol.virtio.vsock import Operation, Shutdown
 from tests.vhost_user.devices.vsock_driver import (
+    BUF_ALLOC,
     PORT,
     Guest,
     asked,
@@ -64,6 +65,36 @@ async def test_guest_gets_no_more_than_it_has_room_for_and_is_asked_for_more() -
         await end.expect(Operation.CREDIT_REQUEST)
         await end.send(Operation.CREDIT_UPDATE)
         await end.expect_data(bytes(50))
+
+
+async def test_guest_gets_no_more_small_packets_than_it_can_keep(autojump_clock: MockClock) -> None:
+    """Linux resets a connection whose packets cost it more than the room that it tells of."""
+    device = Vsock()
+    records = [os.urandom(200) for _ in range(150)]
+    most = BUF_ALLOC // 1024 - 1
+    async with (
+        attached_guest(device, room=2 * most) as guest,
+        asking(guest, device) as (end, stream),
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(_send_one_by_one, device, stream, records)
+        await wait_all_tasks_blocked()
+        headers = [await guest.packet() for _ in range(most + 2)]
+        data = [payload for header, payload in headers if header.op == Operation.RW]
+        assert data == records[:most]
+        others = [header.op for header, _ in headers if header.op != Operation.RW]
+        assert others == [Operation.CREDIT_REQUEST] * 2, "at half of them, and when no more may be sent"
+        await end.send(Operation.CREDIT_UPDATE)  # it has read nothing
+        await end.expect(Operation.CREDIT_REQUEST)  # and is asked again
+        end.fwd_cnt += 200 * most
+        await end.send(Operation.CREDIT_UPDATE)
+        await end.expect_data(b"".join(records[most:]))
+
+
+async def _send_one_by_one(device: Vsock, stream: trio.SocketStream, records: list[bytes]) -> None:
+    for record in records:
+        await stream.send_all(record)
+        await wait_all_tasks_blocked()  # until it is a packet, and no part of the next one's
 
 
 async def test_slow_reader_holds_up_its_own_connection_only() -> None:

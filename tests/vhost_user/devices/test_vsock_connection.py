@@ -26,6 +26,7 @@ class End:
         """What this end will say that it does no more, once it has sent everything."""
         self.sent = bytearray()
         self.held = bytearray()
+        self.packets_held: deque[int] = deque()
         self.passed_on = bytearray()
 
     def packets(self) -> list[tuple[Header, bytes]]:
@@ -57,7 +58,9 @@ class End:
         event = self.connection.receive(header)
         if event is Event.DATA:
             self.held += payload
+            self.packets_held.append(len(payload))
             assert len(self.held) <= self.buf_alloc, "the peer was let overrun the buffer"
+            assert len(self.packets_held) in range(2) or len(self.packets_held) * 1024 <= self.buf_alloc
         assert self.connection.held == len(self.held) or event is not Event.DATA
 
     def pass_on(self, count: int) -> None:
@@ -65,6 +68,10 @@ class End:
         data = self.held[:count]
         del self.held[:count]
         self.passed_on += data
+        while self.packets_held and self.packets_held[0] <= count:
+            count -= self.packets_held.popleft()
+        if self.packets_held:
+            self.packets_held[0] -= count
         self.connection.forwarded(len(data))
 
 
@@ -112,6 +119,8 @@ class Pair:
             for number in (0, 1):
                 self.send(number)
             if not any(self.under_way):
+                self.ask_again()
+            if not any(self.under_way):
                 return
             for number in (0, 1):
                 self.deliver(number)
@@ -119,13 +128,21 @@ class Pair:
                 end.pass_on(1 << 20)
         pytest.fail("packets go to and fro for ever")
 
+    def ask_again(self) -> None:
+        """Have both ends do what they do after a while where nothing happens."""
+        for number, end in enumerate(self.ends):
+            if end.to_send and end.connection.is_crowded:
+                end.connection.ask_again()
+                self.send(number)
+
     def check(self) -> None:
         """Fail where bytes were lost, invented or mixed up, or more were sent than there was room for."""
         for end, other in zip(self.ends, reversed(self.ends), strict=True):
             assert end.sent.startswith(other.passed_on + other.held)
 
 
-buffers = st.tuples(st.integers(1, 99), st.integers(1, 99))
+_buffer = st.integers(1, 99) | st.integers(1024, 8192)
+buffers = st.tuples(_buffer, _buffer)
 steps = st.lists(
     st.tuples(
         st.sampled_from(["send", "deliver", "write", "pass on", "accept"]),
@@ -304,16 +321,37 @@ def test_credit_is_told_once_half_of_the_room_is_free_again() -> None:
 
 
 def test_credit_is_asked_for_once() -> None:
-    connection = opened(peer_alloc=10)
-    connection.data_packet(10)
+    connection = opened(peer_alloc=10_000)
+    connection.data_packet(10_000)
     wanted = [connection.wants_data]
     connection.starve()
     wanted.append(connection.wants_data)
     assert wanted == [True, False]
     connection.starve()
     assert operations(connection) == ["CREDIT_REQUEST"]
-    connection.receive(packet(Operation.CREDIT_UPDATE, buf_alloc=10, fwd_cnt=4))
+    connection.receive(packet(Operation.CREDIT_UPDATE, buf_alloc=10_000, fwd_cnt=4))
     assert connection.credit == 4
+
+
+@pytest.mark.parametrize(
+    ("peer_alloc", "most"), [(1, 1), (3000, 1), (8192, 7), (262_144, 255), (1 << 31, 4096)]
+)
+def test_small_packets_are_no_more_than_the_peer_has_room_to_keep(peer_alloc: int, most: int) -> None:
+    """Its room is for bytes, but Linux counts what packets cost to keep, and resets the connection."""
+    connection = opened(peer_alloc=peer_alloc)
+    sent = 0
+    while connection.credit:
+        connection.data_packet(1)
+        sent += 1
+    assert sent == most
+    assert operations(connection) == ["CREDIT_REQUEST"] * (most > 1), "in time, when half of them are sent"
+    connection.starve()
+    assert operations(connection) == ["CREDIT_REQUEST"]
+    for fwd_cnt in (0, 1):
+        connection.receive(packet(Operation.CREDIT_UPDATE, buf_alloc=peer_alloc, fwd_cnt=fwd_cnt))
+        assert bool(connection.credit) == bool(fwd_cnt)
+        connection.ask_again()
+        assert operations(connection) == ["CREDIT_REQUEST"] * (not fwd_cnt)
 
 
 @pytest.mark.parametrize(("buf_alloc", "fwd_cnt"), [(5, 0), (100, 11), (0, 10), (0xFFFF_FFFF, 0xFFFF_FFFF)])
