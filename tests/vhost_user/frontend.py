@@ -259,9 +259,10 @@ class Frontend:
         """Send a request; return its reply, whatever that says, or None if none is due."""
         if need_reply is None:
             need_reply = ProtocolFeature.REPLY_ACK in self.session.protocol_features
-        packet = self.session.request(message, need_reply=need_reply)
-        await self._stream.send(*packet)
-        message.close()
+        try:
+            await self._stream.send(*self.session.request(message, need_reply=need_reply))
+        finally:
+            message.close()
         return await self.reply() if self.session.waiting else None
 
     async def reply(self) -> Reply:
