@@ -184,7 +184,7 @@ MEMORY_COMMANDS = (
     MemoryCommand("hexdump", "print bytes for people", _range_arguments, _hexdump),
     MemoryCommand(
         "inspect",
-        "show a C struct as an ELF file defines it",
+        "show structs and variables as an ELF file defines them",
         client_inspect.add_arguments,
         client_inspect.run,
         client_inspect.prepare,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ivshmem_server.elf_entries import KINDS, children, name_of
 from ivshmem_server.elf_model import ElfViewError
-from ivshmem_server.elf_scope import name_in_source, scope_of, source_of
+from ivshmem_server.elf_scope import name_in_source, scope_of, source_of, without_spaces
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -86,14 +86,18 @@ class Query:
         starts = [0, *(start + 2 for start in _separators(self.path))]
         return [self.path[start:] for start in starts]
 
+    @property
+    def beginnings(self) -> list[str]:
+        """What the entry's own name begins with, up to the `<` if it is that of a generic type's instance."""
+        return [name.partition("<")[0] for name in self.names] if self.is_generic else self.names
+
     def is_named(self, die: DIE) -> bool:
         """Return whether the entry has the name and the scope, wherever it is defined."""
         if die.tag not in self.tags:
             return False
-        name = name_in_source(die)
+        name = name_in_source(die) or ""
         for wanted in self.names:
-            instance = self.is_generic and name is not None and name.startswith(f"{wanted}<")
-            if name == wanted or instance:
+            if name == wanted or (self.is_generic and _is_instance(name, wanted)):
                 scope = self.path[: len(self.path) - len(wanted)].removesuffix("::")
                 is_anywhere = not scope and not self.rooted
                 return self._is_of_kind(die) and (
@@ -139,6 +143,15 @@ def selected(query: Query, found: Iterable[tuple[DIE, DebugFile]]) -> list[DIE]:
     known = [(die, holder) for die, holder in found if query.is_named(die)]
     by_unit = [die for die, holder in known if query.selects(die, holder, by_unit=True)]
     return by_unit or [die for die, holder in known if query.selects(die, holder, by_unit=False)]
+
+
+def _is_instance(name: str, wanted: str) -> bool:
+    """Return whether this is an instance of a generic type or template, one with these arguments if any."""
+    generic, with_arguments, _ = wanted.partition("<")
+    if with_arguments:
+        # `box<int,2>` will do for `box<int, 2>`.
+        return without_spaces(name) == without_spaces(wanted)
+    return name.startswith(f"{generic}<")
 
 
 def _separators(path: str) -> list[int]:

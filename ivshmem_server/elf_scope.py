@@ -49,13 +49,21 @@ class Scope:
 
         Inline and anonymous namespaces may be left out as in C++, and functions unless `rooted`.
         """
+        wanted = without_spaces(name)
+        no_inline = self._joined(lambda _function, inline: not inline)
         if rooted:
-            return name in (self.full, self._joined(lambda _function, inline: not inline))
+            return wanted in map(without_spaces, (self.full, no_inline))
         outermost = self._joined(lambda function, inline: not (function or inline))
-        return any(f"::{scope}".endswith(f"::{name}") for scope in (self.full, self.shown, outermost))
+        scopes = map(without_spaces, (self.full, self.shown, no_inline, outermost))
+        return any(f"::{scope}".endswith(f"::{wanted}") for scope in scopes)
 
     def _joined(self, wanted: Callable[[bool, bool], bool]) -> str:
         return "::".join(name for name, function, inline in self.parts if wanted(function, inline))
+
+
+def without_spaces(name: str) -> str:
+    """Return a name by which those are equal that compilers and people write with other spaces."""
+    return name.replace(" ", "")
 
 
 def scope_of(die: DIE) -> Scope:

@@ -42,7 +42,7 @@ def definitions(
 
 
 def _defined_in(file: DebugFile, query: Query, *, declared: bool, by_unit: bool) -> Iterator[DIE]:
-    mentions = Mentions(file.dwarf, query.names, is_beginning=query.is_generic)
+    mentions = Mentions(file.dwarf, query.beginnings, is_beginning=query.is_generic)
     for unit in file.dwarf.iter_CUs():
         if _may_define(unit, file.base, query, mentions, declared=declared):
             fresh = _transient(unit)

@@ -22,7 +22,7 @@ namespace ns {
     inline namespace v1 { struct hidden { char c[5]; }; }
     namespace { struct inner { long l; }; }
     struct outer { struct item { long b; } i; enum class color : char { red } color; };
-    template<class T, int N> struct box { T t[N]; };
+    template<class T, int N> struct box { T t[N]; struct slot { char c[3]; } s; };
     template<class T> struct once { T t; };
     typedef ns::item alias;
 }
@@ -88,8 +88,10 @@ def rust(tmp_path_factory: pytest.TempPathFactory) -> ElfTypes:
         ("ns::hidden", 5),
         ("ns::v1::hidden", 5),
         ("hidden", 5),
-        ("ns::box<int, 2>", 8),
-        ("box<short int, 3>", 6),
+        ("ns::box<int, 2>", 12),
+        ("ns::box<int,2>", 12),
+        ("box< int, 2 >::slot", 3),
+        ("box<short int, 3>", 10),
         ("ns::once", 4),
         ("once", 4),
         ("enum ns::outer::color", 1),
@@ -130,7 +132,7 @@ def test_every_choice_of_cxx_works(cxx: ElfTypes) -> None:
         7: "struct h::item@program.cc",
         9: "struct h::item@program.cc",
     }
-    assert check(cxx, "box") == {"struct ns::box<int, 2>": 8, "struct ns::box<short int, 3>": 6}
+    assert check(cxx, "box") == {"struct ns::box<int, 2>": 12, "struct ns::box<short int, 3>": 10}
 
 
 def test_scopes_of_rust(rust: ElfTypes) -> None:
