@@ -159,6 +159,14 @@ class VirtioDevice:
         """
         raise NotImplementedError(f"{type(self).__name__} has no run_disabled_queue()")
 
+    def only_reads(self, index: int) -> bool:
+        """Tell whether the device only reads from queue `index`; by default it may write to any.
+
+        A chain of that queue is read as a whole, also where a driver calls some of its buffers writable
+        by mistake. Elsewhere, something to be read behind such a buffer breaks the queue.
+        """
+        return False
+
     async def run(self) -> None:
         """Do what is to be done while a front-end is connected; by default nothing. Cancelled at its end."""
 

@@ -341,7 +341,8 @@ class Vring:
         assert address is not None
         kind = PackedRing if Feature.RING_PACKED in features else SplitRing
         config = RingConfig(
-            setup.size, address.descriptor, address.available, address.used, features, setup.big_endian
+            *(setup.size, address.descriptor, address.available, address.used, features, setup.big_endian),
+            only_read=self._owner.device.only_reads(self.index),
         )
         inflight = self._inflight_part()
         base = self._given_base

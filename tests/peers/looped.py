@@ -21,23 +21,26 @@ if TYPE_CHECKING:
 class Loop(Port):
     """A cable with both ends in one card."""
 
+    queue_pairs = 2
+
     def __init__(self) -> None:
-        self._frames: deque[bytes] = deque()
+        self._frames: tuple[deque[bytes], ...] = tuple(deque() for _ in range(self.queue_pairs))
         self._more = trio.lowlevel.ParkingLot()
 
     def send(self, pair: int, buffers: Sequence[memoryview], length: int) -> bool:
-        self._frames.append(b"".join(buffers)[:length])
+        self._frames[pair].append(b"".join(buffers)[:length])
         return True
 
     def flush(self, pair: int) -> None:
         self._more.unpark_all()
 
     async def receive(self, pair: int, receiver: Receiver) -> None:
+        frames = self._frames[pair]
         while True:
-            while self._frames:
-                frame = self._frames[0]
+            while frames:
+                frame = frames[0]
                 if receiver.put([memoryview(frame)], len(frame)) or not await receiver.until_room(len(frame)):
-                    self._frames.popleft()
+                    frames.popleft()
             receiver.flush()
             await self._more.park()
 

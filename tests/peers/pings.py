@@ -43,6 +43,13 @@ def echo_reply(source: Host, to: Host, number: int, data: bytes) -> bytes:
     return _icmp(_ECHO_REPLY, source, to, number, data)
 
 
+def ip_size(frame: bytes) -> int:
+    """Return how large a frame is by its IP header, whose checksum has to be good."""
+    header = frame[_ETHERNET.size :][: _IP.size]
+    assert _checksum(header) == 0
+    return _ETHERNET.size + int(_IP.unpack(header)[2])
+
+
 def _arp(what: int, source: Host, to: bytes, target: Host) -> bytes:
     body = _ARP.pack(
         *(1, _IP_TYPE, 6, 4, what, source.mac, _ip(source.address), target.mac, _ip(target.address))

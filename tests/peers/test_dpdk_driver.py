@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -66,6 +68,8 @@ MAC = f"mac={OTHER.mac.hex(':')}"
 
 FEW = "--burst=8"
 """Frames sent at a time, and so under way: fewer than the smallest ring has room for, so none is lost."""
+MULTI_SEGS = "--tx-offloads=0x8000"
+"""Lets it send frames in pieces."""
 MANY = 3000
 """Frames after which each ring has begun anew several times."""
 
@@ -162,6 +166,29 @@ async def test_frames_are_what_was_sent(directory: Path, ring: Ring) -> None:
             assert answer == pings.echo_reply(OTHER, ONE, number, data)
 
 
+@rings
+async def test_frames_in_pieces(directory: Path, ring: Ring) -> None:
+    """A frame in several buffers is an indirect table, or a chain of descriptors."""
+    sizes = 100, 200, 300
+    async with (
+        cable(directory) as backend,
+        frontend.connect(directory / "net.sock0", patience=SECONDS) as front,
+        start_testpmd(directory, card(directory, 1, ring), options=(MULTI_SEGS, "--burst=4")) as testpmd,
+    ):
+        await front.negotiate(Feature.VERSION_1)
+        ours = await Card.start(front)
+        await testpmd.ask("set fwd txonly")
+        await testpmd.ask(f"set txpkts {','.join(map(str, sizes))}")
+        waiting = deque(ours.rx.submit(ROOM) for _ in range(100))
+        await testpmd.ask("start")
+        for _ in range(MANY):
+            frame = (await ours.rx.wait(waiting.popleft()))[HEADER.size :]
+            assert len(frame) == pings.ip_size(frame) == sum(sizes)
+            waiting.append(ours.rx.submit(ROOM))
+        await testpmd.ask("stop")
+        assert "broken" not in backend.output()
+
+
 async def exchange(ours: Card, frame: bytes) -> bytes:
     """Send a frame; return the answer."""
     receiving = ours.rx.submit(ROOM)
@@ -191,6 +218,23 @@ async def test_frames_come_back_in_order(directory: Path, ring: Ring) -> None:
         await check_traffic(testpmd)
         await testpmd.ask("stop")
         assert [each.errors for each in await testpmd.counts()] == [0]
+        await testpmd.quit()
+        assert "broken" not in backend.output()
+
+
+@both
+async def test_pairs_of_queues_beside_each_other(directory: Path, ring: Ring) -> None:
+    async with (
+        looped(directory, "backend") as backend,
+        start_testpmd(
+            directory, card(directory, "", ring, "queues=2"), options=(FEW, "--rxq=2", "--txq=2")
+        ) as testpmd,
+    ):
+        await check_traffic(testpmd)
+        stopped = await testpmd.ask("stop")
+        received = re.findall(r"RX Port= 0/Queue= \d .*\n +RX-packets: (\d+)", stopped)
+        assert len(received) == 2, stopped
+        assert all(int(count) > MANY // 10 for count in received)
         await testpmd.quit()
         assert "broken" not in backend.output()
 

@@ -263,6 +263,14 @@ class Net(VirtioDevice):
 
     # Queues
 
+    def only_reads(self, index: int) -> bool:
+        """Tell whether a queue is one for frames from the guest.
+
+        Where a frame in several buffers is in an indirect table of a packed ring, DPDK's driver calls its
+        header writable, and sometimes one of the buffers.
+        """
+        return index % 2 == 1
+
     async def run_host(self) -> None:
         """Run what the port has to do."""
         with self._own.code(self._what, "its run() is over, while the guest has it still"):

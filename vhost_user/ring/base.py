@@ -57,7 +57,7 @@ class RingConfig:
     """What the front-end said of a ring. Addresses are its user addresses, or IOVA with an IOTLB.
 
     A packed ring's `avail` is its driver area, `used` its device area. `big_endian` counts only
-    without VERSION_1.
+    without VERSION_1. With `only_read`, all of a chain with something readable is to be read.
     """
 
     size: int
@@ -66,6 +66,7 @@ class RingConfig:
     used: int
     features: int = Feature.VERSION_1
     big_endian: bool = False
+    only_read: bool = False
 
     def has(self, feature: Feature) -> bool:
         """Tell whether a feature was negotiated."""
@@ -131,6 +132,15 @@ def indirect_table(memory: GuestMemory, address: int, length: int, most: int) ->
         raise BrokenRingError(f"an indirect table of {length} bytes; {most} are possible")
     views = memory.translate(address, length, write=False)
     return views[0] if len(views) == 1 else b"".join(views)
+
+
+def read_whole(batch: Sequence[Element]) -> None:
+    """Have what a driver calls writable behind what is to be read be read, too."""
+    for element in batch:
+        if element.writable and element.readable:
+            element.readable += [view.toreadonly() for view in element.writable]
+            element.readable_length += element.writable_length
+            element.writable, element.writable_length = [], 0
 
 
 class Ring(ABC):

@@ -19,6 +19,7 @@ from vhost_user.ring.base import (
     Ring,
     buffers,
     indirect_table,
+    read_whole,
 )
 from vhost_user.ring.packed_inflight import PackedInflight
 from vhost_user.ring.packed_place import Place
@@ -134,6 +135,8 @@ class PackedRing(Ring):
             for element in batch:
                 self._in_use += element.slots
             self._fresh += len(batch)
+        if self._config.only_read:
+            read_whole(batch)
         if self._in_order is not None:
             self._in_order.took(batch)
         return batch
@@ -283,7 +286,11 @@ class PackedRing(Ring):
                     place += 16
                     if not flags & _WRITE_OR_INDIRECT:
                         if writable:
-                            raise BrokenRingError("a readable descriptor follows a writable one")
+                            if not self._config.only_read:
+                                raise BrokenRingError("a readable descriptor follows a writable one")
+                            readable += [view.toreadonly() for view in writable]
+                            writable.clear()
+                            readable_length, writable_length = readable_length + writable_length, 0
                         offset = address - read_start
                         end = offset + length
                         if 0 <= offset < end <= read_size:

@@ -18,6 +18,7 @@ from vhost_user.ring.base import (
     Ring,
     buffers,
     indirect_table,
+    read_whole,
 )
 from vhost_user.ring.inflight import SplitInflight
 from vhost_user.ring.words import words
@@ -98,6 +99,8 @@ class SplitRing(Ring):
             self._next_avail = last + len(batch) & 0xFFFF
             self._fresh += len(batch)
         self._in_use += len(batch)
+        if self._config.only_read:
+            read_whole(batch)
         if self._in_order is not None:
             self._in_order.took(batch)
         return batch
@@ -227,7 +230,11 @@ class SplitRing(Ring):
                     address, length, flags, following = unpack(table, index << 4)
                     if not flags & _WRITE_OR_INDIRECT:
                         if writable:
-                            raise BrokenRingError("a readable descriptor follows a writable one")
+                            if not self._config.only_read:
+                                raise BrokenRingError("a readable descriptor follows a writable one")
+                            readable += [view.toreadonly() for view in writable]
+                            writable.clear()
+                            readable_length, writable_length = readable_length + writable_length, 0
                         offset = address - read_start
                         end = offset + length
                         if 0 <= offset < end <= read_size:

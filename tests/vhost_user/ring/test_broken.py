@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import struct
 from typing import TYPE_CHECKING
@@ -244,6 +245,41 @@ def test_memory_of_a_running_ring_taken_away(raw: RawSplit) -> None:
     for use in (lambda: ring.pop(1), lambda: ring.want_kicks(True), lambda: ring.push([])):
         with pytest.raises(BrokenRingError, match="a part of the ring is outside memory"):
             use()
+
+
+# Queues from which a device only reads
+
+
+@pytest.fixture(params=[RawSplit, RawPacked], ids=["split", "packed"])
+def either(request: pytest.FixtureRequest) -> Iterator[RawSplit | RawPacked]:
+    raw: RawSplit | RawPacked = request.param()
+    yield raw
+    raw.close()
+
+
+def test_what_is_called_writable_is_read(either: RawSplit | RawPacked) -> None:
+    """As DPDK's driver does with a network frame in an indirect table of a packed ring."""
+    either.rig.config = dataclasses.replace(either.rig.config, only_read=True)
+    link = 0 if isinstance(either, RawPacked) else NEXT
+    either.indirect(
+        (DATA, 12, WRITE | link, 1), (DATA + 100, 16, link, 2), (DATA + 200, 20, link, 3), (DATA, 9, WRITE, 0)
+    )
+    either.descriptors((TABLE, 64, INDIRECT, 0))
+    if isinstance(either, RawSplit):
+        either.offer(0)
+    (element,) = either.start().pop(SIZE)
+    assert [len(view) for view in element.readable] == [12, 16, 20, 9]
+    assert all(view.readonly for view in element.readable)
+    assert (element.readable_length, element.writable, element.writable_length) == (57, [], 0)
+
+
+def test_what_is_all_called_writable_is_not_read(either: RawSplit | RawPacked) -> None:
+    either.rig.config = dataclasses.replace(either.rig.config, only_read=True)
+    either.descriptors((DATA, 16, WRITE, 0))
+    if isinstance(either, RawSplit):
+        either.offer(0)
+    (element,) = either.start().pop(SIZE)
+    assert (element.readable, element.writable_length) == ([], 16)
 
 
 # Packed rings
