@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import struct
+import sys
 import termios
 import tty
 from pathlib import Path
@@ -24,7 +25,7 @@ from protocol.fds import OwnedFd
 from protocol.io import has_hung_up, listen, means, until_hung_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from protocol.io import FdStream, Listener
     from vhost_user.devices.console_port import Port
@@ -68,8 +69,11 @@ async def until_writable(fd: int) -> None:
     await trio.lowlevel.checkpoint()
 
 
-async def read_into(port: Port, fd: int, accept: Callable[[bytes], bytes] = bytes) -> None:
-    """Hand what comes from the non-blocking `fd`, as `accept` returns it, to the guest; return at its end."""
+async def read_into(port: Port, fd: int, accept: Callable[[bytes], bytes] = bytes) -> int:
+    """Hand what comes from the non-blocking `fd`, as `accept` returns it, to the guest; return at its end.
+
+    Returns the number of the error that was its end, or 0.
+    """
     while True:
         await port.until_room_for_input()
         await until_readable(fd)
@@ -77,39 +81,43 @@ async def read_into(port: Port, fd: int, accept: Callable[[bytes], bytes] = byte
             data = os.read(fd, _CHUNK)
         except BlockingIOError:
             continue
-        except OSError:
-            return  # EIO, ECONNRESET: whoever was there has gone
+        except OSError as error:
+            return error.errno or 0  # EIO, ECONNRESET: whoever was there has gone
         if not data:
-            return
+            return 0
         port.put_input_now(accept(data))  # all of it, as a wait could be cancelled
 
 
-async def write_from(port: Port, fd: int) -> None:
+async def write_from(port: Port, fd: int, write: Callable[[int, bytes], int] = os.write) -> None:
     """Write to the non-blocking `fd` what comes from the guest. Raises OSError."""
     while True:
         await port.until_output()
         await until_writable(fd)
         with contextlib.suppress(BlockingIOError):
-            port.taken(os.write(fd, port.output.peek(_CHUNK)))
+            port.taken(write(fd, port.output.peek(_CHUNK)))
 
 
-async def _converse(port: Port, fd: int, *, half_closes: bool = False) -> None:
-    """Move bytes in both directions; return when the other end of `fd` has gone.
+async def _converse(
+    port: Port, fd: int, write: Callable[[int, bytes], int] = os.write, *, half_closes: bool = False
+) -> int:
+    """Move bytes in both directions; return when the other end of `fd` has gone, and with what error.
 
     With `half_closes`, one that sends nothing more may still read (`nc -N -U`).
     """
+    error = 0
     async with trio.open_nursery() as nursery:
 
-        async def write() -> None:
+        async def write_all() -> None:
             with contextlib.suppress(OSError):
-                await write_from(port, fd)
+                await write_from(port, fd, write)
             nursery.cancel_scope.cancel()
 
-        nursery.start_soon(write)
-        await read_into(port, fd)
-        if half_closes:
+        nursery.start_soon(write_all)
+        error = await read_into(port, fd)
+        if half_closes and not error:
             await until_hung_up(fd)
         nursery.cancel_scope.cancel()
+    return error
 
 
 def window_size(fd: int) -> tuple[int, int] | None:
@@ -193,8 +201,6 @@ class PtyHost:
 class _SocketHost:
     """A listening socket; one client at a time is the host's end."""
 
-    half_closes = False
-
     def __init__(self, name: str) -> None:
         self._name = name
         self._talk: trio.CancelScope | None = None
@@ -208,9 +214,13 @@ class _SocketHost:
             with await self._accept() as client:
                 port.host_opened()
                 with trio.CancelScope() as self._talk:
-                    await _converse(port, client.fileno(), half_closes=self.half_closes)
+                    await self._converse(port, client.fileno())
                 self._talk = None
             port.host_closed()
+
+    async def _converse(self, port: Port, fd: int) -> None:
+        """Move bytes until the client has gone."""
+        await _converse(port, fd)
 
     async def _accept(self) -> FdStream | socket.socket:
         raise NotImplementedError
@@ -225,15 +235,39 @@ class _SocketHost:
         return True
 
 
-class UnixHost(_SocketHost):
-    """A UNIX socket."""
+class _Sent:
+    """What a client of a UNIX socket was sent, from the first byte on that it may not have read.
 
-    half_closes = True
+    The kernel tells when all was read, and in the end whether all was. How much it does not tell, so it
+    is given little at a time.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self.unread = b""
+        with _borrowed(fd) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CHUNK)
+
+    def write(self, fd: int, data: bytes) -> int:
+        """Send bytes, and remember them. Raises OSError."""
+        all_read = not _waiting(fd)
+        count = os.write(fd, data)  # fails for one that has gone, of which nothing waits either
+        self.unread = data[:count] if all_read else self.unread + data[:count]
+        return count
+
+
+class UnixHost(_SocketHost):
+    """A UNIX socket. What a client has not read when it leaves is for the next one."""
 
     def __init__(self, path: str) -> None:
         """Listen at `path`. Raises SocketInUseError, OSError."""
         super().__init__(path)
         self._listener: Listener = listen(path)
+
+    async def _converse(self, port: Port, fd: int) -> None:
+        sent = _Sent(fd)
+        error = await _converse(port, fd, sent.write, half_closes=True)
+        if errno.ECONNRESET in {error, _pending_error(fd)}:  # which says that something was not read
+            port.put_output_back(sent.unread)
 
     async def _accept(self) -> FdStream:
         return await means.until_there(self._listener.accept, self._tell_why_nobody_can_come)
@@ -308,6 +342,25 @@ class FileHost:
     def close(self) -> None:
         """Close it."""
         self._fd.close()
+
+
+@contextlib.contextmanager
+def _borrowed(fd: int) -> Iterator[socket.socket]:
+    sock = socket.socket(fileno=fd)
+    try:
+        yield sock
+    finally:
+        sock.detach()
+
+
+def _waiting(fd: int) -> int:
+    """Return 0 where the other end of a UNIX socket has read all that it was sent."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+def _pending_error(fd: int) -> int:
+    with _borrowed(fd) as sock:
+        return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
 async def _report(name: str, error: OSError) -> None:

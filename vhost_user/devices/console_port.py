@@ -50,6 +50,11 @@ class Backlog:
             self.dropped += surplus
             del self._data[:surplus]
 
+    def put_back(self, data: bytes) -> None:
+        """Put bytes back before all others: nobody has read them after all. One that drops may drop them."""
+        self._data[:0] = data
+        self.append(b"")
+
     def peek(self, size: int = BACKLOG) -> bytes:
         """Return the first bytes; `consume()` takes them away."""
         return bytes(self._data[:size])
@@ -169,6 +174,11 @@ class Port:
     def taken(self, size: int) -> None:
         """Take the first `size` bytes of `output` away, which the host has got."""
         self.output.consume(size)
+        self.changed.unpark_all()
+
+    def put_output_back(self, data: bytes) -> None:
+        """Have `data` again at the front of `output`: whom the host gave it to left without reading it."""
+        self.output.put_back(data)
         self.changed.unpark_all()
 
     def read_transcript(self, size: int) -> None:

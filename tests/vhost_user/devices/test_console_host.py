@@ -131,6 +131,75 @@ async def test_output_waits_for_the_next_client(host: HostSide, directory: Path)
             assert await client.receive(9) == b"meanwhile"
 
 
+@pytest.mark.parametrize("half_closed", [False, True])
+async def test_what_a_client_leaves_unread_is_for_the_next_one(directory: Path, half_closed: bool) -> None:
+    """Of a UNIX socket; the kernel has it by then. What was read is not repeated."""
+    async with running(UnixHost(str(directory / "socket"))) as port:
+        for leaves in (True, True, False):
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(str(directory / "socket"))
+            if half_closed:
+                client.shutdown(socket.SHUT_WR)
+            with Client(client) as reader:
+                if leaves:
+                    port.put_output(b"and more ")
+                    await until(lambda: not port.output)
+                else:
+                    assert await reader.receive(18) == b"and more and more "
+                    port.put_output(b"the end")
+                    assert await reader.receive(7) == b"the end"
+            await until(lambda: not port.state.host_open)
+        assert not port.output
+
+
+async def test_what_a_client_has_read_is_not_put_back(directory: Path) -> None:
+    async with running(UnixHost(str(directory / "socket"))) as port:
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(directory / "socket"))
+        with Client(client) as reader:
+            port.put_output(b"first")
+            assert await reader.receive(5) == b"first"
+            port.put_output(b"second")
+            await until(lambda: not port.output)
+        await until(lambda: not port.state.host_open)
+        assert port.output.peek() == b"second"
+
+
+async def test_what_a_client_leaves_unread_is_all_there(directory: Path) -> None:
+    """More than the kernel has room for: what it had, and what waited behind that."""
+    data = bytes(range(251)) * 1000
+    host = UnixHost(str(directory / "socket"))
+    async with running(host, blocks=True) as port:
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(directory / "socket"))
+        with Client(client):
+            await until(lambda: port.state.host_open)
+            port.put_output(data)
+            await until(lambda: len(port.output) < len(data))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        await until(lambda: not port.state.host_open)
+        assert port.output.peek(len(data)) == data
+        again = socket.socket(socket.AF_UNIX)
+        again.connect(str(directory / "socket"))
+        with Client(again) as reader:
+            assert await reader.receive(len(data)) == data
+
+
+async def test_client_that_is_parted_from_has_what_it_was_sent(directory: Path) -> None:
+    host = UnixHost(str(directory / "socket"))
+    async with running(host) as port:
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(directory / "socket"))
+        with Client(client) as reader:
+            port.put_output(b"for it")
+            await until(lambda: not port.output)
+            assert host.hang_up()
+            assert await reader.receive(6) == b"for it"
+            assert await reader.at_its_end()
+        await until(lambda: not port.state.host_open)
+        assert not port.output
+
+
 async def test_client_waits_for_a_guest_that_does_not_read(host: HostSide, directory: Path) -> None:
     """More than kernel and port have room for is sent, and nothing of it is lost."""
     data = os.urandom(MIB)
