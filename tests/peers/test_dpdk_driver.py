@@ -60,6 +60,10 @@ IN_ORDER = {
 rings = pytest.mark.parametrize("ring", RINGS.values(), ids=RINGS.keys())
 rings_in_order = pytest.mark.parametrize("ring", IN_ORDER.values(), ids=IN_ORDER.keys())
 all_rings = pytest.mark.parametrize("ring", [*RINGS.values(), *IN_ORDER.values()], ids=[*RINGS, *IN_ORDER])
+_MERGING = {
+    name: ring for name, ring in [*RINGS.items(), *IN_ORDER.items()] if "mrg_rxbuf=0" not in ring.arguments
+}
+merging = pytest.mark.parametrize("ring", _MERGING.values(), ids=_MERGING.keys())
 both = pytest.mark.parametrize("ring", [Ring(""), Ring("packed_vq=1")], ids=["split", "packed"])
 
 ONE, OTHER = pings.Host(HERE, "192.0.2.1"), pings.Host(THERE, "192.0.2.2")
@@ -218,6 +222,23 @@ async def test_frames_come_back_in_order(directory: Path, ring: Ring) -> None:
         await check_traffic(testpmd)
         await testpmd.ask("stop")
         assert [each.errors for each in await testpmd.counts()] == [0]
+        await testpmd.quit()
+        assert "broken" not in backend.output()
+
+
+@merging
+async def test_large_frames_come_back(directory: Path, ring: Ring) -> None:
+    """In several buffers both ways: they are merged for the driver, which sends them on as they are."""
+    async with (
+        looped(directory, "backend") as backend,
+        start_testpmd(directory, card(directory, "", ring), options=(FEW, MULTI_SEGS)) as testpmd,
+    ):
+        await testpmd.ask("set txpkts 1500,1500,1500")
+        await check_traffic(testpmd)
+        await testpmd.ask("stop")
+        (counts,) = await testpmd.counts()
+        assert counts.errors == 0
+        assert counts.received_bytes == 4500 * counts.received
         await testpmd.quit()
         assert "broken" not in backend.output()
 

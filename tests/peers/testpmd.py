@@ -28,7 +28,9 @@ _PLUGINS = ("bus_vdev", "mempool_ring", "net_virtio", "net_vhost")
 _MEBIBYTES = 256
 _BUFFERS = 8192
 _PORT = re.compile(
-    r"NIC statistics for port (\d+).*?RX-packets: (\d+).*?RX-errors: (\d+).*?TX-packets: (\d+)", re.DOTALL
+    r"NIC statistics for port \d+"
+    r".*?RX-packets: (\d+).*?RX-bytes: +(\d+).*?RX-errors: (\d+).*?TX-packets: (\d+) +TX-errors: (\d+)",
+    re.DOTALL,
 )
 
 
@@ -37,6 +39,7 @@ class Counts:
     """What a port has received and sent so far, in frames."""
 
     received: int
+    received_bytes: int
     sent: int
     errors: int
 
@@ -67,7 +70,8 @@ class Testpmd:
     async def counts(self) -> list[Counts]:
         """Return the counts of all ports."""
         found = _PORT.findall(await self.ask("show port stats all"))
-        return [Counts(int(received), int(sent), int(errors)) for _, received, errors, sent in found]
+        numbers = (map(int, each) for each in found)
+        return [Counts(rx, size, tx, bad + lost) for rx, size, bad, tx, lost in numbers]
 
     async def until_received(self, frames: int) -> None:
         """Wait until each port has received so many frames more."""
