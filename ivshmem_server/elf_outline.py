@@ -52,7 +52,9 @@ _STEPS = {
 }
 _NOTHING = -1
 _COUNT_SIZES = {_BLOCK1: 1, _BLOCK2: 2, _BLOCK4: 4}
-_LEAVES = frozenset(KINDS) | {"DW_TAG_variable", "DW_TAG_namespace", "DW_TAG_subprogram"}
+# What defines types and variables, and what these have names in.
+_SCOPES = frozenset({"DW_TAG_namespace", "DW_TAG_module", "DW_TAG_subprogram", "DW_TAG_interface_type"})
+_KEPT = frozenset(KINDS) | _SCOPES | {"DW_TAG_variable"}
 
 
 def content(section: DebugSectionDescriptor | None) -> bytes:
@@ -76,8 +78,9 @@ class _Plan:
     def __init__(self, declaration: AbbrevDecl, sizes: Mapping[str, int]) -> None:
         self.tag = str(declaration["tag"])
         self.has_children = declaration.has_children()
-        self.is_kept = self.has_children or self.tag in _LEAVES
         forms = forms_of(declaration)
+        # Before DWARF 5, static members of a class are declared as members.
+        self.is_kept = self.tag in _KEPT or (self.tag == "DW_TAG_member" and "DW_AT_declaration" in forms)
         # Bytes to skip where that is known, else a step; none if only parsing the entry tells.
         self.steps: list[int] | None = []
         # What comes before the name, in bytes, if that is known.
@@ -98,7 +101,7 @@ class _Plan:
 
 
 class Outline:
-    """The entries of one unit: those with others below them, and those that define types and variables."""
+    """The entries of one unit that define types and variables, and that are scopes of these."""
 
     def __init__(self, unit: Unit) -> None:
         """Go through the unit once. Raises ElfViewError if it is damaged."""
@@ -113,7 +116,7 @@ class Outline:
             raise ElfViewError("the debug information is damaged: a unit ends within an entry") from error
 
     def around(self, offset: int) -> int | None:
-        """Return the offset of the entry around the one at this offset, None if there is none such."""
+        """Return the offset of the scope around the entry at this offset, None if that is the unit."""
         found, _ = self._entries.get(offset, (_NOTHING, None))
         return None if found == _NOTHING else found
 
@@ -141,6 +144,7 @@ class Outline:
         position, end = unit.cu_die_offset, unit.cu_offset + unit.size
         plans = _Plans(unit)
         order: Literal["little", "big"] = "little" if unit.dwarfinfo.config.little_endian else "big"
+        # The entries around the next one; in the place of one that is not kept, the one around that.
         around = [_NOTHING]
         while position < end:
             offset = position
@@ -157,10 +161,10 @@ class Outline:
                     for step in plan.steps:
                         position = position + step if step >= 0 else _step(data, position, step, order)
                 if plan.has_children:
-                    around.append(offset)
+                    around.append(offset if plan.is_kept else around[-1])
             else:
                 around.pop()
-            if around[-1] == _NOTHING:
+            if len(around) == 1:
                 return
 
 

@@ -97,9 +97,9 @@ def qualified_name(die: DIE) -> str | None:
 
 
 def parent_of(die: DIE) -> DIE | None:
-    """Return the entry around this one, None if that is the unit. Raises ElfViewError if it is damaged."""
+    """Return the scope around this entry, None if that is the unit. Raises ElfViewError if it is damaged."""
     around = outline_of(die.cu).around(die.offset)
-    return None if around in (None, die.cu.cu_die_offset) else die.cu.get_DIE_from_refaddr(around)
+    return None if around is None else die.cu.get_DIE_from_refaddr(around)
 
 
 def origin_of(die: DIE) -> DIE:

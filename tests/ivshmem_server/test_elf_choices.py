@@ -196,7 +196,8 @@ def test_line_in_a_header_chooses(tmp_path: Path) -> None:
         types.find("item@item.h:9")
 
 
-def test_variables(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [4, 5])
+def test_variables(tmp_path: Path, version: int) -> None:
     source = """
     extern struct item first[]; struct item { int x; } first[3];
     namespace ns { struct item second; struct cls { static item third[]; }; item cls::third[2]; }
@@ -204,7 +205,7 @@ def test_variables(tmp_path: Path) -> None:
     int other(int n) { static short counter[4]; return counter[n]++; }
     extern item elsewhere; int use() { return elsewhere.x; }
     """
-    types = load_types(compile_cxx(tmp_path, source))
+    types = load_types(compile_cxx(tmp_path, source, f"-gdwarf-{version}"))
     sizes = {
         "first": 12,
         "second": 4,
