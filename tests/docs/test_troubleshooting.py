@@ -160,10 +160,10 @@ async def test_another_qemu_waits(directory: Path) -> None:
                     await trio.sleep(0.01)
 
 
-@pytest.mark.parametrize("device", ["rng", "i2c --chip lm75@0x48", "gpio --line lamp", "vsock"])
+@pytest.mark.parametrize("device", ["rng", "i2c --chip lm75@0x48", "gpio --line lamp", "vsock --uds-path v"])
 async def test_migration_is_refused(directory: Path, device: str) -> None:
     (line,) = lines("Migration is refused")
-    name, *options = device.split()
+    name, *options = device.replace("--uds-path v", f"--uds-path {directory}/v").split()
     expected = line.removeprefix("Error: ").replace("vhost-user-rng", f"vhost-user-{name}")
     async with start_backend(directory, name, *options) as backend:
         model = ["-device", f"vhost-user-{name}-pci,chardev=backend,addr=2"]

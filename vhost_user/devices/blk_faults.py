@@ -14,6 +14,7 @@ import trio
 from protocol.io.command_line import UserError
 from protocol.virtio.blk import RequestStatus, RequestType
 from vhost_user.devices.blk_requests import OPERATIONS
+from vhost_user.units import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,8 +44,6 @@ class Action(Enum):
 _STATUS = {Action.ERROR: RequestStatus.IOERR, Action.UNSUPPORTED: RequestStatus.UNSUPP}
 
 _ANY = "any"
-_TIME = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s)")
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 @dataclass(frozen=True)
@@ -181,10 +180,7 @@ def parse_faults(text: str) -> list[Fault]:
 def _parse_action(text: str) -> Fault:
     name, _, value = text.partition("=")
     if name == "latency":
-        match = _TIME.fullmatch(value)
-        if match is None:
-            raise ValueError(f"'{value}' is no time; write it as 10ms")
-        return Fault(Action.LATENCY, seconds=float(match[1]) * _SECONDS[match[2]])
+        return Fault(Action.LATENCY, seconds=parse_time(value))
     try:
         return Fault(Action(text))
     except ValueError:

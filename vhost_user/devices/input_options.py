@@ -10,10 +10,10 @@ from protocol.io.command_line import UserError
 from vhost_user.devices.input_evdev import open_evdev
 from vhost_user.devices.input_player import InputDevices, Player, Printer, open_script
 from vhost_user.devices.input_pointers import DEFAULT_SIZE, Mouse, Size, Tablet
-from vhost_user.devices.input_script import parse_time
 from vhost_user.devices.input_simulation import DEFAULT_PACE, Keyboard
 from vhost_user.devices.input_touch import DEFAULT_SLOTS, MAX_SLOTS, Touchscreen
 from vhost_user.options import parsed_by, whole_number
+from vhost_user.units import parse_time
 
 if TYPE_CHECKING:
     from vhost_user.devices.input_evdev import EvdevSource

@@ -5,7 +5,6 @@ docs/input.md describes it for people.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,11 +15,10 @@ import trio
 
 from vhost_user.devices.input_keymap import button_code, chord, key_code, keys_for, led_name
 from vhost_user.devices.input_simulation import SimulatedInput
+from vhost_user.units import parse_time
 
 Devices = Mapping[str, SimulatedInput]
 
-_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|s)", re.ASCII)
-_SECONDS = {"ms": 1e-3, "s": 1.0}
 _BYTE_ORDER_MARK = "\ufeff"
 """With which editors on Windows begin a text."""
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
@@ -110,14 +108,6 @@ class Parser:
 
 class _UsageError(ValueError):
     """The words of a command are too many, too few or not those that it has."""
-
-
-def parse_time(text: str) -> float:
-    """Return the seconds that `200ms` or `1.5s` is. Raises ValueError."""
-    match = _TIME.fullmatch(text.strip())
-    if match is None or not math.isfinite(seconds := float(match[1]) * _SECONDS[match[2]]):
-        raise ValueError(f"'{text.strip()}' is no time; write it as 200ms or 1.5s")
-    return seconds
 
 
 def _at(line: str) -> tuple[float, str]:

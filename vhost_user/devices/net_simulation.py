@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from vhost_user.devices.net_impairments import NONE
 from vhost_user.json_call import CallError
 from vhost_user.simulation import Simulation, call
+from vhost_user.units import parse_rate, parse_share, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,54 +71,16 @@ class NetSimulations(Simulation):
             self.add_part(str(number), device)
 
 
-_NUMBER = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
-_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
-_BITS = {"bit": 1.0, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
-
-
-def share(value: float | str) -> float:
-    """Return a share: 0.05 or "5%". Raises ValueError, in words for the user."""
-    if isinstance(value, str):
-        match = re.fullmatch(_NUMBER + "(%?)", value)
-        if match is None:
-            raise ValueError(f"'{value}' is no share; write it as 5%, or 0.05")
-        value = float(match[1]) / (100 if match[2] else 1)
-    if not 0 <= value <= 1:
-        raise ValueError(f"{value:g} is no share: one is from 0 to 1, or from 0% to 100%")
-    return value
-
-
-def seconds(value: float | str) -> float:
-    """Return a time in seconds: 0.02 or "20ms". Raises ValueError, in words for the user."""
-    return _scaled(value, _SECONDS, "time", "20ms, 500us or 1.5s")
-
-
-def bits_per_second(value: float | str) -> float:
-    """Return a rate in bits per second: 1e7 or "10Mbit"; 0 is no limit. Raises ValueError."""
-    return _scaled(value, _BITS, "rate", "10Mbit, 64kbit or 1Gbit")
-
-
-def _scaled(value: float | str, units: dict[str, float], kind: str, examples: str) -> float:
-    if isinstance(value, str):
-        match = re.fullmatch(f"{_NUMBER}({'|'.join(units)})|0", value.lower())
-        if match is None:
-            raise ValueError(f"'{value}' is no {kind}; write it as {examples}")
-        return float(match[1] or 0) * units.get(match[2], 0)
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{value:g} is no {kind}: it has to be 0 or more")
-    return value
-
-
 UNITS = {
-    "loss": share,
-    "duplicate": share,
-    "corrupt": share,
-    "reorder": share,
-    "delay": seconds,
-    "jitter": seconds,
-    "rate": bits_per_second,
+    "loss": parse_share,
+    "duplicate": parse_share,
+    "corrupt": parse_share,
+    "reorder": parse_share,
+    "delay": parse_time,
+    "jitter": parse_time,
+    "rate": parse_rate,
 }
-"""How a value of each impairment is read, be it a number or a text."""
+"""How a value of each impairment is read."""
 
 
 class LineSimulation(Simulation):
@@ -136,16 +98,16 @@ class LineSimulation(Simulation):
         loss: float | str | None = None,
         duplicate: float | str | None = None,
         corrupt: float | str | None = None,
-        delay: float | str | None = None,
-        jitter: float | str | None = None,
+        delay: str | None = None,
+        jitter: str | None = None,
         reorder: float | str | None = None,
-        rate: float | str | None = None,
+        rate: str | None = None,
     ) -> None:
-        """Make the lines worse or better: "5%" or 0.05, "20ms" or 0.02, "10Mbit" or 1e7; null: as it is.
+        """Make the lines worse or better: "5%" or 0.05, "20ms", "10Mbit"; what is not given stays as it is.
 
         Raises CallError for what cannot be; nothing is changed then.
         """
-        given = {
+        given: dict[str, Any] = {
             "loss": loss,
             "duplicate": duplicate,
             "corrupt": corrupt,
@@ -155,7 +117,7 @@ class LineSimulation(Simulation):
             "rate": rate,
         }
         try:
-            values = {name: UNITS[name](value) for name, value in given.items() if value is not None}
+            values = {name: UNITS[name](str(value)) for name, value in given.items() if value is not None}
             lines = [line for name, line in self._port.lines.items() if direction in {"both", name}]
             settings = [replace(line.line.settings, **values) for line in lines]
         except ValueError as error:

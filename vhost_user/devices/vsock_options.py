@@ -16,7 +16,7 @@ from vhost_user.serving import cannot_listen
 from vhost_user.simulation import Simulation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from vhost_user.devices.vsock import Vsock
 
@@ -122,6 +122,18 @@ def guests(options: argparse.Namespace) -> list[GuestOptions]:
     return [GuestOptions(**{**common, **vm}) for vm in settings]
 
 
+def _check_reach(found: Sequence[GuestOptions]) -> None:
+    """Raise UserError for a guest that could reach nobody, and that nobody could reach."""
+    for guest in found:
+        siblings = (other for other in found if other is not guest)
+        if guest.uds_path is None and not any(set(guest.groups) & set(other.groups) for other in siblings):
+            how = "uds-path= in its --vm" if len(found) > 1 else "--uds-path PATH"
+            raise UserError(
+                f"guest {guest.guest_cid} could reach nobody, neither a program of the host nor another"
+                f" guest; give {how}, or further guests in a common group by --vm"
+            )
+
+
 def _check_paths(options: argparse.Namespace) -> None:
     """Find a path that is given twice, of which the second would seem to be another program's."""
     paths = [options.socket_path, options.uds_path]
@@ -139,7 +151,9 @@ def make_all(kind: type[_Vsock], options: argparse.Namespace) -> list[_Vsock]:
     siblings = Siblings()
     with ExitStack() as stack:
         devices = []
-        for guest in guests(options):
+        found = guests(options)
+        _check_reach(found)
+        for guest in found:
             devices.append(device := _make(kind, guest, siblings))
             stack.callback(device.close)
         stack.pop_all()

@@ -49,7 +49,7 @@ def test_rule_as_people_write_it(text: str, fault: Fault) -> None:
         ("read:", "'' is no action: error, unsupported, stuck or latency=TIME"),
         ("read:explode", "'explode' is no action"),
         ("read:stuck=1", "'stuck=1' is no action"),
-        ("read:latency", "'' is no time; write it as 10ms"),
+        ("read:latency", "'' is no time; write it as 20ms"),
         ("read:latency=10", "'10' is no time"),
         ("read:latency=-1ms", "'-1ms' is no time"),
         ("read:lba=200-100:error", "'200-100' are no sectors"),

@@ -358,7 +358,7 @@ async def test_lines_are_changed_by_calls(autojump_clock: MockClock) -> None:
     calls = LineSimulation(ports[0])
     async with plugged_in(*ports) as ends:
         calls.impair("from_guest", delay="20ms", loss=0.0)
-        calls.impair(jitter="5ms", delay=0.01, rate="1Mbit")
+        calls.impair(jitter="5ms", delay="10ms", rate="1Mbit")
         assert calls.impairments() == {
             name: {
                 "loss": 0.0,
@@ -391,11 +391,16 @@ async def test_lines_are_changed_by_calls(autojump_clock: MockClock) -> None:
     ("arguments", "message"),
     [
         ({"loss": "much"}, "'much' is no share; write it as 5%, or 0.05"),
-        ({"loss": 5}, "5 is no share: one is from 0 to 1, or from 0% to 100%"),
+        ({"loss": 5}, "'5' is no share: one is from 0% to 100%, or below 1"),
+        ({"loss": 1}, "'1' may be 1% or 100%; write which"),
         ({"delay": "20"}, "'20' is no time; write it as 20ms, 500us or 1.5s"),
-        ({"rate": -1}, "-1 is no rate: it has to be 0 or more"),
+        ({"delay": 20}, "'20' is no time; write it as 20ms, 500us or 1.5s"),
+        ({"rate": -1}, "'-1' is no rate; write it as 10Mbit"),
         ({"reorder": "1%"}, "reorder needs a delay: frames overtake others by not being delayed"),
-        ({"delay": 1, "jitter": 2}, r"jitter \(2 s\) is more than the delay \(1 s\) that it is to vary"),
+        (
+            {"delay": "1s", "jitter": "2s"},
+            r"jitter \(2 s\) is more than the delay \(1 s\) that it is to vary",
+        ),
     ],
 )
 def test_calls_that_cannot_be(arguments: dict[str, float | str], message: str) -> None:

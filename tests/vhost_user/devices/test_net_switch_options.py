@@ -17,9 +17,6 @@ from vhost_user.devices.net_pcap import CapturedPort
 from vhost_user.devices.net_simulation import (
     LineSimulation,
     SwitchPortSimulation,
-    bits_per_second,
-    seconds,
-    share,
 )
 from vhost_user.devices.net_switch import Link, Switch
 from vhost_user.devices.net_switch_options import with_lines
@@ -140,32 +137,3 @@ def test_capture(tmp_path: Path) -> None:
     for port in ports:
         port.close()
     assert pcapng.read(path.read_bytes()) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "value"), [("5%", 0.05), ("0.05", 0.05), (".5%", 0.005), ("1", 1.0), (0.5, 0.5)]
-)
-def test_shares(text: str | float, value: float) -> None:
-    assert share(text) == pytest.approx(value)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"), [("20ms", 0.02), ("500us", 0.0005), ("1.5s", 1.5), ("0", 0), (2.0, 2)]
-)
-def test_times(text: str | float, value: float) -> None:
-    assert seconds(text) == pytest.approx(value)
-
-
-@pytest.mark.parametrize(
-    ("text", "value"), [("10Mbit", 1e7), ("64kbit", 64e3), ("1gbit", 1e9), ("300bit", 300), (1e6, 1e6)]
-)
-def test_rates(text: str | float, value: float) -> None:
-    assert bits_per_second(text) == pytest.approx(value)
-
-
-@pytest.mark.parametrize("read", [share, seconds, bits_per_second])
-@pytest.mark.parametrize("value", ["", "x", "-1", "1e9", "10 ms", "٣%", -1, float("nan")])
-def test_what_is_none(read: object, value: str | float) -> None:
-    assert callable(read)
-    with pytest.raises(ValueError, match=r"is no (share|time|rate)"):
-        read(value)

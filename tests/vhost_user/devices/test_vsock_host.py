@@ -437,7 +437,7 @@ def made(directory: Path) -> Iterator[list[Vsock]]:
     """Two devices of one command line."""
     argv = [
         *("--vm", f"guest-cid=3,socket={directory}/3.sock,uds-path={directory}/3.vsock,groups=a+b"),
-        *("--vm", f"guest-cid=4,socket={directory}/4.sock,tx-buffer-size=2048"),
+        *("--vm", f"guest-cid=4,socket={directory}/4.sock,groups=b,tx-buffer-size=2048"),
     ]
     devices = Vsock.all_from_options(options(*argv, "--tx-buffer-size", "4096"))
     yield devices
@@ -448,7 +448,7 @@ def made(directory: Path) -> Iterator[list[Vsock]]:
 async def test_one_program_serves_several_guests(made: list[Vsock]) -> None:
     first, second = made
     assert [VsockConfig.decode(device.config).guest_cid for device in made] == [3, 4]
-    assert [sorted(device.groups) for device in made] == [["a", "b"], ["default"]]
+    assert [sorted(device.groups) for device in made] == [["a", "b"], ["b"]]
     assert first.simulation is second.simulation
     assert set(first.simulation.parts) == {"3", "4"}
     async with running(*made), guest_of(first) as one, guest_of(second) as other:
@@ -495,6 +495,12 @@ def test_what_cannot_be_had_is_told_in_one_line(directory: Path, path: str) -> N
             Vsock.all_from_options(options(*argv))
         return str(caught.value)
 
+    assert refused("--socket-path", "/x") == (
+        "guest 3 could reach nobody, neither a program of the host nor another guest;"
+        " give --uds-path PATH, or further guests in a common group by --vm"
+    )
+    alone = refused("--vm", "guest-cid=3,socket=/x,groups=a", "--vm", "guest-cid=4,socket=/y,groups=b")
+    assert alone.startswith("guest 3 could reach nobody")
     both = ("--vm", f"socket={path}1,uds-path={path}", "--vm", f"socket={path}2")
     assert refused(*both) == "two guests have the CID 3; give each its own (guest-cid=)"
     assert refused("--socket-path", "/x", *both[:2]).startswith("--vm says where each guest's sockets are")
