@@ -14,8 +14,9 @@ import trio
 
 from ivshmem_server.peer import NoSuchPeerError
 from ivshmem_server.peer_changes import Change, PeerJoined
-from ivshmem_server.sizes import format_size, plural
+from ivshmem_server.sizes import format_size
 from protocol.io.command_line import UserError
+from protocol.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable

@@ -20,7 +20,6 @@ from ivshmem_server.memory import MemoryUnavailableError, SharedMemory
 from ivshmem_server.qemu_args import libvirt_xml, qemu_args
 from ivshmem_server.server import DEFAULT_MAX_PEERS, IvshmemServer
 from ivshmem_server.server_options import PROGRAM, parse_options
-from ivshmem_server.sizes import plural
 from ivshmem_server.status import NoStatusError, format_status, read_status, serve_status, status_document
 from protocol.io import (
     Listener,
@@ -48,6 +47,7 @@ from protocol.io.command_line import (
     raise_open_files_limit,
     room_for_descriptors,
 )
+from protocol.words import plural
 
 if TYPE_CHECKING:
     import argparse

@@ -50,8 +50,3 @@ def format_about(size: int) -> str:
 def round_up_to_power_of_two(size: int) -> int:
     """Return the smallest power of two that is not below `size`: QEMU aborts on any other size."""
     return 1 << (size - 1).bit_length()
-
-
-def plural(count: int, noun: str) -> str:
-    """Return "1 vector", "2 vectors"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

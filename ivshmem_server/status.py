@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ivshmem_server.id_supply import IDS, describe_missing
-from ivshmem_server.sizes import format_size, plural
+from ivshmem_server.sizes import format_size
 from protocol.ivshmem import PROTOCOL_VERSION, Refusal
+from protocol.words import plural
 
 if TYPE_CHECKING:
     from ivshmem_server.server import IvshmemServer

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from construct import ConstructError
 
+from protocol.words import plural
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -70,7 +72,7 @@ class _Cursor:
     def advance(self, size: int) -> None:
         """Go `size` bytes on. Raises ValueError beyond the end."""
         if not 0 <= size <= self.remaining:
-            raise ValueError(f"{size} bytes of {self.remaining} that remain")
+            raise ValueError(f"{plural(size, 'byte')} of {self.remaining} that remain")
         self._position += size
         self._offset += size
         while self._index < len(self._buffers) and self._offset >= len(self._buffers[self._index]):
@@ -97,7 +99,7 @@ class Readable(_Cursor):
         size = sizeof(layout)
         data = self.read(size)
         if len(data) < size:
-            raise ChainError(f"{len(data)} bytes to read, where {size} are due")
+            raise ChainError(f"{plural(len(data), 'byte')} to read, where {size} are due")
         if isinstance(layout, struct.Struct):
             return layout.unpack(data)
         try:

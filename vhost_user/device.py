@@ -21,6 +21,7 @@ from protocol.vhost_user import (
 from protocol.vhost_user.checks import RefusedError
 from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
+from protocol.words import plural
 from vhost_user.channel import FrontendError
 from vhost_user.feature_names import names_of
 from vhost_user.qemu_args import device_of, model_of
@@ -203,7 +204,7 @@ class VirtioDevice:
 
     def write_config(self, offset: int, data: bytes, flags: ConfigFlag) -> None:
         """Take what the driver (or with ConfigFlag.MIGRATION a migration) writes; by default refuse it."""
-        raise RefusedError(f"{len(data)} bytes at {offset}: the configuration space is read-only")
+        raise RefusedError(f"{plural(len(data), 'byte')} at {offset}: the configuration space is read-only")
 
     def notify_config_changed(self) -> None:
         """Tell the driver that the configuration space has changed.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from protocol.fds import OwnedFd
 from protocol.virtio import packed
 from protocol.virtio.inflight import VERSION_16, part_bytes, queue_bytes
+from protocol.words import plural
 from vhost_user.mapping import MappingError, map_shared
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class InflightBuffer:
         least = num_queues * queue_bytes(queue_size, packed=False)
         if len(view) < least:
             raise MappingError(
-                f"an in-flight buffer of {len(view)} bytes for {num_queues} queues of {queue_size},"
+                f"an in-flight buffer of {len(view)} bytes for {plural(num_queues, 'queue')} of {queue_size},"
                 f" which take {least}"
             )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from protocol.words import plural
 from vhost_user.chain import ChainError
 from vhost_user.once import Once
 
@@ -51,7 +52,9 @@ class Requests:
             try:
                 header = chain.readable.unpack(self._header)
                 if chain.writable.length < self._room:
-                    raise ChainError(f"room for {chain.writable.length} bytes, where {self._room} are due")
+                    raise ChainError(
+                        f"room for {plural(chain.writable.length, 'byte')}, where {self._room} are due"
+                    )
             except ChainError as error:
                 self._refuse(chain, str(error))
             else:

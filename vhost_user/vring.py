@@ -12,6 +12,7 @@ from protocol.io import EventFd
 from protocol.vhost_user import SetVringAddr, VringAddressFlag, VringCall, VringErr
 from protocol.virtio import packed
 from protocol.virtio.features import Feature
+from protocol.words import plural
 from vhost_user.chain import ChainError
 from vhost_user.inflight_buffer import forget
 from vhost_user.memory import BadAddressError, IotlbMissError
@@ -178,8 +179,8 @@ class Vring:
         if not run.ended.is_set():
             requests = 0 if run.queue is None else run.queue.unfinished
             _log.warning(
-                "queue %d is to stop, and waits for %d requests that are under way, %s",
-                *(self.index, requests, how_long),
+                "queue %d is to stop, and waits for %s under way, %s",
+                *(self.index, plural(requests, "request"), how_long),
             )
             await run.ended.wait()
             _log.info("queue %d has stopped", self.index)
@@ -383,9 +384,9 @@ class Vring:
         if not chains:
             return
         _log.warning(
-            "queue %d stops with %d chains that the device has not completed: %s; they %s",
+            "queue %d stops with %s that the device has not completed: %s; they %s",
             self.index,
-            len(chains),
+            plural(len(chains), "chain"),
             ", ".join(str(chain.element.head) for chain in chains),
             "stay in flight, for the next start" if self.notes_in_flight else "are lost to the driver",
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from protocol.vhost_user.payloads import MAX_PAYLOAD
+from protocol.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,7 +137,9 @@ class Framer:
 
     def _check_end(self) -> None:
         if self._buffer or self._fds:
-            raise RemoteProtocolError(f"the connection ended after {len(self._buffer)} bytes of a message")
+            raise RemoteProtocolError(
+                f"the connection ended after {plural(len(self._buffer), 'byte')} of a message"
+            )
 
     def _payload_size(self) -> int:
         number, flags, size = _HEADER.unpack(self._buffer)
@@ -146,7 +149,7 @@ class Framer:
             )
         if size > MAX_PAYLOAD:
             raise RemoteProtocolError(
-                f"request {number} has {size} bytes of payload; {MAX_PAYLOAD} are the limit"
+                f"request {number} has {plural(size, 'byte')} of payload; {MAX_PAYLOAD} are the limit"
             )
         return int(size)
 

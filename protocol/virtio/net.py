@@ -14,6 +14,7 @@ from construct import Bytes, Int8ul, Int16ul, Int32ul, Struct
 from protocol.errors import RemoteProtocolError
 from protocol.virtio.bits import Bits
 from protocol.virtio.config_space import ConfigSpace
+from protocol.words import plural
 
 MAC_SIZE = 6
 MIN_MTU = 68
@@ -240,7 +241,7 @@ def mac_tables(data: bytes) -> tuple[list[bytes], list[bytes]]:
     unicast, rest = _mac_table(data)
     multicast, rest = _mac_table(rest)
     if rest:
-        raise RemoteProtocolError(f"{len(rest)} bytes after the two tables of addresses")
+        raise RemoteProtocolError(f"{plural(len(rest), 'byte')} after the two tables of addresses")
     return unicast, multicast
 
 
@@ -250,7 +251,7 @@ def _mac_table(data: bytes) -> tuple[list[bytes], bytes]:
     (count,) = _COUNT.unpack_from(data)
     end = _COUNT.size + count * MAC_SIZE
     if len(data) < end:
-        raise RemoteProtocolError(f"a table of {count} addresses in {len(data)} bytes")
+        raise RemoteProtocolError(f"a table of {count} addresses in {plural(len(data), 'byte')}")
     return [data[at : at + MAC_SIZE] for at in range(_COUNT.size, end, MAC_SIZE)], data[end:]
 
 

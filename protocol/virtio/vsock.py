@@ -15,6 +15,7 @@ from construct import Int64ul, Struct
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.virtio.bits import Bits
 from protocol.virtio.config_space import ConfigSpace
+from protocol.words import plural
 
 HOST_CID = 2
 """The host, as guests see it."""
@@ -103,7 +104,9 @@ class Header(NamedTuple):
         try:
             return cls._make(_HEADER.unpack_from(data))
         except struct.error:
-            raise RemoteProtocolError(f"a packet of {len(data)} bytes, less than its header") from None
+            raise RemoteProtocolError(
+                f"a packet of {plural(len(data), 'byte')}, less than its header"
+            ) from None
 
     def answer(self, op: Operation) -> Header:
         """Return the header of an answer to where this packet came from, which tells of no connection."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from protocol.words import plural
 from tests.docs.documents import PROJECT, read, session
 from tests.rig import guest as rig
 from tests.rig import process, shell
@@ -118,7 +119,7 @@ async def test_vhost_user(directory: Path) -> None:
 async def set_faults(disk: process.Program, file: Path, command: str) -> None:
     """Do as `echo RULE > faults` does; return when the back-end has taken it over."""
     _, *rules = command.removesuffix(" > faults").split(" ")
-    told = f" {len(rules)} faults from"
+    told = f" {plural(len(rules), 'fault')} from"
     before = disk.output().count(told)
     await trio.Path(file).write_text("".join(f"{rule}\n" for rule in rules) or "\n")
     await until_printed(disk, told, before + 1)  # perhaps after none, as it looked while the file was empty

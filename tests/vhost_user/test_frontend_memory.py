@@ -66,7 +66,7 @@ def test_memory_comes_from_the_first_region_with_room(memory: Memory) -> None:
     first, second = memory.create(PAGE), memory.create(2 * PAGE)
     assert second.holds(memory.allocate(2 * PAGE).address)
     assert first.holds(memory.allocate(PAGE).address)
-    with pytest.raises(OutOfMemoryError, match="no memory region has 1 bytes left"):
+    with pytest.raises(OutOfMemoryError, match="no memory region has 1 byte left"):
         memory.allocate(1)
 
 

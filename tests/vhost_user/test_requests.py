@@ -74,7 +74,7 @@ async def test_device_sees_requests_only(
         f"{refused}5 bytes to read, where 8 are due",
         f"{refused}0 bytes to read, where 8 are due",
         f"{refused}room for 3 bytes, where 4 are due",
-        f"{refused}room for 1 bytes, where 4 are due",
+        f"{refused}room for 1 byte, where 4 are due",
         f"{refused}room for 0 bytes, where 4 are due",
     ]
 

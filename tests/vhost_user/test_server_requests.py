@@ -212,7 +212,7 @@ async def test_config_that_cannot_be_written_is_refused(caplog: pytest.LogCaptur
     async with attached(Echo()) as frontend:
         await frontend.negotiate()
         assert await is_refused(frontend, SetConfig(0, b"\1"))
-        assert "SET_CONFIG is refused: 1 bytes at 0: the configuration space is read-only" in caplog.text
+        assert "SET_CONFIG is refused: 1 byte at 0: the configuration space is read-only" in caplog.text
 
 
 async def test_change_of_config_is_told() -> None:
@@ -388,10 +388,7 @@ async def test_request_that_cannot_be_cancelled_is_waited_for_and_told_of(
             mock_clock.jump(1)
         await wait_all_tasks_blocked()
         device.open.set()
-    assert (
-        "queue 0 is to stop, and waits for 1 requests that are under way, which cannot be cancelled"
-        in caplog.text
-    )
+    assert "queue 0 is to stop, and waits for 1 request under way, which cannot be cancelled" in caplog.text
     assert queue.base == 1
 
 
@@ -412,5 +409,5 @@ async def test_chains_that_are_lost_are_named(caplog: pytest.LogCaptureFixture) 
         queue.submit([b"two"], [8])
         assert await queue.wait() == [[b"two"]]
         assert await queue.stop() == 2
-    assert "queue 0 stops with 1 chains that the device has not completed: " in caplog.text
+    assert "queue 0 stops with 1 chain that the device has not completed: " in caplog.text
     assert "lost to the driver" in caplog.text

@@ -12,6 +12,7 @@ from protocol.vhost_user.checks import RefusedError
 from protocol.virtio.blk import SECTOR_SIZE, WRITEBACK_OFFSET, BlkConfig, BlkFeature
 from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
+from protocol.words import plural
 from vhost_user.containment import Containment
 from vhost_user.device import RING_FEATURES, VirtioDevice
 from vhost_user.devices.blk_executor import Executor
@@ -247,7 +248,7 @@ class Blk(VirtioDevice):
         # A disk that is gone says so at every request.
         with self._own.code(self._what, "its size is not known", expected=OSError):
             if self._disk.measure():
-                _log.info("the disk has %d sectors now", self._disk.size // SECTOR_SIZE)
+                _log.info("the disk has %s now", plural(self._disk.size // SECTOR_SIZE, "sector"))
                 self.notify_config_changed()
         if self._fault_file is not None and (faults := self._fault_file.changed()) is not None:
             self.faults.set(faults)

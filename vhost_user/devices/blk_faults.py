@@ -13,6 +13,7 @@ import trio
 
 from protocol.io.command_line import UserError
 from protocol.virtio.blk import RequestStatus, RequestType
+from protocol.words import plural
 from vhost_user.devices.blk_requests import OPERATIONS
 from vhost_user.units import parse_time
 
@@ -134,7 +135,7 @@ class FaultFile:
         except UserError as error:
             _log.error("the faults stay as they are: %s", error)
             return None
-        _log.info("%d faults from %s", len(faults), self._path)
+        _log.info("%s from %s", plural(len(faults), "fault"), self._path)
         return faults
 
     def _stat(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from protocol.virtio.blk import (
     RequestStatus,
     RequestType,
 )
+from protocol.words import plural
 from vhost_user.chain import Readable, Writable
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Request:
             return name
         size = sum(segment.sectors for segment in self.segments) * SECTOR_SIZE
         where = "at" if len(self.segments) == 1 else f"in {len(self.segments)} segments from"
-        return f"{name} of {size} bytes {where} sector {self.segments[0].sector}"
+        return f"{name} of {plural(size, 'byte')} {where} sector {self.segments[0].sector}"
 
 
 class BadRequestError(Exception):
@@ -82,7 +83,7 @@ def parse(element: Element, features: BlkFeature) -> Request:
     readable = Readable(element.readable, element.readable_length)
     header = readable.read(REQUEST_HEADER.size)
     if len(header) < REQUEST_HEADER.size:
-        raise _io_error(f"a header of {len(header)} bytes")
+        raise _io_error(f"a header of {plural(len(header), 'byte')}")
     if not element.writable_length:
         raise _io_error("no byte for the status")
     number, _, sector = REQUEST_HEADER.unpack(header)
@@ -129,7 +130,7 @@ def _parse_flush(_number: int, _sector: int, _readable: Readable, room: Writable
 def _parse_get_id(number: int, _sector: int, readable: Readable, room: Writable) -> Request:
     _expect_none(readable)
     if room.length < ID_SIZE:
-        raise _io_error(f"{room.length} bytes of room for an id of {ID_SIZE}")
+        raise _io_error(f"{plural(room.length, 'byte')} of room for an id of {ID_SIZE}")
     return Request(RequestType(number), data=tuple(room.first(room.length)))
 
 
@@ -137,14 +138,16 @@ def _parse_segments(number: int, _sector: int, readable: Readable, room: Writabl
     _expect_no_room(room)
     length, type_ = readable.remaining, RequestType(number)
     if not length or length % SEGMENT.size or length > MAX_SEGMENTS * SEGMENT.size:
-        raise _io_error(f"{length} bytes of segments, which are 1 to {MAX_SEGMENTS} of {SEGMENT.size} bytes")
+        raise _io_error(
+            f"{plural(length, 'byte')} of segments, which are 1 to {MAX_SEGMENTS} of {SEGMENT.size} bytes"
+        )
     limit, known = _SEGMENT_RULES[type_]
     segments = []
     for sector, count, flags in SEGMENT.iter_unpack(readable.read()):
         if flags & ~known:
             raise BadRequestError(RequestStatus.UNSUPP, f"a segment of {type_.name} with flags {flags:#x}")
         if count > limit:
-            raise _io_error(f"{type_.name} of {count} sectors at once; {limit} are possible")
+            raise _io_error(f"{type_.name} of {plural(count, 'sector')} at once; {limit} are possible")
         segments.append(Segment(sector, count, bool(flags & SEGMENT_UNMAP)))
     return Request(type_, tuple(segments))
 
@@ -171,18 +174,18 @@ _SEGMENT_RULES = {
 
 def _sectors(length: int) -> int:
     if length % SECTOR_SIZE:
-        raise _io_error(f"{length} bytes of data, no multiple of {SECTOR_SIZE}")
+        raise _io_error(f"{plural(length, 'byte')} of data, no multiple of {SECTOR_SIZE}")
     return length // SECTOR_SIZE
 
 
 def _expect_none(readable: Readable) -> None:
     if readable.remaining:
-        raise _io_error(f"{readable.remaining} bytes to write in a request that reads")
+        raise _io_error(f"{plural(readable.remaining, 'byte')} to write in a request that reads")
 
 
 def _expect_no_room(room: Writable) -> None:
     if room.length:
-        raise _io_error(f"room for {room.length} bytes in a request that reads nothing")
+        raise _io_error(f"room for {plural(room.length, 'byte')} in a request that reads nothing")
 
 
 def _io_error(reason: str) -> BadRequestError:

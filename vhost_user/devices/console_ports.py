@@ -69,7 +69,7 @@ class Ports:
         for number in range(0 if console else 1, self.control.max_ports):
             if number not in self._plugs:
                 return number
-        raise ValueError(f"all {self.control.max_ports} ports are in use; start with a larger --max-ports")
+        raise ValueError(f"no port is left of {self.control.max_ports}; start with a larger --max-ports")
 
     def plug(self, number: int, options: PortOptions) -> PortSimulation:
         """Plug a port in. Raises ValueError where its number or name is taken, UserError."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.io.command_line import UserError
+from protocol.words import plural
 from vhost_user.devices.console_port import TRANSCRIPT_LIMIT
 from vhost_user.json_call import CallError
 from vhost_user.simulation import Simulation, call
@@ -41,7 +42,7 @@ class PortSimulation(Simulation):
         data = text.encode()
         if not self.port.has_room_for_input(len(data)):
             raise CallError(
-                f"port {self.name} has no room for {len(data)} bytes more: the guest does not read"
+                f"port {self.name} has no room for {plural(len(data), 'byte')} more: the guest does not read"
             )
         self.port.put_input_now(data)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from protocol.io.command_line import UserError
 from protocol.virtio.gpio import MAX_LINES
+from protocol.words import plural
 from vhost_user.devices.gpio_host import open_chip
 from vhost_user.devices.gpio_simulation import SimulatedChip, SimulatedLine, check_name
 
@@ -110,7 +111,7 @@ def chips_from(options: argparse.Namespace, sockets: int) -> list[Chip]:
         choices = [ChipChoice("")]
     if len(choices) != sockets:
         raise UserError(
-            f"there are {len(choices)} chips for {sockets} sockets; each socket serves one,"
+            f"{plural(len(choices), 'chip')} for {plural(sockets, 'socket')}; each socket serves one,"
             f" give --socket-count {len(choices)}"
         )
     chips: list[Chip] = []

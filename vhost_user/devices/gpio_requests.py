@@ -15,6 +15,7 @@ from protocol.virtio.gpio import (
     GpioStatus,
     IrqType,
 )
+from protocol.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -53,7 +54,9 @@ def parse(chain: Chain, lines: int, names_size: int) -> Request:
         raise BadRequestError("a request for names, of which there are none")
     size = 1 + names_size if kind is GpioRequestType.GET_LINE_NAMES else RESPONSE.size
     if chain.writable.length != size:
-        raise BadRequestError(f"{kind.name} with {chain.writable.length} bytes for a response of {size}")
+        raise BadRequestError(
+            f"{kind.name} with {plural(chain.writable.length, 'byte')} for a response of {size}"
+        )
     if line >= lines:
         raise BadRequestError(f"{kind.name} of line {line}; there are {lines}")
     if value not in _VALUES.get(kind, {value}):
@@ -72,7 +75,7 @@ def parse_event(chain: Chain, lines: int) -> int:
     (line,) = IRQ_REQUEST.unpack(_exactly(chain, IRQ_REQUEST.size))
     if chain.writable.length != IRQ_RESPONSE.size:
         raise BadRequestError(
-            f"an event buffer with {chain.writable.length} bytes for the status, which has 1"
+            f"an event buffer with {plural(chain.writable.length, 'byte')} for the status, which has 1"
         )
     if line >= lines:
         raise BadRequestError(f"an event buffer for line {line}; there are {lines}")
@@ -81,5 +84,5 @@ def parse_event(chain: Chain, lines: int) -> int:
 
 def _exactly(chain: Chain, size: int) -> bytes:
     if chain.readable.length != size:
-        raise BadRequestError(f"a request of {chain.readable.length} bytes; it has {size}")
+        raise BadRequestError(f"a request of {plural(chain.readable.length, 'byte')}; it has {size}")
     return chain.readable.read(size)

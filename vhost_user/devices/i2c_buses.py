@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from protocol.words import plural
 from vhost_user.containment import Containment, in_time
 from vhost_user.devices.i2c_chips import read_data, run_transfer
 from vhost_user.simulation import Simulation
@@ -120,7 +121,7 @@ class Buses:
         with self._own.code(type(bus).__name__, _NACK), in_time():
             done = await bus.transfer(messages)
             if done not in range(len(messages) + 1):
-                raise ValueError(f"transfer() of {len(messages)} messages has returned {done!r}")
+                raise ValueError(f"transfer() of {plural(len(messages), 'message')} has returned {done!r}")
             for message in messages[:done]:
                 if message.read:
                     message.data = read_data(message.data, message.size)

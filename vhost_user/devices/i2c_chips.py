@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from protocol.virtio.i2c import MAX_MESSAGE
+from protocol.words import plural
 from vhost_user.json_call import CallError
 from vhost_user.simulation import Simulation, call
 
@@ -303,7 +304,7 @@ def _exchange(chip: I2cChip, message: Message) -> None:
 def read_data(data: object, size: int) -> bytes:
     """Return `size` bytes of what somebody has returned for a read. Raises TypeError where it is no bytes."""
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise TypeError(f"a read of {size} bytes has returned {data!r}, and no bytes")
+        raise TypeError(f"a read of {plural(size, 'byte')} has returned {data!r}, and no bytes")
     return bytes(data[:size]).ljust(size, bytes([IDLE]))
 
 

@@ -18,6 +18,7 @@ from protocol.virtio.i2c import (
     decode_address,
     decode_ten_bit_address,
 )
+from protocol.words import plural
 from vhost_user.chain import Readable
 from vhost_user.devices.i2c_chips import Message
 
@@ -56,7 +57,9 @@ def parse(element: Element, features: int) -> Request:
     readable = Readable(element.readable, element.readable_length)
     header = readable.read(REQUEST_HEADER.size)
     if len(header) < REQUEST_HEADER.size:
-        return Request(element, None, reason=f"a header of {len(header)} bytes, not {REQUEST_HEADER.size}")
+        return Request(
+            element, None, reason=f"a header of {plural(len(header), 'byte')}, not {REQUEST_HEADER.size}"
+        )
     addr, _, word = REQUEST_HEADER.unpack(header)
     flags = RequestFlag(word)
     room = element.writable_length - 1
@@ -125,9 +128,9 @@ def _wrong_buffers(length: int, room: int, *, is_read: bool) -> str:
     if room < 0:
         return "no byte for the status"
     if is_read and length:
-        return f"{length} bytes to write in a request that reads"
+        return f"{plural(length, 'byte')} to write in a request that reads"
     if not is_read and room:
-        return f"room for {room} bytes in a request that writes"
+        return f"room for {plural(room, 'byte')} in a request that writes"
     if max(length, room) > MAX_MESSAGE:
         return f"a message of {max(length, room)} bytes; {MAX_MESSAGE} are possible"
     return ""

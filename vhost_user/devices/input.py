@@ -11,6 +11,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.vhost_user.checks import RefusedError
 from protocol.virtio.ids import DeviceId
 from protocol.virtio.input import EVENT, EVENTQ, Event, encode_config
+from protocol.words import plural
 from vhost_user.containment import Containment
 from vhost_user.device import VirtioDevice
 from vhost_user.devices.input_options import add_options, simulated_from, socket_paths, sources_from
@@ -139,7 +140,9 @@ class Input(VirtioDevice):
         """
         selected = data[: max(_SELECTED - offset, 0)]
         if not selected:
-            raise RefusedError(f"{len(data)} bytes at {offset}: only select and subsel can be written")
+            raise RefusedError(
+                f"{plural(len(data), 'byte')} at {offset}: only select and subsel can be written"
+            )
         self._selected[offset : offset + len(selected)] = selected
         self.source.reports.begin_anew()
 
@@ -159,7 +162,9 @@ class Input(VirtioDevice):
         reports = self.source.reports
         async for chain in queue:
             if chain.writable.remaining < EVENT.size:
-                self._tell_short(f"{chain.writable.remaining} bytes to write to in a buffer for events")
+                self._tell_short(
+                    f"{plural(chain.writable.remaining, 'byte')} to write to in a buffer for events"
+                )
                 chain.complete()
                 continue
             reports.ready.set()

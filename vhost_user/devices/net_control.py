@@ -22,6 +22,7 @@ from protocol.virtio.net import (
     VlanCommand,
     mac_tables,
 )
+from protocol.words import plural
 from vhost_user.devices.net_frames import Filter
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Control:
     def obey(self, command: bytes) -> None:
         """Do what a command says, as it is without the byte for its answer. Raises BadCommandError."""
         if len(command) < CONTROL_HEADER.size or len(command) > MAX_COMMAND_BYTES:
-            raise BadCommandError(f"it has {len(command)} bytes")
+            raise BadCommandError(f"it has {plural(len(command), 'byte')}")
         kind, number = CONTROL_HEADER.unpack_from(command)
         if (kind, number) not in _COMMANDS:
             raise BadCommandError(f"there is no command {number} of class {kind}")
@@ -134,7 +135,7 @@ class Control:
     def _set_pairs(self, _: int, data: bytes) -> None:
         pairs = int.from_bytes(_sized(data, 2), "little")
         if not 1 <= pairs <= self._max_pairs:
-            raise BadCommandError(f"{pairs} pairs of queues; there are {self._max_pairs}")
+            raise BadCommandError(f"{plural(pairs, 'pair')} of queues; there are {self._max_pairs}")
         self._device.use_pairs(pairs)
 
     def _set_offloads(self, _: int, data: bytes) -> None:
@@ -167,7 +168,7 @@ _COMMANDS: dict[tuple[int, int], tuple[NetFeature, Callable[[Control, int, bytes
 
 def _sized(data: bytes, size: int) -> bytes:
     if len(data) != size:
-        raise BadCommandError(f"{len(data)} bytes of data, which should be {size}")
+        raise BadCommandError(f"{plural(len(data), 'byte')} of data, which should be {size}")
     return data
 
 

@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass
 
 from protocol.virtio.net import GSO_ECN, HEADER, GsoType, HeaderFlag, NetFeature
+from protocol.words import plural
 
 MOST_OFFLOADS = (
     NetFeature.CSUM
@@ -77,14 +78,14 @@ def check(header: bytes, length: int) -> tuple[bytes, int]:
     needed = 0
     if flags & _NEEDS_CSUM:
         if start + offset + 2 > length:
-            raise ValueError(f"a checksum at {start} + {offset} in a frame of {length} bytes")
+            raise ValueError(f"a checksum at {start} + {offset} in a frame of {plural(length, 'byte')}")
         needed = _GUEST_CSUM
     if kind:
         if kind not in _NEEDED or not needed:
             raise ValueError(f"segmentation of kind {kind:#x} with flags {flags:#x}")
         least = -(-(length - start) // MOST_DATAGRAMS) if kind == _UDP_L4 else SMALLEST_SEGMENT
         if size < max(least, 1):
-            raise ValueError(f"segments of {size} bytes")
+            raise ValueError(f"segments of {plural(size, 'byte')}")
         needed = _NEEDED[kind]
     if not needed:
         return NOTHING_LEFT, 0

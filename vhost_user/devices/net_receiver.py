@@ -17,6 +17,7 @@ from protocol.virtio.net import (
     NetFeature,
     header_size,
 )
+from protocol.words import plural
 from vhost_user.devices.net_frames import ETHERNET_HEADER, FILTERED_BYTES, tag_bytes
 from vhost_user.devices.net_host import MAX_FRAME, ROOM_SECONDS, Receiver, copy
 
@@ -157,7 +158,9 @@ class QueueReceiver(Receiver):
                 if not self._told:
                     self._told = True
                     length = element.writable_length
-                    _log.warning("the driver gives a buffer to receive into with room for %d bytes", length)
+                    _log.warning(
+                        "the driver gives a buffer to receive into with room for %s", plural(length, "byte")
+                    )
                 self._queue.complete_together([(chain, 0)])
                 continue
             self._stock.append(chain)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.virtio.vsock import HEADER_SIZE, Header, Operation, SocketType
+from protocol.words import plural
 from vhost_user.devices.vsock_connection import Address, Connection, State
 from vhost_user.devices.vsock_stream import INTEREST, Stream
 
@@ -99,7 +100,7 @@ class Table:
         """
         if self._count() >= self._most or (own, port) in self._streams:
             sock.close()
-            raise TooManyConnectionsError(f"guest {self.cid} has {self._count()} connections")
+            raise TooManyConnectionsError(f"guest {self.cid} has {plural(self._count(), 'connection')}")
         connection = Connection(own, Address(self.cid, port), self._buf_alloc, State.ASKING)
         stream = Stream(connection, self, answered)
         try:

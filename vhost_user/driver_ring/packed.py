@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from protocol.virtio import packed
 from protocol.virtio.packed import EventFlags
 from protocol.virtio.split import DescriptorFlag
+from protocol.words import plural
 from vhost_user.atomics import fence
 from vhost_user.driver_ring.base import (
     Buffer,
@@ -154,7 +155,9 @@ def _write_table(table: Table, rows: Sequence[tuple[int, int, int]]) -> tuple[in
     """Write an indirect table, and return the (address, length, flags) of the descriptor for it."""
     size = packed.DESCRIPTOR_SIZE * len(rows)
     if len(table.view) < size:
-        raise ValueError(f"a table of {len(table.view)} bytes is too small for {len(rows)} descriptors")
+        raise ValueError(
+            f"a table of {plural(len(table.view), 'byte')} is too small for {plural(len(rows), 'descriptor')}"
+        )
     for number, (address, length, flags) in enumerate(rows):
         _DESCRIPTOR.pack_into(table.view, packed.DESCRIPTOR_SIZE * number, address, length, 0, flags)
     return table.address, size, int(DescriptorFlag.INDIRECT)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from protocol.virtio import split
 from protocol.virtio.features import Feature
 from protocol.virtio.split import DescriptorFlag
+from protocol.words import plural
 from vhost_user.atomics import fence
 from vhost_user.driver_ring.base import (
     Buffer,
@@ -129,7 +130,9 @@ class SplitDriver(DriverRing):
 
     def _write(self, table: memoryview, slots: Sequence[int], rows: Sequence[tuple[int, int, int]]) -> None:
         if len(table) < split.table_bytes(len(rows)):
-            raise ValueError(f"a table of {len(table)} bytes is too small for {len(rows)} descriptors")
+            raise ValueError(
+                f"a table of {plural(len(table), 'byte')} is too small for {plural(len(rows), 'descriptor')}"
+            )
         for number, (address, length, flags) in enumerate(rows):
             more = number + 1 < len(rows)
             self._descriptor.pack_into(

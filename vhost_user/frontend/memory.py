@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from protocol.fds import OwnedFd
 from protocol.vhost_user import MemoryRegion
+from protocol.words import plural
 from vhost_user.mapping import map_shared
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Memory:
         for region in self.regions:
             if (block := region.allocate(size, align)) is not None:
                 return block
-        raise OutOfMemoryError(f"no memory region has {size} bytes left")
+        raise OutOfMemoryError(f"no memory region has {plural(size, 'byte')} left")
 
     def put(self, data: bytes) -> Block:
         """Give out memory that holds `data`. Raises OutOfMemoryError."""
@@ -155,7 +156,7 @@ class Memory:
         for region in self.regions:
             if region.holds(address, size):
                 return region.view[address - region.guest_address :][:size]
-        raise ValueError(f"no memory region holds {size} bytes at {address:#x}")
+        raise ValueError(f"no memory region holds {plural(size, 'byte')} at {address:#x}")
 
     def close(self) -> None:
         """Remove all regions."""

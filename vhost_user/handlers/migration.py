@@ -14,6 +14,7 @@ from protocol.vhost_user import (
 )
 from protocol.vhost_user.checks import RefusedError
 from protocol.virtio.split import MAX_SIZE
+from protocol.words import plural
 from vhost_user.handlers.table import handles
 from vhost_user.inflight_buffer import InflightBuffer, create_file
 from vhost_user.transfer import StateTransfer
@@ -31,7 +32,7 @@ async def get_inflight_fd(backend: Backend, request: GetInflightFd) -> Inflight:
     queues, size = request.num_queues, request.queue_size
     if not 1 <= queues <= len(backend.vrings) or not 1 <= size <= MAX_SIZE:
         raise RefusedError(
-            f"an in-flight buffer for {queues} queues of {size}; the device has {len(backend.vrings)} queues"
+            f"an in-flight buffer for {plural(queues, 'queue')} of {size}; there are {len(backend.vrings)}"
         )
     fd, length = create_file(queues)
     return Inflight(length, 0, queues, size, fds=(fd,))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocol.virtio import inflight
+from protocol.words import plural
 from vhost_user.ring.base import BrokenRingError
 
 if TYPE_CHECKING:
@@ -101,7 +102,9 @@ class SplitInflight:
 def casts(part: memoryview, size: int) -> tuple[memoryview[int], memoryview[int], memoryview[int]]:
     """Return a queue's part as bytes, words of 16 and words of 64 bits. Raises BrokenRingError."""
     if len(part) < size:
-        raise BrokenRingError(f"the in-flight buffer has {len(part)} bytes for a queue that needs {size}")
+        raise BrokenRingError(
+            f"the in-flight buffer has {plural(len(part), 'byte')} for a queue that needs {size}"
+        )
     return part[:size], part[:size].cast("H"), part[:size].cast("Q")
 
 

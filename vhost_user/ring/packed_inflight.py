@@ -9,6 +9,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from protocol.virtio import inflight, packed
+from protocol.words import plural
 from vhost_user.ring.base import BrokenRingError
 from vhost_user.ring.inflight import casts, is_made_for
 from vhost_user.ring.packed_place import Place
@@ -137,7 +138,9 @@ class PackedInflight:
         entries.sort(key=self._counter_of)
         total = sum(words[self._word(entry) + inflight.PACKED_NUM_16] for entry in entries)
         if total > self._size:
-            raise BrokenRingError(f"the in-flight buffer has {total} descriptors of {self._size} in flight")
+            raise BrokenRingError(
+                f"the in-flight buffer has {plural(total, 'descriptor')} of {self._size} in flight"
+            )
         return InFlight(entries, total, used)
 
     def _is_of(self, ring_flags: Words, found: InFlight) -> bool:

@@ -112,7 +112,7 @@ def test_end_inside_a_message_loses_framing(sent: int) -> None:
     framer.feed(data[:12], fds)
     if data[12:]:
         framer.feed(data[12:])
-    with pytest.raises(RemoteProtocolError, match=f"ended after {sent} bytes of a message"):
+    with pytest.raises(RemoteProtocolError, match=f"ended after {sent} bytes? of a message"):
         framer.feed(b"")
     assert fds[0].closed
 

@@ -329,7 +329,7 @@ async def test_queue_that_stops_waits_for_a_slow_disk_and_says_so(
                 mock_clock.jump(5)
                 await wait_all_tasks_blocked()
                 assert (
-                    f"queue 0 is to stop, and waits for {REQUESTS} requests that are under way, until they"
+                    f"queue 0 is to stop, and waits for {REQUESTS} requests under way, until they"
                     " are done, for at most 60 s" in caplog.text
                 )
                 may_read.set()

@@ -192,7 +192,7 @@ async def test_ports_are_plugged_in_and_out_while_the_guest_runs() -> None:
 async def test_there_are_no_more_ports_than_room() -> None:
     with Console(max_ports=2) as console:
         console.add_port("one")
-        with pytest.raises(ValueError, match="all 2 ports are in use; start with a larger --max-ports"):
+        with pytest.raises(ValueError, match="no port is left of 2; start with a larger --max-ports"):
             console.add_port("two")
         console.add_port("console", console=True)
         with pytest.raises(ValueError, match="there is a port one already"):

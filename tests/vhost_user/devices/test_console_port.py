@@ -132,7 +132,7 @@ def test_character_that_comes_in_two_parts_is_read_whole() -> None:
 def test_input_has_its_limit() -> None:
     part = scripted()
     part.send("x" * INPUT_LIMIT)
-    with pytest.raises(CallError, match="has no room for 1 bytes more: the guest does not read"):
+    with pytest.raises(CallError, match="has no room for 1 byte more: the guest does not read"):
         part.send("x")
     assert part.port.take_input(1) == b"x"
     part.send("x")

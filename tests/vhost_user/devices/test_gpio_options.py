@@ -92,8 +92,8 @@ def test_device_list_that_is_none(text: str) -> None:
     [
         ((), "give lines: --line NAME"),
         (("--line", "a", "-l", "s1"), "give lines: --line NAME"),
-        (("-l", "s1:s2"), "there are 2 chips for 1 sockets; each socket serves one, give --socket-count 2"),
-        (("-l", "s1", "--socket-count", "2"), "there are 1 chips for 2 sockets"),
+        (("-l", "s1:s2"), "2 chips for 1 socket; each socket serves one, give --socket-count 2"),
+        (("-l", "s1", "--socket-count", "2"), "1 chip for 2 sockets"),
         (("--line", "a", "--line", "a"), "'a' cannot be the name of another part; give each --line a name"),
         (("-l", "99"), "cannot open the GPIO chip /dev/gpiochip99: there is none; 'gpiodetect' lists"),
         (("-l", "nosuchchip"), "cannot open the GPIO chip /dev/nosuchchip: there is none"),

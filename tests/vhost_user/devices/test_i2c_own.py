@@ -206,9 +206,9 @@ async def test_all_chips_are_closed(caplog: pytest.LogCaptureFixture) -> None:
     ("result", "told"),
     [
         (OSError("gone"), "OSError: gone"),
-        ("2", "transfer() of 1 messages has returned '2'"),
-        (2, "transfer() of 1 messages has returned 2"),
-        (-1, "transfer() of 1 messages has returned -1"),
+        ("2", "transfer() of 1 message has returned '2'"),
+        (2, "transfer() of 1 message has returned 2"),
+        (-1, "transfer() of 1 message has returned -1"),
     ],
 )
 async def test_bus_that_fails_is_a_nack(result: object, told: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -224,7 +224,7 @@ async def test_bus_that_gives_no_bytes_is_a_nack(caplog: pytest.LogCaptureFixtur
         assert await transfer(queue, Read(HOST, 1)) == [b"\7"]
         bus.data = "7"
         assert await transfer(queue, Read(HOST, 1)) == [None]
-    assert "a read of 1 bytes has returned '7', and no bytes" in caplog.text
+    assert "a read of 1 byte has returned '7', and no bytes" in caplog.text
 
 
 async def test_bus_that_never_returns_is_a_nack(
