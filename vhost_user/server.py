@@ -139,7 +139,9 @@ async def _serve_safely(device: VirtioDevice, stream: FdStream) -> None:
     _log.info("a front-end is connected")
     try:
         await serve_connection(device, stream)
-    except Exception:
+    except* trio.Cancelled:
+        raise  # the device may fail while it is told to end
+    except* Exception:
         _log.exception("the device failed, which ends the connection")
     else:
         _log.info("the front-end has left")

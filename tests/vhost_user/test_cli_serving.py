@@ -376,3 +376,38 @@ async def test_second_signal_ends_a_program_whose_requests_never_end(directory: 
         with trio.fail_after(SECONDS):
             assert await program.wait() == -signal.SIGTERM
         frontend.close()
+
+
+SORE_LOSER = '''
+from vhost_user import DeviceId, VirtioDevice
+
+
+class SoreLoser(VirtioDevice):
+    """Fails when it is told to end."""
+
+    device_id = DeviceId.CONSOLE
+    name = "sore"
+
+    async def run_queue(self, queue):
+        try:
+            async for chain in queue:
+                chain.complete()
+        finally:
+            raise RuntimeError("I was not done")
+'''
+
+
+async def test_end_is_clean_although_the_device_fails_at_it(directory: Path) -> None:
+    """What it raises is logged, as at any other time."""
+    (directory / "mine.py").write_text(SORE_LOSER)
+    argv = ["env", "-C", str(directory), *command("mine:SoreLoser", "-s", str(directory / "s"))]
+    async with start_program(directory, argv, "mine") as program:
+        frontend = Frontend(await connect(str(directory / "s")))
+        queue = await frontend.start()
+        await queue.exchange([], [8])
+        program.terminate()
+        with trio.fail_after(SECONDS):
+            assert await program.wait() == 0
+        frontend.close()
+        assert program.output().count("the device failed, which ends the connection") == 1
+        assert program.output().count("RuntimeError: I was not done") == 1

@@ -147,13 +147,14 @@ DEVICES = {
 }
 
 OWN_DEVICES = (
-    OWN_DEVICE
+    "from collections import deque\n"
+    + OWN_DEVICE
     + '''
 
 class Keeper(Hello):
     """Keeps all it gets, also what it has completed, and its queues."""
 
-    kept = []
+    kept = deque(maxlen=100)
     drain_seconds = 0
 
     async def run_queue(self, queue):
