@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
@@ -36,6 +36,7 @@ CONTENT = b"sector 0".ljust(1 << 20, b"\0")
 ROOT_PORTS = '<controller type="pci" index="0" model="pcie-root" />'
 ROOT_PORTS += '<controller type="pci" model="pcie-root-port" />' * 8
 """What a device can be plugged into while q35 runs, beside those that libvirt takes for its own."""
+GUESTS_IOMMU = '<iommu model="intel"><driver iotlb="on" /></iommu>'
 VIDEO = '<video><model type="virtio" /></video>'
 
 
@@ -149,6 +150,16 @@ async def test_domain_has_all_devices_that_libvirt_has_no_element_for(
             await until_printed(program, CONNECTED)
         await running.virsh("destroy", "guest")
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("kind", KINDS[:3], ids=str)
+async def test_domain_has_an_iommu_that_the_device_knows(running: Libvirt, kind: Kind) -> None:
+    behind = replace(kind, argv=f"{kind.argv} --iommu")
+    async with backend(behind, running.directory) as (program, elements):
+        await running.define(elements, devices=GUESTS_IOMMU)
+        await running.virsh("start", "guest")
+        await until_printed(program, CONNECTED)
+        await running.virsh("destroy", "guest")
 
 
 async def test_domain_has_the_memory_of_an_ivshmem_server(running: Libvirt) -> None:
