@@ -43,13 +43,9 @@ class RemediedError(OSError):
 
 
 class SocketOfAnotherError(RemediedError):
-    """A dead process of another user left its socket there, and we may not remove it."""
+    """Another user's socket is there: one to leave alone, as it may be in use, or that we may not remove."""
 
     remedy = "have it removed, or choose another path"
-
-    def __init__(self, number: int, path: str, owner: int) -> None:
-        text = f"a socket is left there that only its owner, user {owner}, or root may remove"
-        super().__init__(number, text, path)
 
 
 class SocketAccessError(RemediedError):
@@ -212,8 +208,10 @@ def _remove_stale(path: str) -> None:
     if error == errno.ECONNREFUSED:
         _unlink(path, status.st_uid)
     elif error == errno.EACCES:
-        whose = "" if status.st_uid == os.geteuid() else f", of user {status.st_uid}"
-        raise OSError(errno.EEXIST, f"a socket is there that we may not connect to{whose}", path)
+        text = "a socket is there that we may not connect to"
+        if status.st_uid == os.geteuid():
+            raise OSError(errno.EEXIST, text, path)
+        raise SocketOfAnotherError(errno.EEXIST, f"{text}, of user {status.st_uid}", path)
     else:
         raise SocketInUseError(path)
 
@@ -224,7 +222,9 @@ def _unlink(path: str, owner: int) -> None:
     except PermissionError as error:
         if error.errno != errno.EPERM or owner == os.geteuid():
             raise
-        raise SocketOfAnotherError(errno.EPERM, path, owner) from None  # in a sticky directory, as /tmp
+        # In a sticky directory, as /tmp.
+        text = f"a socket is left there that only its owner, user {owner}, or root may remove"
+        raise SocketOfAnotherError(errno.EPERM, text, path) from None
 
 
 @contextlib.contextmanager

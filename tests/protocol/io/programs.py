@@ -24,6 +24,7 @@ from protocol.fds import rights
 from protocol.io import (
     AncillaryLostError,
     FdStream,
+    RemediedError,
     listen,
     logs,
     notify,
@@ -130,10 +131,12 @@ def listen_until_killed(path: str) -> None:
 
 
 def listen_as_nobody(path: str, owner: int = -1) -> tuple[int | None, str]:
-    """Return the error of an attempt to listen."""
+    """Return the error of an attempt to listen, with its remedy if it has one of its own."""
     drop_privileges()
     try:
         listen(path, owner=owner).close()
+    except RemediedError as error:
+        return error.errno, f"{error}; {error.remedy}"
     except OSError as error:
         return error.errno, str(error)
     raise AssertionError("nobody may listen there")
