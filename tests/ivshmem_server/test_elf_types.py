@@ -163,6 +163,8 @@ def test_names_are_what_find_takes(types: ElfTypes) -> None:
         ("zzzzzz", "compilers leave out types that nothing uses"),
         ("", "'' is no name of a type"),
         ("@program.c", "is no name of a type"),
+        ("::", "'::' is no name of a type"),
+        ("point::", "'point::' is no name of a type"),
     ],
 )
 def test_name_that_nothing_defines(types: ElfTypes, asked: str, said: str) -> None:
