@@ -122,12 +122,15 @@ def guests(options: argparse.Namespace) -> list[GuestOptions]:
     return [GuestOptions(**{**common, **vm}) for vm in settings]
 
 
-def _check_reach(found: Sequence[GuestOptions]) -> None:
-    """Raise UserError for a guest that could reach nobody, and that nobody could reach."""
+def _check_reach(found: Sequence[GuestOptions], *, by_vm: bool) -> None:
+    """Raise UserError for a guest that could reach nobody, and that nobody could reach.
+
+    `by_vm` says that --vm describes them, beside which --uds-path would be refused.
+    """
     for guest in found:
         siblings = (other for other in found if other is not guest)
         if guest.uds_path is None and not any(set(guest.groups) & set(other.groups) for other in siblings):
-            how = "uds-path= in its --vm" if len(found) > 1 else "--uds-path PATH"
+            how = "uds-path= in its --vm" if by_vm else "--uds-path PATH"
             raise UserError(
                 f"guest {guest.guest_cid} could reach nobody, neither a program of the host nor another"
                 f" guest; give {how}, or further guests in a common group by --vm"
@@ -152,7 +155,7 @@ def make_all(kind: type[_Vsock], options: argparse.Namespace) -> list[_Vsock]:
     with ExitStack() as stack:
         devices = []
         found = guests(options)
-        _check_reach(found)
+        _check_reach(found, by_vm=bool(options.vm))
         for guest in found:
             devices.append(device := _make(kind, guest, siblings))
             stack.callback(device.close)

@@ -501,6 +501,7 @@ def test_what_cannot_be_had_is_told_in_one_line(directory: Path, path: str) -> N
     )
     alone = refused("--vm", "guest-cid=3,socket=/x,groups=a", "--vm", "guest-cid=4,socket=/y,groups=b")
     assert alone.startswith("guest 3 could reach nobody")
+    assert "; give uds-path= in its --vm, or" in refused("--vm", "guest-cid=3,socket=/x")
     both = ("--vm", f"socket={path}1,uds-path={path}", "--vm", f"socket={path}2")
     assert refused(*both) == "two guests have the CID 3; give each its own (guest-cid=)"
     assert refused("--socket-path", "/x", *both[:2]).startswith("--vm says where each guest's sockets are")
