@@ -51,6 +51,8 @@ class Query:
         The place is behind an @: `main.c`, `ring.h:12`, or the offset of the entry in the DWARF, `0x1a2b`.
         Raises ElfViewError for anything else.
         """
+        # DWARF's names are UTF-8, whatever encoding the command line was taken to be in.
+        text = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
         match = _SYNTAX.fullmatch(text.strip())
         if match is None or match[3].endswith("::") or (is_variable and match[1]):
             raise ElfViewError(f"{text!r} is no name of a {_WANTED[is_variable]}")

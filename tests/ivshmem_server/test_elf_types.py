@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ivshmem_server.elf_model import ElfViewError, Enum, Record, declare, flatten, layout, strip
+from ivshmem_server.elf_query import Query
 from ivshmem_server.elf_types import ElfTypes, load_types
 from tests.ivshmem_server.elf_programs import DWARF_VERSIONS, GCC, Compiler, object_bytes
 
@@ -164,6 +165,7 @@ def test_names_are_what_find_takes(types: ElfTypes) -> None:
         ("", "'' is no name of a type"),
         ("@program.c", "is no name of a type"),
         ("::", "'::' is no name of a type"),
+        ("point\udcff", "has no point\\xff; did you mean struct point"),
         ("point::", "'point::' is no name of a type"),
     ],
 )
@@ -172,6 +174,11 @@ def test_name_that_nothing_defines(types: ElfTypes, asked: str, said: str) -> No
         types.find(asked)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_name_in_utf8_is_one_in_a_locale_of_another_encoding_too() -> None:
+    typed = "Gr\u00f6\u00dfe".encode().decode("ascii", "surrogateescape")
+    assert str(Query.parse(f"struct {typed}")) == "struct Gr\u00f6\u00dfe"
 
 
 def test_same_name_for_different_types_has_to_be_chosen(tmp_path: Path) -> None:
