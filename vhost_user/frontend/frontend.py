@@ -279,16 +279,17 @@ class Frontend:
     async def reset(self) -> None:
         """Stop all queues, forget them, and reset the device, as a driver does that begins anew.
 
-        The features are then those that were on before, until `set_features()`. RESET_OWNER is not
-        sent: it is deprecated, and has DPDK and rust-vmm forget the connection's set-up with the device's.
+        The features are then those that were on before, accepted anew, until `set_features()`. RESET_OWNER
+        is not sent: it is deprecated, and has DPDK and rust-vmm forget the connection's set-up with the
+        device's.
         """
         for queue in list(self.queues.values()):
             await self.stop_queue(queue)
         await self._status.reset()
         if ProtocolFeature.RESET_DEVICE in self.protocol_features:
             await self.ask(ResetDevice())
-        await self.ask(SetFeatures(self.features))  # a back-end may have forgotten them
         self._close_queues()
+        await self.set_features(self.features)  # before any queue, as a back-end may have forgotten them
 
     # Configuration space
 
