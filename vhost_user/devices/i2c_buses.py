@@ -50,10 +50,11 @@ class ChipBus(Simulation):
         self._owned = tuple(chips.values())
         self._own = Containment(_log)
         self._chips: dict[int, I2cChip] = {}
-        self._names: dict[I2cChip, str] = {}
+        self._names: dict[int, str] = {}
+        """By the chips' identity: those of a class of one's own may be equal, or have no hash."""
         for first, chip in chips.items():
             self.add_part(f"{first:#04x}", chip)
-            self._names[chip] = f"the chip {type(chip).__name__} at {first:#04x}"
+            self._names[id(chip)] = f"the chip {type(chip).__name__} at {first:#04x}"
             for address in chip.addresses_from(first):
                 if address in self._chips:
                     raise ValueError(f"address {address:#04x} is used twice")
@@ -77,14 +78,14 @@ class ChipBus(Simulation):
     def close(self) -> None:
         """Close the chips."""
         for chip in self._owned:
-            with self._own.code(self._names[chip], "it was to be closed"):
+            with self._guard(chip, "it was to be closed"):
                 chip.close()
 
-    def _guard(self, chip: I2cChip) -> AbstractContextManager[object]:
-        return self._own.code(self._names[chip], _NACK)
+    def _guard(self, chip: I2cChip, effect: str = _NACK) -> AbstractContextManager[object]:
+        return self._own.code(self._names[id(chip)], effect)
 
     async def _run(self, chip: I2cChip) -> None:
-        with self._own.code(self._names[chip], "its run() is over, while the guest has it still"):
+        with self._guard(chip, "its run() is over, while the guest has it still"):
             await chip.run()
 
 

@@ -264,7 +264,7 @@ def run_transfer(chips: Mapping[int, I2cChip], messages: Sequence[Message], guar
 
     The first one that a chip does not acknowledge, or for which there is no chip, ends the transfer.
     """
-    addressed: dict[I2cChip, None] = {}  # in this order, each once
+    addressed: list[I2cChip] = []  # in this order, each once
     done = 0
     try:
         for message in messages:
@@ -280,11 +280,12 @@ def run_transfer(chips: Mapping[int, I2cChip], messages: Sequence[Message], guar
     return done
 
 
-def _is_acknowledged(chip: I2cChip, message: Message, addressed: dict[I2cChip, None], guard: Guard) -> bool:
+def _is_acknowledged(chip: I2cChip, message: Message, addressed: list[I2cChip], guard: Guard) -> bool:
     with guard(chip):
         try:
             chip.take_start(message)
-            addressed[chip] = None
+            if not any(chip is other for other in addressed):  # two may be equal, or have no hash
+                addressed.append(chip)
             _exchange(chip, message)
         except NackError as error:
             _log.debug("%s: %s", type(chip).__name__, error)

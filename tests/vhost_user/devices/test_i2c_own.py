@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -50,6 +51,23 @@ class Faulty(I2cChip):
     def fail(self, where: str) -> None:
         if where == self.where:
             raise ZeroDivisionError(f"in {where}")
+
+
+@dataclass
+class Equal(I2cChip):
+    """A dataclass, whose objects have no hash, and are equal to others with the same values."""
+
+    value: bytes
+    stopped = 0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def read(self, size: int) -> bytes:
+        return self.value
+
+    def stop(self) -> None:
+        self.stopped += 1
 
 
 class Careless(RegisterChip):
@@ -119,6 +137,13 @@ async def test_what_was_done_before_counts(caplog: pytest.LogCaptureFixture) -> 
         assert await transfer(queue, *given) == [b"", b"\1", None, None]
     assert (chip.stopped, other.stopped) == (1, 1)
     assert len(caplog.records) == 1
+
+
+async def test_chips_that_are_equal_and_have_no_hash() -> None:
+    chip, other = Equal(b"\1"), Equal(b"\1")
+    async with bus_of({OWN: chip, OTHER: other}) as queue:
+        assert await transfer(queue, Read(OWN, 1), Read(OTHER, 1), Read(OWN, 1)) == [b"\1"] * 3
+    assert (chip.stopped, other.stopped) == (1, 1)
 
 
 async def test_chip_that_fails_at_the_stop(caplog: pytest.LogCaptureFixture) -> None:
