@@ -7,7 +7,9 @@ import inspect
 import types
 import typing
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from vhost_user.units import Seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +25,7 @@ class Call:
     def __init__(self, method: Callable[..., Any]) -> None:
         self._method = method
         self.name: str = method.__name__
-        self._hints = typing.get_type_hints(method)
+        self._hints = typing.get_type_hints(method, include_extras=True)
         self._parameters = inspect.signature(method).parameters
 
     @property
@@ -63,7 +65,11 @@ class Call:
         return ", ".join(f"{name}: {text}" for name, text in self.arguments.items())
 
 
-_NAMES: dict[Any, str] = {types.NoneType: "null", bytes: "bytes as hexadecimal digits"}
+_NAMES: dict[Any, str] = {
+    types.NoneType: "null",
+    bytes: "bytes as hexadecimal digits",
+    Seconds: "seconds or a time such as 20ms",
+}
 """What types are called that JSON has otherwise."""
 
 
@@ -89,6 +95,9 @@ def _from_json(value: object, hint: Any) -> object:
         value = [_from_json(item, parts[0]) for item in value]
     elif hint is bytes and isinstance(value, str):
         value = bytes.fromhex(value)
+    elif origin is Annotated:
+        base, parse = parts
+        value = parse(value) if isinstance(value, str) else _from_json(value, base)
     elif hint is float and type(value) is int:
         value = float(value)
     elif isinstance(hint, type) and issubclass(hint, Enum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Annotated, TypeAlias
 
 _NUMBER = r"([0-9]+(?:\.[0-9]*)?(?:e-[0-9]+)?|\.[0-9]+)"
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
@@ -13,6 +14,10 @@ _BITS = {"bit": 1.0, "kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 def parse_time(text: str) -> float:
     """Return the seconds that `20ms`, `500us`, `1.5s` or 0 is. Raises ValueError, in words for the user."""
     return _scaled(text, _SECONDS, "time", "20ms, 500us or 1.5s")
+
+
+Seconds: TypeAlias = Annotated[float, parse_time]
+"""An argument of a call that is a time: a number of seconds, or a text with its unit, as everywhere else."""
 
 
 def parse_rate(text: str) -> float:
@@ -25,6 +30,7 @@ def parse_share(text: str) -> float:
 
     A 1 without a unit is refused: it might be meant as 1%.
     """
+    text = text.strip()
     match = re.fullmatch(_NUMBER + "(%?)", text)
     if match is None:
         raise ValueError(f"'{text}' is no share; write it as 5%, or 0.05")

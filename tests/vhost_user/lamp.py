@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import trio
 
 from vhost_user import CallError, DeviceId, Simulation, VirtioDevice, call
+from vhost_user.units import Seconds  # noqa: TC001 -- calls are made by it
 
 if TYPE_CHECKING:
     import argparse
@@ -63,12 +64,13 @@ class Lamp(Simulation):
         many: list[int] = [],  # noqa: B006 -- it is only returned
         mode: Literal["fast", 3] = "fast",
         colour: Colour = Colour.RED,
+        pause: Seconds = 0.0,
     ) -> list[object]:
         """Return what came.
 
         In words of JSON.
         """
-        return [number, real, text, raw, many, mode, colour]
+        return [number, real, text, raw, many, mode, colour, pause]
 
     @call
     def fail(self, error: str) -> None:

@@ -66,7 +66,7 @@ async def test_calls_from_a_client(path: Path) -> None:
         assert lamp(house).is_on
         assert await client.call("state", on="hall") == {"on": True}
         assert await client.call("echo", on="attic/left", raw=b"\x01\xff", colour="warm white") == [
-            *(None, 0.0, "", "01ff", [], "fast", "warm white")
+            *(None, 0.0, "", "01ff", [], "fast", "warm white", 0.0)
         ]
         with pytest.raises(CallError, match=r"^0 is no percentage from 1 to 100$"):
             await client.call("switch", on="hall", lit=False, brightness=0)

@@ -48,6 +48,8 @@ async def test_a_call_does_what_the_method_does() -> None:
         ({"many": [1, 2]}, 4, [1, 2]),
         ({"mode": 3}, 5, 3),
         ({"colour": "warm white"}, 6, "warm white"),
+        ({"pause": 2}, 7, 2.0),
+        ({"pause": "20ms"}, 7, 0.02),
     ],
 )
 async def test_arguments_are_what_json_says(given: dict[str, object], place: int, wanted: object) -> None:
@@ -70,6 +72,7 @@ async def test_arguments_are_what_json_says(given: dict[str, object], place: int
         ({"many": 1}, "many is 1"),
         ({"mode": "slow"}, "mode is 'slow'; it has to be 'fast' or 3"),
         ({"colour": "blue"}, "colour is 'blue'; it has to be 'red' or 'warm white'"),
+        ({"pause": "20"}, "pause is '20'; it has to be seconds or a time such as 20ms"),
         ({"size": 1}, "echo has no argument 'size'; it takes \\(number: int or null = None, real: float"),
     ],
 )

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("5%", 0.05), ("0.05", 0.05), (".5%", 0.005), ("100%", 1.0), ("1%", 0.01), ("0", 0.0), ("1e-05", 1e-5)],
+    [
+        ("5%", 0.05),
+        ("0.05", 0.05),
+        (".5%", 0.005),
+        ("100%", 1.0),
+        ("1%", 0.01),
+        ("0", 0.0),
+        ("1e-05", 1e-5),
+        (" 5%", 0.05),
+    ],
 )
 def test_shares(text: str, value: float) -> None:
     assert parse_share(text) == pytest.approx(value)

@@ -13,6 +13,7 @@ from protocol.words import plural
 from vhost_user.devices.console_port import TRANSCRIPT_LIMIT
 from vhost_user.json_call import CallError
 from vhost_user.simulation import Simulation, call
+from vhost_user.units import Seconds  # noqa: TC001 -- calls are made by it
 
 if TYPE_CHECKING:
     from vhost_user.devices.console import Console
@@ -67,12 +68,12 @@ class PortSimulation(Simulation):
         return self._take(TRANSCRIPT_LIMIT)
 
     @call
-    async def expect(self, text: str, seconds: float = EXPECT_SECONDS) -> str:
+    async def expect(self, text: str, seconds: Seconds = EXPECT_SECONDS) -> str:
         """Wait until `text` is put out; return the output up to its end."""
         return await self._until(re.compile(re.escape(text.encode())), text, seconds)
 
     @call
-    async def expect_regex(self, pattern: str, seconds: float = EXPECT_SECONDS) -> str:
+    async def expect_regex(self, pattern: str, seconds: Seconds = EXPECT_SECONDS) -> str:
         """Wait for output that the regular expression describes; return the output up to its end."""
         try:
             compiled = re.compile(pattern.encode(), re.MULTILINE)

@@ -13,6 +13,7 @@ from vhost_user.devices.gpio_chip import Chip, LineError
 from vhost_user.devices.gpio_interrupts import Interrupt
 from vhost_user.json_call import CallError
 from vhost_user.simulation import Simulation, call
+from vhost_user.units import Seconds  # noqa: TC001 -- calls are made by it
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -91,7 +92,7 @@ class SimulatedLine(Simulation):
         )
 
     @call
-    async def set(self, value: Level, wait: bool = True, within: float = PATIENCE_SECONDS) -> None:
+    async def set(self, value: Level, wait: bool = True, within: Seconds = PATIENCE_SECONDS) -> None:
         """Drive the line to a level.
 
         With `wait` first until the guest is done with the interrupt before, so that it misses none; at
@@ -102,13 +103,13 @@ class SimulatedLine(Simulation):
             await self._drive(value, wait=wait, within=within)
 
     @call
-    async def toggle(self, wait: bool = True, within: float = PATIENCE_SECONDS) -> None:
+    async def toggle(self, wait: bool = True, within: Seconds = PATIENCE_SECONDS) -> None:
         """Drive the line to the other level, as `set()` does."""
         async with self._turn(within):
             await self._drive(_LEVELS[not self._outside], wait=wait, within=within)
 
     @call
-    async def press(self, seconds: float = PRESS_SECONDS, within: float = PATIENCE_SECONDS) -> None:
+    async def press(self, seconds: Seconds = PRESS_SECONDS, within: Seconds = PATIENCE_SECONDS) -> None:
         """Make the line active, for so many seconds; return when the guest has handled that it no longer is.
 
         Waits before each change as `set()` does.
@@ -122,7 +123,7 @@ class SimulatedLine(Simulation):
 
     @call
     async def pulse(
-        self, count: int = 1, seconds: float = PULSE_SECONDS, within: float = PATIENCE_SECONDS
+        self, count: int = 1, seconds: Seconds = PULSE_SECONDS, within: Seconds = PATIENCE_SECONDS
     ) -> None:
         """Drive the line to the other level and back, so many times, staying `seconds` at each.
 
@@ -139,14 +140,14 @@ class SimulatedLine(Simulation):
             await self._handled(within)
 
     @call
-    async def wait_for(self, value: Level, within: float = PATIENCE_SECONDS) -> None:
+    async def wait_for(self, value: Level, within: Seconds = PATIENCE_SECONDS) -> None:
         """Wait until the line has a level, for an output until the guest has set that."""
         with _patience(within, f"the line has not got to {value}", "'state' tells who drives it"):
             while self.level != value:
                 await self._changed.park()
 
     @call
-    async def wait_for_interrupts(self, within: float = PATIENCE_SECONDS) -> None:
+    async def wait_for_interrupts(self, within: Seconds = PATIENCE_SECONDS) -> None:
         """Wait until the guest wants interrupts of the line: from then on each change reaches it."""
         what = "the guest has enabled no interrupt of the line"
         with _patience(within, what, "is its driver loaded, and does a program listen?"):

@@ -10,6 +10,7 @@ from vhost_user.devices.input_pointers import DEFAULT_SIZE, Size
 from vhost_user.devices.input_reports import Description
 from vhost_user.devices.input_simulation import SimulatedInput
 from vhost_user.simulation import call
+from vhost_user.units import Seconds  # noqa: TC001 -- calls are made by it
 
 DEFAULT_SLOTS = 10
 MAX_SLOTS = 32
@@ -85,7 +86,7 @@ class Touchscreen(SimulatedInput):
         await self._draw([(x, y)], 0)
 
     @call
-    async def swipe(self, x1: int, y1: int, x2: int, y2: int, seconds: float = DEFAULT_SWIPE) -> None:
+    async def swipe(self, x1: int, y1: int, x2: int, y2: int, seconds: Seconds = DEFAULT_SWIPE) -> None:
         """Draw a straight line with the first finger that is free."""
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"{seconds} seconds are no time that a swipe can take; give 0 or more")

@@ -95,12 +95,12 @@ class LineSimulation(Simulation):
         self,
         direction: Literal["both", "from_guest", "to_guest"] = "both",
         *,
-        loss: float | str | None = None,
-        duplicate: float | str | None = None,
-        corrupt: float | str | None = None,
+        loss: str | float | None = None,
+        duplicate: str | float | None = None,
+        corrupt: str | float | None = None,
         delay: str | None = None,
         jitter: str | None = None,
-        reorder: float | str | None = None,
+        reorder: str | float | None = None,
         rate: str | None = None,
     ) -> None:
         """Make the lines worse or better: "5%" or 0.05, "20ms", "10Mbit"; what is not given stays as it is.
