@@ -328,13 +328,12 @@ class VirtioDevice:
         try:
             return names.find(text)
         except KeyError:
-            own = names.names(cls.possible_features or cls.features)
-            shared = (
+            there = names.choices(
+                cls.possible_features or cls.features,
                 cls.ring_features | Feature.ACCESS_PLATFORM,
                 _protocol_features(cls) | ProtocolFeature.CONFIG,
             )
-            there = ", ".join([*own, *(str(each).replace("|", ", ") for each in shared)])
-            raise ValueError(f"'{text}' is no feature of {cls.name}; there are {there}") from None
+            raise ValueError(f"'{text}' is no feature of {cls.name}; there are {', '.join(there)}") from None
 
     @property
     def offered_protocol_features(self) -> ProtocolFeature:

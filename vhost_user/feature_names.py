@@ -61,9 +61,15 @@ class FeatureNames:
         (member,) = found.values()
         return member if isinstance(member, ProtocolFeature) else Feature(int(member))
 
-    def names(self, features: int) -> list[str]:
-        """Return the names of those of the type's own features that are set."""
-        return [name for bit, name in self._bits.items() if features >> bit & 1]
+    def choices(self, own: int, shared: Feature, protocol: ProtocolFeature) -> list[str]:
+        """Return names for `find()` of the features that are set, with a prefix where two have the same."""
+        found = [(self._prefix, name) for bit, name in self._bits.items() if own >> bit & 1]
+        found += [("VIRTIO", name) for name, member in _single_bits(Feature) if shared & member]
+        found += [(_PROTOCOL, name) for name, member in _single_bits(ProtocolFeature) if protocol & member]
+        return [f"{prefix}_F_{name}" if self._is_ambiguous(name) else name for prefix, name in found]
+
+    def _is_ambiguous(self, name: str) -> bool:
+        return sum(name in bits.__members__ for _, bits in self._tables("")) > 1
 
     def _tables(self, prefix: str) -> Iterable[tuple[str, type[IntFlag]]]:
         """Yield what a prefix can be for, with the prefix."""
