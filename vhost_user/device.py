@@ -139,10 +139,13 @@ class VirtioDevice:
     _channel: Channel | None = None
 
     def __init_subclass__(cls, **arguments: object) -> None:
-        """Have `device_id` be a DeviceId. Raises ValueError for what is no type of device."""
+        """Have `device_id` be a DeviceId, also an inherited one. Raises ValueError for what is no type."""
         super().__init_subclass__(**arguments)
-        if "device_id" in vars(cls):
-            cls.device_id = DeviceId(cls.device_id)
+        if hasattr(cls, "device_id"):
+            number: Any = cls.device_id
+            if isinstance(number, bool):  # which an enumeration takes for 1 and 0
+                raise ValueError(f"{number} is no type of device; give a number")
+            cls.device_id = DeviceId(number)
 
     async def run_queue(self, queue: Virtqueue) -> None:
         """Serve `queue` until it is stopped: `async for chain in queue`. Runs as a task of its own.

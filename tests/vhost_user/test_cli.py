@@ -418,6 +418,10 @@ def test_device_that_there_is_none(name: str, text: str) -> None:
         ),
         (OWN_DEVICE.replace("DeviceId.CONSOLE", "0"), "mine.py, line "),
         (
+            OWN_DEVICE.replace("DeviceId.CONSOLE", "True"),
+            "True is no type of device; give a number (",
+        ),
+        (
             OWN_DEVICE + "\n    def __init__(self):\n        {}['size']\n",
             "cannot start Hello: KeyError: 'size' (",
         ),
@@ -439,6 +443,14 @@ def test_device_of_a_type_without_a_name(directory: Path, number: str) -> None:
     printed = run("run", "mine:Hello", "-s", "/tmp/s", "--print-qemu-args", cwd=directory)
     assert "-device vhost-user-test-device-pci,virtio-id=63,num_vqs=1" in printed.stdout
     assert (printed.returncode, printed.stderr) == (0, "")
+
+
+def test_device_whose_number_is_inherited_from_elsewhere(directory: Path) -> None:
+    source = OWN_DEVICE.replace("    device_id = DeviceId.CONSOLE\n", "")
+    source = source.replace("class Hello(", "class Numbered:\n    device_id = 63\n\n\nclass Hello(Numbered, ")
+    (directory / "mine.py").write_text(source)
+    told = run("run", "mine:Hello", "--print-capabilities", cwd=directory)
+    assert json.loads(told.stdout) == {"type": "type-63", "features": []}
 
 
 def test_device_of_another_package(directory: Path) -> None:
