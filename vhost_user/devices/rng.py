@@ -15,7 +15,8 @@ from protocol.fds import OwnedFd
 from protocol.io.command_line import UserError
 from protocol.virtio.ids import DeviceId
 from vhost_user.device import VirtioDevice
-from vhost_user.options import whole_number
+from vhost_user.options import parsed_by, whole_number
+from vhost_user.units import parse_time
 
 if TYPE_CHECKING:
     import argparse
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = "/dev/urandom"
 DEFAULT_PERIOD = 60.0
+_MAX_MILLISECONDS = 1 << 32
 
 MAX_READ = 65536
 """Most bytes that one request gets, so that none holds up the others."""
@@ -212,9 +214,9 @@ class Rng(VirtioDevice):
             "-p",
             "--period",
             metavar="MS",
-            type=whole_number(1, 1 << 32),
+            type=parsed_by(_milliseconds),
             default=int(DEFAULT_PERIOD * 1000),
-            help="the period of --max-bytes in milliseconds (default: %(default)s)",
+            help="the period of --max-bytes, in milliseconds or with a unit, as 1.5s (default: %(default)s)",
         )
         parser.add_argument(
             "-m",
@@ -240,3 +242,14 @@ class Rng(VirtioDevice):
         device = cls.from_options(options)
         more = max(len(cls.socket_paths(options)) - 1, 0)
         return [device, *(device.for_another_guest() for _ in range(more))]
+
+
+def _milliseconds(text: str) -> float:
+    """Return what a number of milliseconds is, as rust-vmm's program has it, or a time with its unit.
+
+    Raises ValueError, in words for the user.
+    """
+    found = int(text) if text.isdecimal() else 1000 * parse_time(text)
+    if not 1 <= found <= _MAX_MILLISECONDS:
+        raise ValueError(f"'{text}' is no period from 1 to {_MAX_MILLISECONDS} milliseconds")
+    return found

@@ -215,6 +215,18 @@ def test_long_and_short_options() -> None:
         pass
 
 
+@pytest.mark.parametrize(("text", "milliseconds"), [("20", 20), ("20ms", 20), ("1.5s", 1500)])
+def test_period_is_in_milliseconds_unless_it_says_otherwise(text: str, milliseconds: float) -> None:
+    assert options("-p", text).period == pytest.approx(milliseconds)
+
+
+@pytest.mark.parametrize("text", ["0", "1us", "0.5", "-1", "9" * 11, "9999999s"])
+def test_what_is_no_period(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        options("-p", text)
+    assert f"'{text}' is no " in capsys.readouterr().err
+
+
 def test_file_that_cannot_be_read_is_named() -> None:
     with pytest.raises(
         UserError, match="cannot read /none: No such file or directory; give another file with -f"
