@@ -18,6 +18,7 @@ from protocol.io.command_line import (
     fail_to_start,
     print_result,
     raise_open_files_limit,
+    room_for_descriptors,
 )
 from protocol.virtio.ids import DeviceId
 from vhost_user import serving
@@ -38,6 +39,9 @@ _OBJECTS_BEFORE_COLLECTION = 20_000
 """How many new objects it takes for Python to look for garbage that refers to itself, of which devices make
 hardly any. Its own 700 are a few dozen requests: a third of a network card's time would go into looking."""
 
+_LEAST_DESCRIPTORS = 16
+"""How many files are to be left to open: for the loop, where the front-end is, and a guest with one queue."""
+
 _TYPES = {DeviceId.NINEP: "9p", DeviceId.RPROC_SERIAL: "rproc-serial"}
 
 _log = logging.getLogger("vhost_user")
@@ -53,6 +57,7 @@ def run_device(device: type[VirtioDevice], argv: Sequence[str], program: str) ->
             return print_result(program, _what_to_paste(device, options))
         configure_log(program, options)
         raise_open_files_limit()
+        _check_descriptors()
         with contextlib.ExitStack() as stack:
             received = stack.enter_context(signals.ServiceSignals())
             # From here on there is something to clean up.
@@ -78,6 +83,13 @@ def _make(device: type[VirtioDevice], options: argparse.Namespace) -> list[Virti
         raise UserError(f"cannot start {device.__name__}: {error}") from error
     except Exception as error:  # whatever somebody's device does wrong
         raise UserError(f"cannot start {device.__name__}: {in_one_line(error)}") from error
+
+
+def _check_descriptors() -> None:
+    """Raise UserError where the limit of open files has no room for a guest."""
+    limit, room = room_for_descriptors()
+    if room < _LEAST_DESCRIPTORS:
+        raise UserError(f"a guest takes more than {limit} open files: raise the limit (ulimit -n)")
 
 
 def _adapt(device: VirtioDevice, options: argparse.Namespace) -> None:

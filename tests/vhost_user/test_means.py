@@ -165,3 +165,14 @@ async def test_client_at_the_limit_of_open_files_connects_later(directory: Path)
             await frontend.request(GetFeatures())
             frontend.close()
         assert f"error: cannot connect to {path}: {NO_FILES}; trying again" in program.output()
+
+
+@pytest.mark.parametrize("files", [7, 9, 11, 13])  # with fewer, Python itself fails
+async def test_limit_of_open_files_that_has_no_room_for_a_guest_is_named(directory: Path, files: int) -> None:
+    few = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
+    argv = [*few, *command("rng", "--socket-path", str(directory / "rng.sock"))]
+    done = await trio.run_process(argv, capture_stderr=True, check=False)
+    assert (done.returncode, done.stderr.decode()) == (
+        1,
+        f"vhost-user run rng: a guest takes more than {files} open files: raise the limit (ulimit -n)\n",
+    )
