@@ -10,6 +10,7 @@ from ivshmem_server.elf_model import ElfViewError
 from ivshmem_server.peer import NoSuchPeerError
 from protocol.errors import RemoteProtocolError
 from protocol.io.command_line import UserError
+from protocol.io.means import are_out, cause_and_remedy
 
 if TYPE_CHECKING:
     import argparse
@@ -25,10 +26,10 @@ def explain(error: BaseException, options: argparse.Namespace) -> str | None:
         case OSError(filename=options.socket_path):
             return _no_connection(error, options.socket_path)
         case OSError(filename=None):
-            full = "cannot write to standard output: " if error.errno == errno.ENOSPC else ""
-            return f"{full}{error.strerror}"
+            full = error.errno == errno.ENOSPC
+            return f"cannot write to standard output: {error.strerror}" if full else cause_and_remedy(error)
         case OSError():
-            return f"cannot open {error.filename}: {error.strerror}"
+            return f"cannot open {error.filename}: {cause_and_remedy(error)}"
     return None
 
 
@@ -41,6 +42,8 @@ def _no_connection(error: OSError, path: str) -> str:
         return f"no permission to connect to {path}; start the server with --mode or --group, or be its user"
     if error.errno in {errno.ENOTSOCK, errno.EPROTOTYPE}:
         return f"{path} is no stream socket; give the server's -S"
+    if are_out(error):
+        return f"cannot connect to {path}: {cause_and_remedy(error)}"
     return f"cannot connect to {path}: {error.strerror or error}; give another -S"
 
 

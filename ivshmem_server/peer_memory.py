@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 from protocol.fds import Closing, OwnedFd
+from protocol.io.means import cause_and_remedy
 from protocol.ivshmem.registers import MIN_MEMORY_SIZE
 
 SHM_DIRECTORY = Path("/dev/shm")
@@ -74,5 +75,5 @@ def _map(fd: int, *, readonly: bool) -> mmap.mmap:
     try:
         return mmap.mmap(fd, status.st_size, flags=mmap.MAP_SHARED, prot=protection)
     except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "beyond the address space"
+        reason = cause_and_remedy(error) if isinstance(error, OSError) else "beyond the address space"
         raise UnusableMemoryError(f"{status.st_size} bytes that cannot be mapped: {reason}") from None

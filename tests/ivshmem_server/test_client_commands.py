@@ -415,3 +415,13 @@ def test_start_does_not_load_what_few_commands_need() -> None:
     program = "import sys, ivshmem_server.client_cli; print({'readline', 'elftools'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("files", [7, 8, 9, 10])  # with fewer, Python itself fails
+async def test_limit_of_open_files_that_is_too_low_is_named(path: Path, files: int) -> None:
+    few = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
+    async with serving(path), running("dump", "-S", path, launcher=few) as client:
+        done = await client.end()
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert "raise the limit" in done.err
+    assert "give another -S" not in done.err
