@@ -81,6 +81,8 @@ class SharedMemory(Closing):
             remedy = "choose another name with -M"
             if not path.parent.is_dir():
                 remedy = f"this system has no {path.parent}: use --memfd, or mount a tmpfs there"
+            elif not os.access(path.parent, os.W_OK | os.X_OK):
+                remedy = f"we may not write to {path.parent}: use --memfd"
             raise MemoryUnavailableError(
                 f"cannot open shared memory {path}: {_cause_and(remedy, error)}"
             ) from None

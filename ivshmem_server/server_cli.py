@@ -274,6 +274,8 @@ def _print_status(argv: Sequence[str]) -> int:
         remedy = "is a server running with --status-socket there?"
         if isinstance(error, PermissionError):
             remedy = "be its user, or root"
+        elif isinstance(error, NoStatusError):
+            remedy = "give a server's --status-socket"
         elif Path(options.path).exists() and not Path(options.path).is_socket():
             reason, remedy = "it is no socket", "give a server's --status-socket"
         return fail(PROGRAM, f"no status from {options.path}: {reason}; {remedy}")

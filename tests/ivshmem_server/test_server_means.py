@@ -40,6 +40,15 @@ async def test_memory_in_use_is_told_as_such_where_proc_is_hidden(tmp_path: Path
     assert f"{tmp_path.name} is in use by another server; stop it or choose" in done.stderr.decode()
 
 
+@tmpfs.for_mounter
+def test_memory_that_we_may_not_make_an_object_for_is_told_of_the_other_kind(tmp_path: Path) -> None:
+    mount = 'mount -t tmpfs -o ro none /dev/shm && exec "$@"'
+    argv = ["unshare", "--mount", "--", "sh", "-c", mount, "sh", *COMMAND]
+    argv += ["-F", "-M", tmp_path.name, "-S", f"{tmp_path}/socket"]
+    said = one_line_error(subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False))
+    assert said.endswith(": Read-only file system; we may not write to /dev/shm: use --memfd\n")
+
+
 FEW_FILES = ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh"]
 """Runs the command behind it with room for 256 open files."""
 

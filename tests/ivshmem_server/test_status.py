@@ -48,9 +48,7 @@ async def test_status_of_the_socket_for_guests_says_at_once_what_that_is(tmp_pat
         argv = [*COMMAND, "status", str(server.socket)]
         done = await trio.run_process(argv, capture_stdout=True, capture_stderr=True, check=False)
     assert (done.returncode, done.stdout) == (1, b"")
-    assert (
-        b"it is the socket for guests and other peers (-S); is a server running with --status" in done.stderr
-    )
+    assert b"it is the socket for guests and other peers (-S); give a server's --status-socket" in done.stderr
 
 
 async def test_status_of_one_who_says_nothing_is_one_line(
