@@ -8,6 +8,7 @@ A guest tries again and again, so a traceback is logged once for each place that
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import logging
 import traceback
@@ -18,7 +19,7 @@ import trio
 from vhost_user.groups import only
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
     from types import FrameType, TracebackType
     from typing import Self
 
@@ -116,6 +117,21 @@ class _Attempt:
             self.refusal = str(cause)
         else:
             self._containment.failed(self._what, self._effect, error)
+
+
+def refuse_async(cls: type, base: type, *, but: Container[str] = ()) -> None:
+    """Raise TypeError where `cls` has an async method in the place of one of `base` that is not awaited.
+
+    It would never run, and seem to have done what it was asked for. Methods in `but` may be either.
+    """
+    for name, method in vars(cls).items():
+        plain = getattr(base, name, None)
+        if name in but or not inspect.isfunction(plain) or inspect.iscoroutinefunction(plain):
+            continue
+        if inspect.iscoroutinefunction(method):
+            raise TypeError(
+                f"{cls.__name__}.{name}() is async, but called without await; make it a plain one"
+            )
 
 
 @contextlib.contextmanager

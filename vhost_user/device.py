@@ -23,6 +23,7 @@ from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
 from protocol.words import plural
 from vhost_user.channel import FrontendError
+from vhost_user.containment import refuse_async
 from vhost_user.feature_names import names_of
 from vhost_user.qemu_args import device_of, model_of
 
@@ -139,8 +140,12 @@ class VirtioDevice:
     _channel: Channel | None = None
 
     def __init_subclass__(cls, **arguments: object) -> None:
-        """Have `device_id` be a DeviceId, also an inherited one. Raises ValueError for what is no type."""
+        """Have `device_id` be a DeviceId, also an inherited one. Raises ValueError for what is no type.
+
+        Raises TypeError for an async method that is called without await.
+        """
         super().__init_subclass__(**arguments)
+        refuse_async(cls, VirtioDevice)
         if hasattr(cls, "device_id"):
             number: Any = cls.device_id
             if isinstance(number, bool):  # which an enumeration takes for 1 and 0

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from vhost_user import VirtioDevice
 from vhost_user.containment import Containment, in_one_line, in_time
+from vhost_user.devices import gpio_chip, net_host
+from vhost_user.devices.i2c import I2cChip, RegisterChip
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,6 +143,37 @@ def test_ways_to_fail_without_end_do_not_fill_the_log(
             fail(ValueError("no"))
     assert 10 < len(caplog.records) < 200
     assert "no others are logged" in caplog.records[-1].getMessage()
+
+
+@pytest.mark.parametrize(
+    ("base", "name"),
+    [
+        (I2cChip, "write"),
+        (RegisterChip, "stop"),
+        (net_host.Port, "send"),
+        (gpio_chip.Chip, "reset"),
+        (VirtioDevice, "read_config"),
+    ],
+)
+def test_async_method_that_nobody_awaits_is_refused(base: type, name: str) -> None:
+    """It would never run, and the guest be told that all is well."""
+
+    async def method(self: object, *_: object) -> None:
+        pass
+
+    with pytest.raises(TypeError, match=rf"^Own\.{name}\(\) is async, but called without await"):
+        type("Own", (base,), {name: method})
+
+
+def test_methods_that_may_be_async() -> None:
+    class Own(RegisterChip):
+        async def run(self) -> None:
+            pass
+
+        async def set_register(self, register: int, value: int) -> None:  # type: ignore[override]
+            pass
+
+    assert Own().registers == {}
 
 
 @pytest.mark.usefixtures("caplog")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from vhost_user.containment import refuse_async
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -23,6 +25,11 @@ class Chip(ABC):
 
     names: Sequence[str]
     """The names of all lines, ASCII without zero bytes, each there once; "" for a line without."""
+
+    def __init_subclass__(cls, **arguments: object) -> None:
+        """Raise TypeError for an async method that is called without await."""
+        super().__init_subclass__(**arguments)
+        refuse_async(cls, Chip)
 
     def attach(self, interrupts: Sequence[Interrupt]) -> None:
         """Take the lines' interrupts, to `signal()` each change of a line whose interrupt is watched."""

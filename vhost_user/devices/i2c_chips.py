@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from protocol.virtio.i2c import MAX_MESSAGE
 from protocol.words import plural
+from vhost_user.containment import refuse_async
 from vhost_user.json_call import CallError
 from vhost_user.simulation import Simulation, call
 
@@ -23,6 +24,9 @@ FIRST_ADDRESS, LAST_ADDRESS = 0x08, 0x77
 
 IDLE = 0xFF
 """What a master reads where no chip pulls the line down."""
+
+_CALLS = frozenset({"nack", "transfer", "get_register", "set_register"})
+"""What is called over --control, where it may be async as well."""
 
 
 class NackError(Exception):
@@ -58,6 +62,11 @@ class I2cChip(Simulation):
         self.addressed = 0
         """To which of its addresses the message went that is being taken; 0 for `transfer`."""
         self._nacks = 0
+
+    def __init_subclass__(cls, **arguments: object) -> None:
+        """Raise TypeError for an async method that the bus calls."""
+        super().__init_subclass__(**arguments)
+        refuse_async(cls, I2cChip, but=_CALLS)
 
     def addresses_from(self, first: int) -> range:
         """Return its addresses. Raises ValueError where `first` cannot be the first of them."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import trio
 
 from protocol.virtio.net import HEADER, LEGACY_HEADER_SIZE, NetFeature
-from vhost_user.containment import Containment
+from vhost_user.containment import Containment, refuse_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -120,6 +120,11 @@ class Port:
     """Frames that `send()` took and lost, counted by the port."""
     dropped_to_guest: int = 0
     """Frames for the guest that found no room, counted by the port; a tap's are counted by the kernel."""
+
+    def __init_subclass__(cls, **arguments: object) -> None:
+        """Raise TypeError for an async method that is called without await."""
+        super().__init_subclass__(**arguments)
+        refuse_async(cls, Port)
 
     def set_features(self, features: Feature, header_size: int) -> None:
         """Take notice of what was negotiated: both sides' headers have `header_size` bytes from now on.
