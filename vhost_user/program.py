@@ -23,6 +23,7 @@ from protocol.io.command_line import (
 from protocol.virtio.ids import DeviceId
 from vhost_user import serving
 from vhost_user.containment import in_one_line
+from vhost_user.groups import only_exit
 from vhost_user.options import PRINT_CAPABILITIES, parse_options
 from vhost_user.qemu_args import qemu_args
 
@@ -71,6 +72,10 @@ def run_device(device: type[VirtioDevice], argv: Sequence[str], program: str) ->
         return fail_to_start(program, error)
     except KeyboardInterrupt:
         return 0  # before the loop could take the signal
+    except BaseExceptionGroup as group:
+        if (leave := only_exit(group)) is None:
+            raise
+        raise leave from None  # somebody's device ends the program
 
 
 def _make(device: type[VirtioDevice], options: argparse.Namespace) -> list[VirtioDevice]:

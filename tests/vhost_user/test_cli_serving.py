@@ -378,6 +378,25 @@ async def test_second_signal_ends_a_program_whose_requests_never_end(directory: 
         frontend.close()
 
 
+async def test_code_of_ones_own_can_end_the_program(directory: Path) -> None:
+    """As anywhere in Python: with its code, and without a traceback."""
+    source = OWN_DEVICE.replace(
+        "async for chain in queue:", "async for chain in queue:\n            raise SystemExit(3)"
+    )
+    (directory / "mine.py").write_text(source)
+    path = directory / "s"
+    argv = ["env", "-C", str(directory), *command("mine:Hello", "-s", str(path))]
+    async with start_program(directory, argv, "mine") as program:
+        frontend = Frontend(await connect(str(path)))
+        queue = await frontend.start()
+        queue.submit([], [8])
+        with trio.fail_after(SECONDS):
+            assert await program.wait() == 3
+        frontend.close()
+        assert "Traceback" not in program.output()
+    assert not path.exists()
+
+
 SORE_LOSER = '''
 from vhost_user import DeviceId, VirtioDevice
 
