@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Any
 from protocol.io import means
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from protocol.fds import OwnedFd
 
+_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
+_FAILED = ctypes.c_void_p(-1).value
+
+_libc_mremap = ctypes.CDLL(None, use_errno=True).mremap
+_libc_mremap.restype = ctypes.c_void_p
+_libc_mremap.argtypes = (*(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p),)
 
 _KEEP_NO_FD: dict[str, Any] = {"trackfd": False} if sys.version_info >= (3, 13) else {}
 """A mapping needs no descriptor; before Python 3.13 it keeps a duplicate nevertheless."""
@@ -58,6 +66,32 @@ def map_shared(fd: OwnedFd, size: int, offset: int) -> memoryview:
     mapping.start = ctypes.addressof(ctypes.c_char.from_buffer(mapping)) + lead
     mapping.owner = None
     return memoryview(mapping)[lead : lead + size]
+
+
+def map_together(views: Sequence[memoryview]) -> memoryview:
+    """Map the memory of writable views into shared mappings once more, in one piece; return that.
+
+    Each but the last has to end where a page does, and each but the first to begin there. Its `.obj` is a
+    Mapping of its own: it needs those of `views` no longer. Raises MappingError.
+    """
+    lead = address_of(views[0]) % mmap.PAGESIZE
+    length = lead + sum(map(len, views))
+    whole = Mapping(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    whole.owner = None
+    start = ctypes.addressof(ctypes.c_char.from_buffer(whole))
+    whole.start = start + lead
+    at = lead
+    for view in views:
+        place = address_of(view)
+        if (place - start - at) % mmap.PAGESIZE:
+            raise MappingError(f"pages of {mmap.PAGESIZE} bytes lie at odd addresses")
+        # Of a shared mapping, the old size 0 makes a second mapping of the same pages.
+        size, extra = len(view), at % mmap.PAGESIZE
+        flags = _MREMAP_MAYMOVE | _MREMAP_FIXED
+        if _libc_mremap(place - extra, 0, size + extra, flags, start + at - extra) == _FAILED:
+            raise MappingError(os.strerror(ctypes.get_errno()))
+        at += size
+    return memoryview(whole)[lead:length]
 
 
 def address_of(view: memoryview) -> int:

@@ -10,9 +10,10 @@ import os
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakValueDictionary
 
 from vhost_user.iotlb import Access, Iotlb
-from vhost_user.mapping import Mapping, MappingError, address_of, map_shared
+from vhost_user.mapping import Mapping, MappingError, address_of, map_shared, map_together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -94,6 +95,8 @@ class GuestMemory:
         self._mapped: list[_Mapped] = []
         self._starts: list[int] = []
         self._iotlb: Iotlb | None = None
+        self._together: WeakValueDictionary[tuple[tuple[int, int], ...], memoryview] = WeakValueDictionary()
+        """Rings whose pieces are mapped together, by addresses and sizes of those."""
 
     @property
     def regions(self) -> tuple[Window, ...]:
@@ -145,8 +148,12 @@ class GuestMemory:
         self._change([])
 
     def use_iotlb(self, on: bool) -> None:
-        """Take addresses for I/O virtual ones from now on (VIRTIO_F_ACCESS_PLATFORM), or no longer."""
-        if on != (self._iotlb is not None):
+        """Take addresses for I/O virtual ones from now on (VIRTIO_F_ACCESS_PLATFORM), or no longer.
+
+        What was known is forgotten, as Linux's vhost does at each SET_FEATURES: a driver that begins anew has
+        an address space of its own, and QEMU tells of no end of the one that firmware had.
+        """
+        if on or self._iotlb is not None:
             self._iotlb = Iotlb() if on else None
             self.generation += 1
 
@@ -206,14 +213,26 @@ class GuestMemory:
     def ring_part(self, address: int, length: int) -> memoryview:
         """Return a part of a ring: by user address, or by IOVA with an IOTLB.
 
+        A guest behind an IOMMU need not have a large ring in one piece: its pages are mapped so then.
         Raises BadAddressError, and IotlbMissError where the front-end must be asked first.
         """
         if self._iotlb is None:
             return self.translate_user(address, length)
         views = self.translate(address, length, write=True)
-        if len(views) != 1:
-            raise BadAddressError(f"a ring's {length} bytes at {address:#x} are not in one piece")
-        return views[0]
+        return views[0] if len(views) == 1 else self._joined(address, views)
+
+    def _joined(self, address: int, views: Sequence[memoryview]) -> memoryview:
+        """Return the pieces of a ring as one view; the one that a ring has already, as long as it has it."""
+        key = tuple((address_of(view), len(view)) for view in views)
+        if (known := self._together.get(key)) is not None:
+            return known
+        try:
+            joined = self._together[key] = map_together(views)
+        except MappingError as error:
+            raise BadAddressError(
+                f"a ring's {sum(map(len, views))} bytes at {address:#x} are not in one piece: {error}"
+            ) from None
+        return joined
 
     def mark_written(self, views: Iterable[memoryview]) -> None:
         """Mark the pages of buffers that `translate()` gave as written, if writes are logged.
@@ -231,6 +250,7 @@ class GuestMemory:
 
     def _change(self, mapped: list[_Mapped]) -> None:
         self._mapped = mapped
+        self._together.clear()  # their addresses may be another region's from now on
         self._starts = [entry.region.guest_address for entry in mapped]
         self.generation += 1
 

@@ -411,11 +411,58 @@ def test_no_memory_at_all_names_what_to_give_qemu() -> None:
         GuestMemory().ring_part(0x1000, 16)
 
 
-def test_iotlb_ring_in_two_pieces(iommu: GuestMemory) -> None:
+def test_iotlb_ring_in_pieces_is_mapped_in_one(iommu: GuestMemory) -> None:
+    """The pages of a ring of 1024 entries, as Linux has them behind an IOMMU."""
+    places = [A.user_address + PAGE, C.user_address, A.user_address]
+    for number, place in enumerate(places):
+        iommu.update_iotlb(IOVA + number * PAGE, PAGE, place, 3)
+    ring = iommu.ring_part(IOVA + 16, 3 * PAGE - 32)
+    pieces = iommu.translate(IOVA + 16, 3 * PAGE - 32, write=True)
+    assert len(pieces) == 3
+    at = 0
+    for number, piece in enumerate(pieces):
+        piece[0], piece[-1] = 2 * number + 1, 2 * number + 2
+        assert (ring[at], ring[at + len(piece) - 1]) == (2 * number + 1, 2 * number + 2)
+        ring[at] = 77
+        assert piece[0] == 77
+        at += len(piece)
+    assert iommu.ring_part(IOVA + 16, 3 * PAGE - 32) is ring, "as long as somebody has it"
+
+
+def test_iotlb_ring_in_pieces_outlives_its_region_and_is_unmapped_then(iommu: GuestMemory) -> None:
     iommu.update_iotlb(IOVA, PAGE, A.user_address, 3)
     iommu.update_iotlb(IOVA + PAGE, PAGE, C.user_address, 3)
+    before = _maps()
+    ring = iommu.ring_part(IOVA, 2 * PAGE)
+    ring[0] = ring[-1] = 5
+    assert _maps() == before + 2
+    iommu.close()
+    assert (ring[0], ring[-1]) == (5, 5)
+    assert _maps() == 2
+    del ring
+    assert _maps() == 0
+
+
+def _maps() -> int:
+    """Return how many mappings of files there are that have no name."""
+    return Path("/proc/self/maps").read_text().count("/memfd:")
+
+
+def test_iotlb_ring_whose_pieces_are_no_pages(iommu: GuestMemory) -> None:
+    iommu.update_iotlb(IOVA, PAGE, A.user_address, 3)
+    iommu.update_iotlb(IOVA + PAGE, PAGE, C.user_address + 16, 3)
     with pytest.raises(BadAddressError, match="are not in one piece"):
-        iommu.ring_part(IOVA, 2 * PAGE)
+        iommu.ring_part(IOVA, 2 * PAGE - 16)
+
+
+def test_features_that_are_set_again_begin_with_an_empty_iotlb(iommu: GuestMemory) -> None:
+    """A driver behind firmware has an address space of its own, and QEMU invalidates nothing of the other."""
+    iommu.update_iotlb(IOVA, PAGE, A.user_address, 3)
+    generation = iommu.generation
+    iommu.use_iotlb(True)
+    assert iommu.generation != generation
+    with pytest.raises(IotlbMissError):
+        iommu.translate(IOVA, 1, write=True)
 
 
 def test_iotlb_entry_that_leads_nowhere(iommu: GuestMemory) -> None:
