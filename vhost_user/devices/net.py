@@ -156,12 +156,24 @@ class Net(VirtioDevice):
     @property
     def mtu(self) -> int | None:
         """The MTU that the guest is advised of; None: none."""
-        return self._mtu or self.port.mtu
+        return self._mtu or self._port_mtu()
 
     @property
     def link_up(self) -> bool:
         """True while frames go through."""
-        return self._is_plugged_in and self.port.link_up
+        try:
+            return self._is_plugged_in and bool(self.port.link_up)
+        except Exception as error:  # it may be a property; a with block costs more, for each batch
+            self._own.failed(self._what, "its link is down", error)
+            return False
+
+    def _port_mtu(self) -> int | None:
+        with self._own.code(self._what, "it has no MTU"):
+            mtu = self.port.mtu
+            if mtu is not None and mtu not in range(0x10000):
+                raise ValueError(f"an MTU is a number up to 65535, and not {mtu!r}")
+            return mtu
+        return None
 
     def reset(self) -> None:
         """Forget what the driver has changed."""
@@ -212,10 +224,9 @@ class Net(VirtioDevice):
     def set_mtu(self, mtu: int) -> None:
         """Take notice of the MTU that the guest was told by the front-end; it gets nothing beyond that."""
         self._told_mtu = mtu
-        if self.port.mtu is not None and mtu > self.port.mtu:
-            _log.warning(
-                "the guest's MTU is %d, but the host's %d: large frames are lost", mtu, self.port.mtu
-            )
+        hosts = self._port_mtu()
+        if hosts is not None and mtu > hosts:
+            _log.warning("the guest's MTU is %d, but the host's %d: large frames are lost", mtu, hosts)
 
     # What the user asks for
 

@@ -484,6 +484,39 @@ async def test_port_that_cannot_set_offloads_refuses_the_guests_command(
     assert "Mistake: in set_offloads" in caplog.text
 
 
+class PortOfALostCard(TestPort):
+    """Looks at the host each time that it is asked, where there is nothing any more."""
+
+    mtu_says: object = None
+
+    @property
+    def link_up(self) -> bool:  # type: ignore[override]
+        raise FileNotFoundError("no carrier")
+
+    @property
+    def mtu(self) -> Any:  # type: ignore[override]
+        if self.mtu_says is None:
+            raise FileNotFoundError("no mtu")
+        return self.mtu_says
+
+
+async def test_port_that_cannot_tell_of_itself_is_one_without_a_link(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    port = PortOfALostCard()
+    device = Net(port)
+    async with attached(device) as front:
+        (queue,) = await begin(front, PLAIN, 1)
+        for _ in range(3):
+            assert await queue.exchange([frame(60)], []) == []
+    assert (device.from_guest.dropped, port.sent) == (3, [])
+    for port.mtu_says in (70000, "1500"):
+        assert device.read_config(10, 2) == bytes(2)
+    assert "failed: its link is down" in caplog.text
+    assert caplog.text.count("FileNotFoundError: no carrier") == 1
+    assert "an MTU is a number up to 65535, and not 70000" in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["impaired", "captured"])
 async def test_port_within_another_fails_alone(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
