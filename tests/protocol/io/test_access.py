@@ -40,8 +40,16 @@ def test_options_that_were_given_are_named() -> None:
     ("option", "value", "said"),
     [
         ("--mode", "rw-rw----", "argument --mode: 'rw-rw----' is no mode; write it in octal, as 0660"),
-        ("--owner", "nobody-of-that-name", "argument --owner: there is no user 'nobody-of-that-name'"),
-        ("--group", "nobody-of-that-name", "argument --group: there is no group 'nobody-of-that-name'"),
+        (
+            "--owner",
+            "nobody-of-that-name",
+            "argument --owner: there is no user 'nobody-of-that-name'; give the number of one",
+        ),
+        (
+            "--group",
+            "nobody-of-that-name",
+            "argument --group: there is no group 'nobody-of-that-name'; give the number of one",
+        ),
     ],
 )
 def test_what_is_wrong_is_one_line(
