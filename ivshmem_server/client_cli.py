@@ -19,7 +19,7 @@ from ivshmem_server.peer_connection import connect
 from ivshmem_server.peer_memory import UnusableMemoryError, memory_path, open_memory
 from ivshmem_server.server_options import DEFAULT_SOCKET
 from protocol import __version__
-from protocol.io.beside import beside
+from protocol.io.background import beside
 from protocol.io.command_line import (
     BROKEN_PIPE,
     INTERRUPTED,

@@ -12,7 +12,7 @@ from ivshmem_server.peer import Peer
 from protocol import io
 from protocol.errors import RemoteProtocolError
 from protocol.fds import Closing
-from protocol.io.beside import beside
+from protocol.io.background import beside
 from protocol.io.stream import MAX_FDS
 from protocol.ivshmem import MAX_VECTORS, ClientSession
 

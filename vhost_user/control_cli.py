@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from protocol.io.beside import beside
+from protocol.io.background import beside
 from protocol.io.command_line import (
     BROKEN_PIPE,
     INTERRUPTED,

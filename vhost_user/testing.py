@@ -24,9 +24,9 @@ import pytest
 from pytest_trio import trio_fixture  # type: ignore[import-untyped]
 
 from protocol.io import FdStream
+from protocol.io.background import background
 from protocol.virtio.features import Feature
 from vhost_user.connection import serve_connection
-from vhost_user.frontend.background import background
 from vhost_user.frontend.connect import MEMORY_SIZE, PATIENCE_SECONDS, connect
 from vhost_user.groups import only
 

@@ -1,4 +1,4 @@
-"""background(): tasks beside a block, whose errors come out of the block as they are."""
+"""Tasks beside a block, whose errors come out of it as they are, without a group."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from typing import TypeAlias
 
-    Task: TypeAlias = Callable[[], Awaitable[None]]
+    Task: TypeAlias = Callable[[], Awaitable[object]]
 
 
 @asynccontextmanager
-async def background() -> AsyncIterator[Callable[[Task], None]]:
-    """Give the block a function that starts tasks. What one raises cancels the block, and comes out of it."""
+async def background(*, block_first: bool = False) -> AsyncIterator[Callable[[Task], None]]:
+    """Give the block a function that starts tasks. One that fails cancels the block, one that ends does not.
+
+    What a task raises comes out of the block. Where the block then raises something too, that comes of it,
+    and is dropped; with `block_first` it is the one that comes out.
+    """
     failure: BaseException | None = None
     raised: BaseException | None = None
 
@@ -34,7 +38,7 @@ async def background() -> AsyncIterator[Callable[[Task], None]]:
                 with trio.CancelScope() as block:
                     yield lambda task: nursery.start_soon(run, task)
             except BaseException as error:
-                raised = failure or error  # after a failure, what the block raises comes of it
+                raised = error if block_first else failure or error
             # Shielded, the nursery ends without a Cancelled of its own that would replace `raised`.
             nursery.cancel_scope.shield = True
             nursery.cancel_scope.cancel()
@@ -44,3 +48,11 @@ async def background() -> AsyncIterator[Callable[[Task], None]]:
             raise failure
     finally:
         del raised, failure  # they refer to this frame
+
+
+@asynccontextmanager
+async def beside(task: Task) -> AsyncIterator[None]:
+    """Run `task` while the block runs. Where both fail, it is the block's error that comes out."""
+    async with background(block_first=True) as start:
+        start(task)
+        yield

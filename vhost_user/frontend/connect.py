@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack, asynccontextmanager, closing
 from typing import TYPE_CHECKING
 
-from vhost_user.frontend.background import background
+from protocol.io.background import background
 from vhost_user.frontend.frontend import Frontend
 
 if TYPE_CHECKING:

@@ -56,8 +56,8 @@ from vhost_user.frontend.status import DriverStatus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from protocol.io.background import Task
     from protocol.vhost_user import BackendMessage, FrontendMessage, Negotiation
-    from vhost_user.frontend.background import Task
     from vhost_user.frontend.memory import Region
     from vhost_user.frontend.pages import DirtyPages
     from vhost_user.frontend.requests import Handler

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from protocol.io.beside import beside
+from protocol.io.background import beside
 
 
 async def fail() -> None:
