@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import trio
 
 from protocol.errors import ProtocolError
-from protocol.vhost_user import BackendChannel, ProtocolFeature, describe
+from protocol.vhost_user import BackendChannel, ConfigChange, ProtocolFeature, VringCall, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("vhost_user")
 
+_REPEATS = 3
+"""How often a CONFIG_CHANGE_MSG is repeated at most, where the driver does not read its configuration."""
+
 
 class FrontendError(Exception):
     """The front-end cannot be asked for something, or has refused it. One line that says what and why."""
@@ -31,6 +34,11 @@ class Channel:
 
     A front-end that waits for a reply of ours does not read this socket. So nothing that answers
     one of its requests waits for anything here.
+
+    User Mode Linux, where it reads a VRING_CALL together with a CONFIG_CHANGE_MSG, keeps the latter for
+    its next interrupt without a call, which may never come. So where notifications go in-band, nothing
+    else is under way with a CONFIG_CHANGE_MSG, and after a call it is repeated if the configuration was
+    not read.
     """
 
     def __init__(
@@ -45,10 +53,12 @@ class Channel:
         self._negotiation = session.negotiation
         self._outgoing: deque[tuple[BackendMessage, Finish]] = deque()
         self._posted = trio.lowlevel.ParkingLot()
+        self._answered = trio.lowlevel.ParkingLot()
         self._unanswered: dict[int, Finish] = {}
         self._notifying: dict[tuple[str, int], bool] = {}
         self._is_suspended = is_suspended
         self._held: dict[tuple[str, int], BackendMessage] = {}
+        self._repeats = 0
         self._closed = False
 
     async def request(self, message: BackendMessage) -> Reply | None:
@@ -76,6 +86,15 @@ class Channel:
         device is suspended, which must not send anything then (vhost-user, "Suspended device
         state"), it is kept until the device is no longer.
         """
+        if isinstance(message, ConfigChange):
+            self._repeats = _REPEATS
+        self._notify(message, index)
+
+    def config_read(self) -> None:
+        """Note that the driver reads its configuration, and so needs not be told of the last change again."""
+        self._repeats = 0
+
+    def _notify(self, message: BackendMessage, index: int) -> None:
         key = (message.label, index)
         if self._closed:
             return
@@ -92,15 +111,24 @@ class Channel:
             if error is not None:
                 _log.debug("%s was not sent: %s", message.label, str(error))
             elif again:
-                self.notify(message, index)
+                self._notify(message, index)
+            if error is None and isinstance(message, VringCall):
+                self._repeat_change()
 
         self._post(message, notified)
+
+    def _repeat_change(self) -> None:
+        """Send a CONFIG_CHANGE_MSG again that may have been read together with a call."""
+        change = ConfigChange()
+        if self._repeats and (change.label, 0) not in self._notifying:
+            self._repeats -= 1
+            self._notify(change, 0)
 
     def resume(self) -> None:
         """Send what was to be notified while the device was suspended, which it is no longer."""
         held, self._held = self._held, {}
         for (_, index), message in held.items():
-            self.notify(message, index)
+            self._notify(message, index)
 
     async def run(self) -> None:
         """Send and receive until the front-end closes its end; close the channel then, or when cancelled."""
@@ -138,12 +166,25 @@ class Channel:
             while True:
                 while not self._outgoing:
                     await self._posted.park()
-                await self._send_next()
+                if self._is_to_be_alone(self._outgoing[0][0]):
+                    await self._all_answered()
+                    await self._send_next()
+                    await self._all_answered()
+                else:
+                    await self._send_next()
         except OSError as error:
             _log.warning("the back-end channel is lost: %s", error.strerror)
             whole.cancel()
         except trio.ClosedResourceError:
             whole.cancel()
+
+    def _is_to_be_alone(self, message: BackendMessage) -> bool:
+        inband = ProtocolFeature.INBAND_NOTIFICATIONS in self._negotiation.protocol_features
+        return inband and isinstance(message, ConfigChange)
+
+    async def _all_answered(self) -> None:
+        while self._unanswered:
+            await self._answered.park()
 
     async def _send_next(self) -> None:
         message, finish = self._outgoing.popleft()
@@ -171,6 +212,7 @@ class Channel:
                 for reply in self._session.receive(data, fds):
                     _log.debug("< %s", describe(reply))
                     self._unanswered.pop(id(reply.answers))(reply, None)
+                self._answered.unpark_all()
                 if not data:
                     return
         except (OSError, ProtocolError) as error:

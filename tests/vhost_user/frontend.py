@@ -46,6 +46,7 @@ from vhost_user.driver_ring import Buffer, DriverRing, PackedDriver, SplitDriver
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from protocol.vhost_user import Packet
     from vhost_user import VirtioDevice
 
 SECONDS = 60
@@ -336,6 +337,12 @@ class Frontend:
         if isinstance(request, Request):
             request.close()
         return session.acknowledge(request, ok=not isinstance(request, Refused))
+
+    async def answer_late(self, packet: Packet | None) -> None:
+        """Send the answer to a request of the back-end's, which `answer()` had none for."""
+        assert self._channel is not None
+        if packet is not None:
+            await self._channel.send(*packet)
 
     async def until_asked(self, count: int = 1) -> list[Request | Refused]:
         """Wait until the back-end has made so many requests; return them."""

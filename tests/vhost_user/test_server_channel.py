@@ -11,14 +11,27 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from protocol.fds import OwnedFd
-from protocol.vhost_user import MapFlag, ProtocolFeature, Request, SetBackendReqFd, ShmemMap, ShmemUnmap
+from protocol.vhost_user import (
+    Config,
+    ConfigChange,
+    GetConfig,
+    MapFlag,
+    ProtocolFeature,
+    Request,
+    SetBackendReqFd,
+    SetVringCall,
+    ShmemMap,
+    ShmemUnmap,
+    VringCall,
+)
 from tests.vhost_user.echo import Echo
 from tests.vhost_user.everything import NAME, Everything, file_of, is_refused
-from tests.vhost_user.frontend import ALL_PROTOCOL_FEATURES, attached
+from tests.vhost_user.frontend import ALL_PROTOCOL_FEATURES, attached, until
 from vhost_user import FrontendError
 
 if TYPE_CHECKING:
     from protocol.vhost_user import FrontendChannel, Packet, Refused
+    from tests.vhost_user.frontend import Frontend, Queue
 
 
 async def test_shared_memory_is_mapped_and_unmapped() -> None:
@@ -112,6 +125,88 @@ async def test_channel_may_be_replaced() -> None:
         await wait_all_tasks_blocked()
         device.notify_config_changed()
         await frontend.until_asked()
+        nursery.cancel_scope.cancel()
+
+
+INBAND = ProtocolFeature(ALL_PROTOCOL_FEATURES | ProtocolFeature.INBAND_NOTIFICATIONS)
+
+
+async def called_in_band(frontend: Frontend, nursery: trio.Nursery) -> Queue:
+    """Start a queue, the driver of which is called by messages."""
+    await frontend.negotiate(protocol=INBAND)
+    await frontend.share_memory()
+    await frontend.open_channel(nursery)
+    queue = frontend.queue()
+    await queue.start()
+    await frontend.request(SetVringCall(0, no_fd=True))
+    return queue
+
+
+class Reader:
+    """Reads the back-end's messages at once, and answers them when it is told to."""
+
+    def __init__(self, frontend: Frontend) -> None:
+        self._frontend = frontend
+        self._unanswered: list[tuple[FrontendChannel, Request | Refused]] = []
+        frontend.answer = self.note  # type: ignore[method-assign]
+
+    async def note(self, session: FrontendChannel, request: Request | Refused) -> None:
+        self._unanswered.append((session, request))
+
+    async def answer(self) -> None:
+        """Answer what has come, and wait until the back-end has done what it does then."""
+        unanswered, self._unanswered = self._unanswered, []
+        for session, request in unanswered:
+            await self._frontend.answer_late(session.acknowledge(request))
+        await wait_all_tasks_blocked()
+
+    def read(self) -> list[type]:
+        """Return the kinds of the messages that have come since the last time."""
+        kinds = [type(request) for request in self._frontend.backend_requests]
+        self._frontend.backend_requests.clear()
+        return kinds
+
+
+async def test_nothing_is_under_way_in_band_with_a_change_of_the_configuration() -> None:
+    """User Mode Linux forgets, as long as there are calls, the change that it reads together with one."""
+    device = Echo()
+    async with attached(device) as frontend, trio.open_nursery() as nursery:
+        queue = await called_in_band(frontend, nursery)
+        reader = Reader(frontend)
+        queue.submit([b"ping"], [8])
+        await until(lambda: frontend.backend_requests)
+        device.notify_config_changed()
+        await wait_all_tasks_blocked()
+        assert reader.read() == [VringCall]
+        await reader.answer()
+        assert reader.read() == [ConfigChange]
+        assert await queue.wait() == [[b"ping"]]
+        queue.ring.want_calls(True)
+        queue.submit([b"ping"], [8])
+        await until(lambda: device.served == 2)
+        await wait_all_tasks_blocked()
+        assert reader.read() == []
+        await reader.answer()
+        assert reader.read() == [VringCall]
+        nursery.cancel_scope.cancel()
+
+
+async def test_change_is_told_again_in_band_until_the_configuration_is_read() -> None:
+    device = Echo()
+    async with attached(device) as frontend, trio.open_nursery() as nursery:
+        queue = await called_in_band(frontend, nursery)
+        device.notify_config_changed()
+        await frontend.until_asked()
+        queue.submit([b"ping"], [8])
+        kinds = [type(request) for request in await frontend.until_asked(3)]
+        assert kinds == [ConfigChange, VringCall, ConfigChange]
+        assert (await frontend.ask(Config, GetConfig(0, 4))).data == device.config[:4]
+        assert await queue.wait() == [[b"ping"]]
+        queue.ring.want_calls(True)
+        queue.submit([b"pong"], [8])
+        await frontend.until_asked(4)
+        await wait_all_tasks_blocked()
+        assert [type(request) for request in frontend.backend_requests[3:]] == [VringCall]
         nursery.cancel_scope.cancel()
 
 

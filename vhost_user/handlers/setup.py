@@ -116,6 +116,8 @@ async def set_backend_req_fd(backend: Backend, request: SetBackendReqFd) -> None
 @handles(GetConfig)
 async def get_config(backend: Backend, request: GetConfig) -> Config:
     """Return as many bytes as were asked for; beyond the end of the configuration space they are zeros."""
+    if backend.channel is not None:
+        backend.channel.config_read()
     data = backend.device.read_config(request.offset, request.size)[: request.size]
     return Config(request.offset, data.ljust(request.size, b"\0"), request.flags)
 
