@@ -179,16 +179,20 @@ class Backend:
         """Have the front-end say what is at an address. Raises BadAddressError where nothing is."""
         if self.channel is None:
             raise BadAddressError(f"{miss}, and it gave no channel to ask over (SET_BACKEND_REQ_FD)")
-        try:
-            reply = await self.channel.request(_iotlb_message(miss, IotlbType.MISS))
-        except FrontendError as error:
-            self._report_denied(miss)
-            raise BadAddressError(f"{miss}: {error}") from error
         while not self._is_mapped(miss):
-            if reply is not None:
+            before = self.memory.invalidations
+            try:
+                reply = await self.channel.request(_iotlb_message(miss, IotlbType.MISS))
+            except FrontendError as error:
+                self._report_denied(miss)
+                raise BadAddressError(f"{miss}: {error}") from error
+            while reply is None and not self._is_mapped(miss):
+                await self._iotlb_changed.park()
+            # What was told may be invalidated before we come to look: Linux has all of it invalidated
+            # together, at any time, what it still uses, too.
+            if not self._is_mapped(miss) and self.memory.invalidations == before:
                 self._report_denied(miss)
                 raise BadAddressError(str(miss))
-            await self._iotlb_changed.park()
 
     def _report_denied(self, miss: IotlbMissError) -> None:
         """Tell the front-end that the driver gave an address that its IOMMU does not permit."""

@@ -90,6 +90,8 @@ class GuestMemory:
     def __init__(self) -> None:
         self.generation = 0
         """Changes whenever something that was mapped may be elsewhere or gone."""
+        self.invalidations = 0
+        """How often the front-end has had IOTLB entries forgotten."""
         self.log: DirtyLog | None = None
         """Where writes are noted while VHOST_F_LOG_ALL is on. Whoever sets it keeps it."""
         self._mapped: list[_Mapped] = []
@@ -168,6 +170,7 @@ class GuestMemory:
 
     def invalidate_iotlb(self, iova: int, size: int) -> None:
         """Forget what the IOMMU permitted for these addresses."""
+        self.invalidations += 1
         if self._iotlb is not None and self._iotlb.invalidate(iova, size):
             self.generation += 1
 

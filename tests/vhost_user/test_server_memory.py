@@ -200,6 +200,8 @@ class Iommu:
         self.failures: list[BackendIotlbMsg] = []
         self.is_silent = False
         """Whether it leaves misses unanswered."""
+        self.flushes = 0
+        """How often it has everything forgotten between telling of a page and the answer to the miss."""
         self._frontend = frontend
         self._answers = answers
         frontend.answer = self.answer  # type: ignore[method-assign]
@@ -215,7 +217,14 @@ class Iommu:
             return None
         if self._answers:
             await self.map(request.iova)
+        if self.flushes:
+            self.flushes -= 1
+            await self.flush()
         return session.acknowledge(request, ok=self._answers)
+
+    async def flush(self) -> None:
+        """Have all that was told forgotten."""
+        await self._frontend.request(IotlbMsg(0, 1 << 63, 0, Permission.READ, IotlbType.INVALIDATE))
 
     async def map(self, iova: int) -> None:
         page = iova // PAGE * PAGE
@@ -246,9 +255,24 @@ async def test_addresses_are_asked_for_when_they_are_needed() -> None:
             assert await works(queue)
         asked = len(iommu.misses)
         assert asked == 2  # the ring's page, and the buffers'
-        await frontend.request(IotlbMsg(0, 1 << 63, 0, Permission.READ, IotlbType.INVALIDATE))
+        await iommu.flush()
         assert await works(queue)
         assert len(iommu.misses) > asked
+        await queue.stop()
+        nursery.cancel_scope.cancel()
+
+
+async def test_page_that_is_invalidated_before_the_miss_is_answered_is_asked_for_again() -> None:
+    async with attached(Echo()) as frontend, trio.open_nursery() as nursery:
+        queue = await translated(frontend)
+        await frontend.open_channel(nursery)
+        iommu = Iommu(frontend)
+        iommu.flushes = 3
+        await queue.start()
+        frontend.memory.allocate(2 * PAGE)
+        assert await works(queue)
+        assert iommu.failures == []
+        assert iommu.misses[0] == iommu.misses[1]
         await queue.stop()
         nursery.cancel_scope.cancel()
 
