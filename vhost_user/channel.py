@@ -52,8 +52,8 @@ class Channel:
         self._session = BackendChannel(session)
         self._negotiation = session.negotiation
         self._outgoing: deque[tuple[BackendMessage, Finish]] = deque()
-        self._posted = trio.lowlevel.ParkingLot()
-        self._answered = trio.lowlevel.ParkingLot()
+        self._moved = trio.lowlevel.ParkingLot()
+        """Woken when something is posted or answered."""
         self._unanswered: dict[int, Finish] = {}
         self._notifying: dict[tuple[str, int], bool] = {}
         self._is_suspended = is_suspended
@@ -159,32 +159,28 @@ class Channel:
             message.close()
             raise FrontendError("the front-end has gone")
         self._outgoing.append((message, finish))
-        self._posted.unpark()
+        self._moved.unpark()
 
     async def _send(self, whole: trio.CancelScope) -> None:
         try:
             while True:
-                while not self._outgoing:
-                    await self._posted.park()
-                if self._is_to_be_alone(self._outgoing[0][0]):
-                    await self._all_answered()
-                    await self._send_next()
-                    await self._all_answered()
-                else:
-                    await self._send_next()
+                while not self._may_send():
+                    await self._moved.park()
+                await self._send_next()
         except OSError as error:
             _log.warning("the back-end channel is lost: %s", error.strerror)
             whole.cancel()
         except trio.ClosedResourceError:
             whole.cancel()
 
-    def _is_to_be_alone(self, message: BackendMessage) -> bool:
-        inband = ProtocolFeature.INBAND_NOTIFICATIONS in self._negotiation.protocol_features
-        return inband and isinstance(message, ConfigChange)
-
-    async def _all_answered(self) -> None:
-        while self._unanswered:
-            await self._answered.park()
+    def _may_send(self) -> bool:
+        """Tell whether there is something to send, and it may go beside what is unanswered."""
+        if not self._outgoing:
+            return False
+        unanswered = self._session.waiting
+        if not unanswered or ProtocolFeature.INBAND_NOTIFICATIONS not in self._negotiation.protocol_features:
+            return True
+        return not any(isinstance(each, ConfigChange) for each in (self._outgoing[0][0], *unanswered))
 
     async def _send_next(self) -> None:
         message, finish = self._outgoing.popleft()
@@ -212,7 +208,7 @@ class Channel:
                 for reply in self._session.receive(data, fds):
                     _log.debug("< %s", describe(reply))
                     self._unanswered.pop(id(reply.answers))(reply, None)
-                self._answered.unpark_all()
+                self._moved.unpark()
                 if not data:
                     return
         except (OSError, ProtocolError) as error:

@@ -57,7 +57,9 @@ MEMORY_SIZE = 4 << 20
 PACKED_START = 0x8000_8000
 
 DEFAULT_FEATURES = Feature.VERSION_1 | Feature.INDIRECT_DESC | Feature.EVENT_IDX
-ALL_PROTOCOL_FEATURES = ProtocolFeature((1 << 24) - 1).without(ProtocolFeature.INBAND_NOTIFICATIONS)
+INBAND = ProtocolFeature((1 << 24) - 1)
+"""All protocol features: kicks and calls without an eventfd are messages."""
+ALL_PROTOCOL_FEATURES = INBAND.without(ProtocolFeature.INBAND_NOTIFICATIONS)
 
 _R = TypeVar("_R", bound=Reply)
 _T = TypeVar("_T")

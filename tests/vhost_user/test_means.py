@@ -25,7 +25,7 @@ from protocol.vhost_user import (
 )
 from tests.rig.backend import command, start_backend, start_program, until_printed
 from tests.rig.limits import files_limited, limited, memory_limited
-from tests.vhost_user.frontend import ALL_PROTOCOL_FEATURES, Frontend
+from tests.vhost_user.frontend import ALL_PROTOCOL_FEATURES, INBAND, Frontend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -124,8 +124,7 @@ async def test_in_flight_buffer_that_cannot_be_made_is_refused(
 
 async def test_kick_that_needs_a_descriptor_of_ours_is_refused(directory: Path) -> None:
     """In-band, the eventfd that a queue waits for is ours."""
-    protocol = ProtocolFeature(ALL_PROTOCOL_FEATURES | ProtocolFeature.INBAND_NOTIFICATIONS)
-    async with resting(directory) as backend, connected(backend, protocol) as frontend:
+    async with resting(directory) as backend, connected(backend, INBAND) as frontend:
         await frontend.share_memory()
         with files_limited(backend.program):
             assert await is_refused(frontend, VringKick(0))

@@ -26,7 +26,7 @@ from protocol.vhost_user import (
 )
 from tests.vhost_user.echo import Echo
 from tests.vhost_user.everything import NAME, Everything, file_of, is_refused
-from tests.vhost_user.frontend import ALL_PROTOCOL_FEATURES, attached, until
+from tests.vhost_user.frontend import ALL_PROTOCOL_FEATURES, INBAND, attached, until
 from vhost_user import FrontendError
 
 if TYPE_CHECKING:
@@ -126,9 +126,6 @@ async def test_channel_may_be_replaced() -> None:
         device.notify_config_changed()
         await frontend.until_asked()
         nursery.cancel_scope.cancel()
-
-
-INBAND = ProtocolFeature(ALL_PROTOCOL_FEATURES | ProtocolFeature.INBAND_NOTIFICATIONS)
 
 
 async def called_in_band(frontend: Frontend, nursery: trio.Nursery) -> Queue:

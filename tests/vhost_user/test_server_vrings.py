@@ -30,7 +30,7 @@ from protocol.vhost_user import (
 from protocol.virtio.features import Feature
 from protocol.virtio.status import DeviceStatus
 from tests.vhost_user.echo import Echo, Gate
-from tests.vhost_user.frontend import ALL_PROTOCOL_FEATURES, DEFAULT_FEATURES, GUEST, USER, attached, until
+from tests.vhost_user.frontend import DEFAULT_FEATURES, GUEST, INBAND, USER, attached, until
 
 if TYPE_CHECKING:
     from tests.vhost_user.frontend import Queue
@@ -325,9 +325,8 @@ async def test_no_kick_descriptor_means_polling() -> None:
 
 
 async def test_in_band_kicks_and_calls() -> None:
-    protocol = ALL_PROTOCOL_FEATURES | ProtocolFeature.INBAND_NOTIFICATIONS
     async with attached(Echo()) as frontend, trio.open_nursery() as nursery:
-        await frontend.negotiate(protocol=protocol)
+        await frontend.negotiate(protocol=INBAND)
         await frontend.open_channel(nursery)
         await frontend.share_memory()
         queue = frontend.queue()
@@ -347,9 +346,8 @@ async def test_in_band_kicks_and_calls() -> None:
 
 
 async def test_in_band_kick_starts_a_ring() -> None:
-    protocol = ALL_PROTOCOL_FEATURES | ProtocolFeature.INBAND_NOTIFICATIONS
     async with attached(Echo()) as frontend:
-        await frontend.negotiate(protocol=protocol)
+        await frontend.negotiate(protocol=INBAND)
         await frontend.share_memory()
         queue = frontend.queue()
         await queue.set_up()
@@ -360,9 +358,8 @@ async def test_in_band_kick_starts_a_ring() -> None:
 
 
 async def test_in_band_kick_of_a_ring_whose_kick_descriptor_is_no_eventfd_is_refused() -> None:
-    protocol = ALL_PROTOCOL_FEATURES | ProtocolFeature.INBAND_NOTIFICATIONS
     async with attached(Echo()) as frontend:
-        await frontend.negotiate(protocol=protocol)
+        await frontend.negotiate(protocol=INBAND)
         await frontend.share_memory()
         queue = frontend.queue()
         await queue.set_up()
