@@ -8,7 +8,7 @@
 #   make bench   speed: disks beside QEMU's storage daemon, network cards beside QEMU's own, the ivshmem
 #                server beside QEMU's own C server where IVSHMEM_SERVER= names one
 # PYTHON= chooses the Python for the virtual environment, PYTEST_OPTIONS= what pytest is told;
-# QEMU_COMPANION_PLATFORM= runs tests and demo with QEMU and Linux of another Debian: tests/rig/platforms.py.
+# QEMU_COMPANION_PLATFORM= runs tests and demo with QEMU and Linux of another Debian: tests/rig/debian/platforms.py.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -26,7 +26,7 @@ UNIT = not qemu and not guest and not uml and not peers
 GUEST = (qemu or guest) and not peers
 
 # The platforms that all is to be tested on, and those of them that `make test` leaves out.
-PLATFORMS := $(shell $(PYTHON) -m tests.rig.platforms)
+PLATFORMS := $(shell $(PYTHON) -m tests.rig.debian.platforms)
 OTHERS = $(filter-out $(or $(QEMU_COMPANION_PLATFORM),$(firstword $(PLATFORMS))),$(PLATFORMS))
 
 # PYTEST_OPTIONS may choose nothing of one part of the tests: pytest ends with 5 then.
@@ -53,7 +53,7 @@ demo: setup
 
 # make guest DEVICES='-chardev socket,id=c,path=/tmp/rng.sock -device vhost-user-rng-pci,chardev=c'
 guest: setup
-	@$(RUN)/python -m tests.rig.shell $(DEVICES)
+	@$(RUN)/python -m tests.rig.guest.shell $(DEVICES)
 
 test: lint $(UML) unit-tests guest-tests uml-tests
 
@@ -64,19 +64,19 @@ unit-tests: setup
 	$(RUN)/python -m pytest -m '$(UNIT)' $(PYTEST_OPTIONS) $(NONE)
 
 guest-tests: setup
-	tests/rig/own-shm $(RUN)/python -m pytest -m '$(GUEST)' $(PYTEST_OPTIONS) $(NONE)
+	tests/rig/programs/own-shm $(RUN)/python -m pytest -m '$(GUEST)' $(PYTEST_OPTIONS) $(NONE)
 
 # The same on another platform: make guest-tests-on-debian13-backports
 guest-tests-on-%: setup
 	@QEMU_COMPANION_PLATFORM=$* $(PYTHON) -m tests.rig.setup
-	QEMU_COMPANION_PLATFORM=$* tests/rig/own-shm $(RUN)/python -m pytest -m '$(GUEST)' $(PYTEST_OPTIONS) $(NONE)
+	QEMU_COMPANION_PLATFORM=$* tests/rig/programs/own-shm $(RUN)/python -m pytest -m '$(GUEST)' $(PYTEST_OPTIONS) $(NONE)
 
 # Back-ends and front-ends of other people's, with ours at their other end.
 peer-tests: setup
-	tests/rig/own-shm $(RUN)/python -m pytest -m peers $(PYTEST_OPTIONS) || [ $$? -eq 5 ]
+	tests/rig/programs/own-shm $(RUN)/python -m pytest -m peers $(PYTEST_OPTIONS) || [ $$? -eq 5 ]
 
 uml-tests: setup $(UML)
-	tests/rig/own-shm $(RUN)/python -m pytest -m 'uml' $(PYTEST_OPTIONS) $(NONE)
+	tests/rig/programs/own-shm $(RUN)/python -m pytest -m 'uml' $(PYTEST_OPTIONS) $(NONE)
 
 lint: setup
 	$(RUN)/ruff check $(SOURCES)
@@ -85,7 +85,7 @@ lint: setup
 	$(RUN)/lint-imports
 
 uml: setup
-	@$(RUN)/python -m tests.rig.uml
+	@$(RUN)/python -m tests.rig.guest.uml
 
 # All that needs neither QEMU nor a guest, as for another Python: make unit PYTHON=python3.13 VENV=.venv-3.13
 unit: $(VENV)/.done

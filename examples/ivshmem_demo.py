@@ -17,12 +17,12 @@ import trio
 
 import ivshmem_server
 from ivshmem_server import PeerLeft
-from tests.rig import guest as rig
-from tests.rig import image
-from tests.rig.apt import SetupError
-from tests.rig.ivshmem import doorbell_arguments
-from tests.rig.lines import QemuGoneError
-from tests.rig.server import start_server
+from tests.rig.debian.apt import SetupError
+from tests.rig.guest import guest as rig
+from tests.rig.guest import image
+from tests.rig.programs.server import start_server
+from tests.rig.qemu.ivshmem import doorbell_arguments
+from tests.rig.qemu.lines import QemuGoneError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -20,10 +20,7 @@ from functools import partial
 import trio
 
 import vhost_user
-from vhost_user.devices.net import Net
-from vhost_user.devices.net_impaired import ImpairedPort
-from vhost_user.devices.net_impairments import Impairments
-from vhost_user.devices.net_switch import Link
+from vhost_user.devices.net import ImpairedPort, Impairments, Link, Net
 
 STEPS = {
     "a good line": Impairments(),

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Self
 import trio
 
 import vhost_user
-from vhost_user.options import whole_number
-from vhost_user.program import run_device
+from vhost_user.program import run_device, whole_number
 
 if TYPE_CHECKING:
     import argparse

@@ -25,7 +25,7 @@ import vhost_user
 from vhost_user.devices.console import Console
 
 if TYPE_CHECKING:
-    from vhost_user.devices.console_simulation import PortSimulation
+    from vhost_user.devices.console import PortSimulation
 
 PROMPT = "[#$] "
 WHENEVER = math.inf

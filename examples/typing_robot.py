@@ -18,8 +18,7 @@ from pathlib import Path
 import trio
 
 import vhost_user
-from vhost_user.devices.input import Input
-from vhost_user.devices.input_simulation import Keyboard
+from vhost_user.devices.input import Input, Keyboard
 
 LAMP = "lamp=$(echo /sys/bus/virtio/devices/*/input/*/*::scrolllock/brightness)"
 

@@ -16,7 +16,7 @@ from tests.leftovers import MARKER, Traces, left_since
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.rig.netns import Namespace
+    from tests.rig.programs.netns import Namespace
 
 # pytest has the assertions of test files say what they saw; here are those of the modules that these share.
 pytest.register_assert_rewrite(
@@ -63,7 +63,7 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session", autouse=True)
 def platform() -> Iterator[None]:
     """Have QEMU and its tools be those of the selected platform, wherever they are called by name."""
-    from tests.rig import packages  # which is to be imported once asserts are rewritten
+    from tests.rig.debian import packages
 
     with pytest.MonkeyPatch.context() as patch:
         if programs := packages.guest_programs():
@@ -92,7 +92,7 @@ def directory() -> Iterator[Path]:
 @pytest.fixture
 def net() -> Iterator[Namespace]:
     """A network namespace with taps; without one, tests fail in CI, and are left out elsewhere."""
-    from tests.rig import netns  # with pyroute2, which other tests need not wait for
+    from tests.rig.programs import netns
 
     if reason := netns.unavailable():
         (pytest.fail if "CI" in os.environ else pytest.skip)(reason)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.rig import packages, uml_kernel
-from tests.rig.apt import SetupError
-from tests.rig.cache import VARIABLE
+from tests.rig.debian import packages
+from tests.rig.debian.apt import SetupError
+from tests.rig.debian.cache import VARIABLE
+from tests.rig.guest import uml_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from vhost_user.groups import only
+from protocol.io.background import unwrap_group
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -113,7 +113,7 @@ class _Attempt:
 
     def _take(self, error: Exception) -> None:
         self.failed = True
-        if isinstance(cause := only(error), self._expected):
+        if isinstance(cause := unwrap_group(error), self._expected):
             self.refusal = str(cause)
         else:
             self._containment.failed(self._what, self._effect, error)

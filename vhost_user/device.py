@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from protocol.fds import OwnedFd
-from protocol.io.command_line import UserError
+from protocol.program.command_line import UserError
 from protocol.vhost_user import (
     ConfigChange,
     MapFlag,
@@ -18,14 +18,14 @@ from protocol.vhost_user import (
     ShmemMap,
     ShmemUnmap,
 )
-from protocol.vhost_user.checks import RefusedError
+from protocol.vhost_user.feature_names import names_of
+from protocol.vhost_user.validation import RefusedError
 from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
 from protocol.words import plural
-from vhost_user.channel import FrontendError
+from vhost_user.attachment.qemu_args import device_of, model_of
 from vhost_user.containment import refuse_async
-from vhost_user.feature_names import names_of
-from vhost_user.qemu_args import device_of, model_of
+from vhost_user.transport.channel import FrontendError
 
 if TYPE_CHECKING:
     import argparse
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
     from protocol.vhost_user import BackendMessage, ConfigFlag, Reply
-    from vhost_user.channel import Channel
-    from vhost_user.feature_names import FeatureNames
+    from protocol.vhost_user.feature_names import FeatureNames
     from vhost_user.queue import Virtqueue
-    from vhost_user.simulation import Simulation
+    from vhost_user.simulation.simulation import Simulation
+    from vhost_user.transport.channel import Channel
 
 RING_FEATURES = (
     Feature.NOTIFY_ON_EMPTY
@@ -416,7 +416,7 @@ class VirtioDevice:
 
         By default there is one for disks only; all others are had by QEMU's options.
         """
-        from vhost_user.libvirt_xml import element_of
+        from vhost_user.attachment.libvirt import element_of
 
         return element_of(cls, options)
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 from trio.lowlevel import current_task
 
-from vhost_user.chain import Chain, sizeof
-from vhost_user.memory import BadAddressError, IotlbMissError
+from vhost_user.memory.regions import BadAddressError, IotlbMissError
 from vhost_user.requests import Requests
 from vhost_user.ring import BrokenRingError
+from vhost_user.ring.chain import Chain, sizeof
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from protocol.io import EventFd
     from protocol.virtio.features import Feature
-    from vhost_user.chain import Layout
     from vhost_user.ring import Element, Ring
+    from vhost_user.ring.chain import Layout
 
 BATCH = 64
 """How many chains one look at the ring takes at most, where the device does not say."""

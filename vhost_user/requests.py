@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from protocol.program.warnings import OnceLogger
 from protocol.words import plural
-from vhost_user.chain import ChainError
-from vhost_user.once import Once
+from vhost_user.ring.chain import ChainError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
-    from vhost_user.chain import Chain, Layout
     from vhost_user.queue import Virtqueue
+    from vhost_user.ring.chain import Chain, Layout
 
 _log = logging.getLogger("vhost_user")
 
@@ -28,7 +28,7 @@ class Requests:
         self._header = header
         self._room = room
         self._refusal = refusal
-        self._once = Once(_log)
+        self._once = OnceLogger(_log)
 
     def __aiter__(self) -> AsyncIterator[tuple[Chain, Any]]:
         return self

@@ -24,11 +24,10 @@ import pytest
 from pytest_trio import trio_fixture  # type: ignore[import-untyped]
 
 from protocol.io import FdStream
-from protocol.io.background import background
+from protocol.io.background import background, unwrap_group
 from protocol.virtio.features import Feature
-from vhost_user.connection import serve_connection
+from vhost_user.backend.connection import serve_connection
 from vhost_user.frontend.connect import MEMORY_SIZE, PATIENCE_SECONDS, connect
-from vhost_user.groups import only
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -59,7 +58,7 @@ async def driving(
         try:
             await serve_connection(device, theirs)
         except ExceptionGroup as group:
-            raise only(group) from None
+            raise unwrap_group(group) from None
 
     async with background() as start:
         start(serve)

@@ -1,8 +1,8 @@
-"""What the protocols need of Linux, for trio: sockets that pass fds, eventfds, listeners, readiness."""
+"""What the protocols need of Linux, for trio: sockets that pass fds, eventfds, listeners."""
 
-from protocol.io import means, signals
+from protocol.io import exhaustion
 from protocol.io.eventfd import EventFd
-from protocol.io.hang_up import has_hung_up, until_hung_up
+from protocol.io.hangup import has_hung_up, until_hung_up
 from protocol.io.listener import (
     Listener,
     RemediedError,
@@ -13,7 +13,6 @@ from protocol.io.listener import (
     listen,
     systemd_listener,
 )
-from protocol.io.readiness import notify, watchdog
 from protocol.io.stream import AncillaryLostError, Credentials, FdStream, connect
 
 __all__ = [
@@ -27,13 +26,10 @@ __all__ = [
     "SocketInUseError",
     "SocketOfAnotherError",
     "connect",
+    "exhaustion",
     "has_hung_up",
     "inherited_listener",
     "listen",
-    "means",
-    "notify",
-    "signals",
     "systemd_listener",
     "until_hung_up",
-    "watchdog",
 ]

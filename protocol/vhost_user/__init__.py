@@ -1,6 +1,22 @@
 """The vhost-user protocol, without I/O: messages, and a session for each end of both sockets."""
 
-from protocol.vhost_user.backend_messages import (
+from protocol.vhost_user.backend_session import BackendChannel, BackendSession
+from protocol.vhost_user.features import ProtocolFeature
+from protocol.vhost_user.framing import HEADER_SIZE, Frame, Framer, Packet, pack
+from protocol.vhost_user.frontend_messages import FRONTEND_REQUESTS
+from protocol.vhost_user.frontend_session import FrontendChannel, FrontendSession
+from protocol.vhost_user.message import (
+    Ack,
+    BackendMessage,
+    Empty,
+    FrontendMessage,
+    Gate,
+    Message,
+    Reply,
+    Request,
+    describe,
+)
+from protocol.vhost_user.messages.backend import (
     BACKEND_REQUESTS,
     BackendIotlbMsg,
     ConfigChange,
@@ -13,20 +29,14 @@ from protocol.vhost_user.backend_messages import (
     VringErr,
     VringHostNotifier,
 )
-from protocol.vhost_user.backend_session import BackendChannel, BackendSession
-from protocol.vhost_user.checks import RefusedError
-from protocol.vhost_user.device_messages import (
+from protocol.vhost_user.messages.device_types import (
     CloseCryptoSession,
     CreateCryptoSession,
     GpuSetSocket,
     NetSetMtu,
     SendRarp,
 )
-from protocol.vhost_user.features import ProtocolFeature
-from protocol.vhost_user.framing import HEADER_SIZE, Frame, Framer, Packet, pack
-from protocol.vhost_user.frontend_messages import FRONTEND_REQUESTS
-from protocol.vhost_user.frontend_session import FrontendChannel, FrontendSession
-from protocol.vhost_user.memory_messages import (
+from protocol.vhost_user.messages.memory import (
     AddMemReg,
     GetMaxMemSlots,
     GetSharedObject,
@@ -35,18 +45,7 @@ from protocol.vhost_user.memory_messages import (
     RemMemReg,
     SetMemTable,
 )
-from protocol.vhost_user.message import (
-    Ack,
-    BackendMessage,
-    Empty,
-    FrontendMessage,
-    Gate,
-    Message,
-    Reply,
-    Request,
-    describe,
-)
-from protocol.vhost_user.migration_messages import (
+from protocol.vhost_user.messages.migration import (
     CheckDeviceState,
     GetInflightFd,
     PostcopyAdvise,
@@ -57,7 +56,36 @@ from protocol.vhost_user.migration_messages import (
     SetLogBase,
     SetLogFd,
 )
+from protocol.vhost_user.messages.setup import (
+    GetConfig,
+    GetFeatures,
+    GetProtocolFeatures,
+    GetQueueNum,
+    GetStatus,
+    ResetDevice,
+    ResetOwner,
+    SetBackendReqFd,
+    SetConfig,
+    SetFeatures,
+    SetOwner,
+    SetProtocolFeatures,
+    SetStatus,
+)
+from protocol.vhost_user.messages.vrings import (
+    GetVringBase,
+    GetVringBaseSkipDrain,
+    SetVringAddr,
+    SetVringBase,
+    SetVringCall,
+    SetVringEnable,
+    SetVringEndian,
+    SetVringErr,
+    SetVringKick,
+    SetVringNum,
+    VringKick,
+)
 from protocol.vhost_user.negotiation import ALWAYS_ACCEPTED, Negotiation, Onlooker
+from protocol.vhost_user.numbers import BackendRequest, FrontendRequest
 from protocol.vhost_user.observer import Observed, Observer
 from protocol.vhost_user.payloads import MAX_PAYLOAD
 from protocol.vhost_user.replies import (
@@ -78,23 +106,8 @@ from protocol.vhost_user.replies import (
     VringBase,
 )
 from protocol.vhost_user.requester import Requester
-from protocol.vhost_user.requests import BackendRequest, FrontendRequest
 from protocol.vhost_user.responder import Refused, Responder
-from protocol.vhost_user.setup_messages import (
-    GetConfig,
-    GetFeatures,
-    GetProtocolFeatures,
-    GetQueueNum,
-    GetStatus,
-    ResetDevice,
-    ResetOwner,
-    SetBackendReqFd,
-    SetConfig,
-    SetFeatures,
-    SetOwner,
-    SetProtocolFeatures,
-    SetStatus,
-)
+from protocol.vhost_user.validation import RefusedError
 from protocol.vhost_user.values import (
     MAX_CONFIG_SIZE,
     MAX_SHARED_MEMORY_REGIONS,
@@ -109,19 +122,6 @@ from protocol.vhost_user.values import (
     VringAddressFlag,
     XenMapFlag,
     XenMapping,
-)
-from protocol.vhost_user.vring_messages import (
-    GetVringBase,
-    GetVringBaseSkipDrain,
-    SetVringAddr,
-    SetVringBase,
-    SetVringCall,
-    SetVringEnable,
-    SetVringEndian,
-    SetVringErr,
-    SetVringKick,
-    SetVringNum,
-    VringKick,
 )
 
 __all__ = [

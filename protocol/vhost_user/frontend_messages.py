@@ -62,14 +62,14 @@ needs    protocol features that have to be negotiated, or a feature of virtio wh
 
 from __future__ import annotations
 
-from protocol.vhost_user import (  # noqa: F401  # the modules whose classes the table holds
-    device_messages,
-    memory_messages,
-    migration_messages,
-    setup_messages,
-    vring_messages,
-)
 from protocol.vhost_user.message import FrontendMessage, by_number
+from protocol.vhost_user.messages import (  # noqa: F401  # the modules whose classes the table holds
+    device_types,
+    memory,
+    migration,
+    setup,
+    vrings,
+)
 
 FRONTEND_REQUESTS = by_number(FrontendMessage)
 """The class of every front-end request by its number."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocol.vhost_user.backend_messages import BACKEND_REQUESTS
+from protocol.vhost_user.messages.backend import BACKEND_REQUESTS
 from protocol.vhost_user.negotiation import Negotiation
 from protocol.vhost_user.requester import Requester
 from protocol.vhost_user.responder import Responder

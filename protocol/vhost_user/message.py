@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from protocol.fds import OwnedFd
     from protocol.vhost_user.negotiation import Negotiation
-    from protocol.vhost_user.requests import BackendRequest, FrontendRequest
+    from protocol.vhost_user.numbers import BackendRequest, FrontendRequest
 
 HEX: Final = {"base": 16}
 """Metadata of a dataclass field that people read in hexadecimal: addresses, sizes of memory."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from protocol.vhost_user.checks import check_fds, check_request, decode_request
 from protocol.vhost_user.framing import REPLY_FLAGS
 from protocol.vhost_user.message import describe
 from protocol.vhost_user.requester import decode_reply
+from protocol.vhost_user.validation import check_fds, check_request, decode_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

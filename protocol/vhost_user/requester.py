@@ -6,10 +6,10 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.vhost_user.checks import RefusedError, check_fds, check_request
 from protocol.vhost_user.features import ProtocolFeature
 from protocol.vhost_user.framing import NEED_REPLY, REPLY_FLAGS, VERSION, Framer, Packet, pack
 from protocol.vhost_user.message import Empty, Reply
+from protocol.vhost_user.validation import RefusedError, check_fds, check_request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.vhost_user.checks import check_request, decode_request, drop_discarded
 from protocol.vhost_user.features import ProtocolFeature
 from protocol.vhost_user.framing import REPLY_FLAGS, Framer, Packet, pack
 from protocol.vhost_user.message import Ack, Reply, Request, payload_fields
 from protocol.vhost_user.negotiation import UnusableError
+from protocol.vhost_user.validation import check_request, decode_request, drop_discarded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tests.bench.load import BenchError
 from tests.bench.servers import listens
-from tests.rig import packages
+from tests.rig.debian import packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -146,7 +146,7 @@ def build(directory: Path) -> Path:
 
 
 def _python(device: str, option: str) -> Backend:
-    command = [sys.executable, "-m", "vhost_user.cli", "run", device, option, "--socket-path"]
+    command = [sys.executable, "-m", "vhost_user.program.main", "run", device, option, "--socket-path"]
     return Backend("ours", lambda socket: [*command, str(socket)])
 
 

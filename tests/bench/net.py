@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING
 import trio
 
 from tests.bench.table import Table
-from tests.rig import guest as rig
-from tests.rig import iperf, netns
-from tests.rig.backend import start_backend
+from tests.rig.guest import guest as rig
+from tests.rig.programs import netns
+from tests.rig.programs.backend import start_backend
+from tests.rig.scenarios import iperf
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.rig.netns import Namespace
+    from tests.rig.programs.netns import Namespace
 
 SECONDS = 3
 EXPECTED_RATIO = 0.8

@@ -82,7 +82,7 @@ class Running:
 
 def ours() -> Server:
     """Return this project's server."""
-    module = [sys.executable, "-m", "ivshmem_server.server_cli", "-F", "--memfd", "-l", "1M"]
+    module = [sys.executable, "-m", "ivshmem_server.program.server", "-F", "--memfd", "-l", "1M"]
     return Server("ours", lambda socket, vectors: [*module, "-S", str(socket), "-n", str(vectors)], 10)
 
 

@@ -30,7 +30,7 @@ from tests.bench.backends import (
 )
 from tests.bench.load import BenchError
 from tests.bench.table import Table
-from tests.rig.apt import SetupError
+from tests.rig.debian.apt import SetupError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -19,8 +19,8 @@ from protocol.vhost_user import (
 )
 from protocol.virtio.features import Feature
 from tests.docs.documents import PROJECT
+from vhost_user.backend.handlers import HANDLERS
 from vhost_user.device import VirtioDevice
-from vhost_user.handlers import HANDLERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -16,11 +16,12 @@ import trio
 from protocol.virtio.ids import DeviceId
 from tests.docs.documents import PROJECT, blocks, read, session
 from tests.docs.test_vhost_user import rows
-from tests.rig import process, uml, uml_kernel
-from tests.rig.backend import start_program, until_listening
-from vhost_user.devices.console import Console
-from vhost_user.devices.console_options import HOSTS, PortOptions, parse_port
-from vhost_user.devices.console_port import BACKLOG, TRANSCRIPT_LIMIT
+from tests.rig.guest import uml, uml_kernel
+from tests.rig.programs import process
+from tests.rig.programs.backend import start_program, until_listening
+from vhost_user.devices.console.device import Console
+from vhost_user.devices.console.options import HOSTS, PortOptions, parse_port
+from vhost_user.devices.console.port import BACKLOG, TRANSCRIPT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,8 +11,8 @@ import pytest
 from tests.docs.documents import blocks, read
 from tests.docs.test_vhost_user import described, documented
 from vhost_user import CallError
-from vhost_user.control_cli import _add_options
-from vhost_user.simulation import EVENT_BACKLOG
+from vhost_user.program.control import _add_options
+from vhost_user.simulation.simulation import EVENT_BACKLOG
 
 GUIDE = read("control.md")
 

@@ -1,4 +1,4 @@
-"""docs/gpio.md is true: its calls, its Python, its syntax. Guests run its session (tests/rig/gpio.py)."""
+"""docs/gpio.md is true: its calls, its Python, its syntax. Guests run its session."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import vhost_user
 from protocol.virtio.gpio import Direction, IrqType
 from tests.docs.documents import PROJECT, blocks, read
 from tests.docs.test_vhost_user import rows
-from tests.vhost_user.devices.gpio_driver import IRQ, Driver
+from tests.vhost_user.devices.gpio.driver import IRQ, Driver
 from vhost_user.devices.gpio import Gpio, SimulatedLine
-from vhost_user.devices.gpio_options import LINE_SYNTAX, LIST_SYNTAX
-from vhost_user.devices.gpio_simulation import LineState
+from vhost_user.devices.gpio.options import LINE_SYNTAX, LIST_SYNTAX
+from vhost_user.devices.gpio.simulation import LineState
 from vhost_user.testing import driving
 
 if TYPE_CHECKING:

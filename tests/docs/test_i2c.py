@@ -11,10 +11,10 @@ import trio
 
 from tests.docs.documents import blocks, read
 from tests.docs.test_vhost_user import rows
-from tests.vhost_user.devices.i2c_driver import Read, Write, transfer
+from tests.vhost_user.devices.i2c.driver import Read, Write, transfer
 from vhost_user.devices.i2c import At24, I2c, I2cChip, Lm75, RegisterChip
-from vhost_user.devices.i2c_at24 import MODELS
-from vhost_user.devices.i2c_options import CHIPS
+from vhost_user.devices.i2c.chips.at24 import MODELS
+from vhost_user.devices.i2c.options import CHIPS
 from vhost_user.testing import driving
 
 if TYPE_CHECKING:

@@ -15,9 +15,10 @@ import trio
 
 from protocol.words import plural
 from tests.docs.documents import PROJECT, read, session
-from tests.rig import guest as rig
-from tests.rig import process, shell
-from tests.rig.backend import until_listening, until_printed
+from tests.rig.guest import guest as rig
+from tests.rig.guest import shell
+from tests.rig.programs import process
+from tests.rig.programs.backend import until_listening, until_printed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,8 +39,8 @@ def backend_command(text: str, directory: Path) -> list[str]:
     text = text.replace("/tmp/", f"{directory}/").replace(
         ".venv/bin/python examples", f"python {PROJECT}/examples"
     )
-    text = text.replace("vhost-user-blk ", "python -m vhost_user.cli run blk ")
-    text = text.replace("vhost-user-rng ", "python -m vhost_user.cli run rng ")
+    text = text.replace("vhost-user-blk ", "python -m vhost_user.program.main run blk ")
+    text = text.replace("vhost-user-rng ", "python -m vhost_user.program.main run rng ")
     program, *arguments = shlex.split(text)
     assert program == "python"
     return ["env", "-C", str(directory), sys.executable, *arguments]

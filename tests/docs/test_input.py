@@ -10,14 +10,14 @@ import trio
 from protocol.virtio.input import EVENT, Event
 from protocol.virtio.input_codes import EventType, Led
 from tests.docs.documents import blocks, read
-from tests.vhost_user.devices.input_hands import SECONDS, next_report
-from vhost_user.control import describe
-from vhost_user.devices.input_player import InputDevices
-from vhost_user.devices.input_pointers import Mouse, Tablet
-from vhost_user.devices.input_script import USAGES
-from vhost_user.devices.input_simulation import Keyboard
-from vhost_user.devices.input_touch import Touchscreen
+from tests.vhost_user.devices.input.hands import SECONDS, next_report
+from vhost_user.devices.input.player import InputDevices
+from vhost_user.devices.input.pointers import Mouse, Tablet
+from vhost_user.devices.input.script import USAGES
+from vhost_user.devices.input.simulation import Keyboard
+from vhost_user.devices.input.touch import Touchscreen
 from vhost_user.frontend import connect
+from vhost_user.simulation.control_server import describe
 
 if TYPE_CHECKING:
     from pathlib import Path

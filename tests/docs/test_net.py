@@ -10,13 +10,13 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.docs.documents import blocks, read, session
 from tests.docs.test_vhost_user import rows
-from tests.vhost_user.devices.net_driver import MERGING, begin, frame
-from tests.vhost_user.devices.net_port import TestPort
-from tests.vhost_user.frontend import attached
+from tests.vhost_user.devices.net.driver import MERGING, begin, frame
+from tests.vhost_user.devices.net.recording_port import TestPort
+from tests.vhost_user.raw_frontend import attached
 from vhost_user.devices import find_device
-from vhost_user.devices.net import Net
-from vhost_user.devices.net_host import Port
-from vhost_user.options import build_parser
+from vhost_user.devices.net.device import Net
+from vhost_user.devices.net.ports.port import Port
+from vhost_user.program.options import build_parser
 
 GUIDE = read("net.md")
 

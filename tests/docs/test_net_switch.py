@@ -13,13 +13,13 @@ import trio
 
 from tests.docs.documents import blocks, read, session
 from tests.docs.test_vhost_user import documented, of_program
-from tests.rig.backend import start_program
-from vhost_user.cli import main
-from vhost_user.devices import net_switch_options
-from vhost_user.devices.net_impaired import ImpairedPort
-from vhost_user.devices.net_impairments import LineCounts
-from vhost_user.devices.net_simulation import SwitchPortSimulation
-from vhost_user.devices.net_switch import Switch
+from tests.rig.programs.backend import start_program
+from vhost_user.devices.net import switch_options as net_switch_options
+from vhost_user.devices.net.ports.impaired import ImpairedPort
+from vhost_user.devices.net.ports.impairments import LineCounts
+from vhost_user.devices.net.ports.switch import Switch
+from vhost_user.devices.net.simulation import SwitchPortSimulation
+from vhost_user.program.main import main
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ def test_counts() -> None:
 async def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The program as the guide starts it, and each of its control commands, which print what it says."""
     start, *_ = (command.text for command in session(GUIDE) if command.text.startswith("vhost-user-net"))
-    argv = [sys.executable, "-m", "vhost_user.cli", "run", "net", *moved(start, tmp_path)[1:]]
+    argv = [sys.executable, "-m", "vhost_user.program.main", "run", "net", *moved(start, tmp_path)[1:]]
     controls = [command for command in session(GUIDE) if command.text.startswith("vhost-user control")]
     assert len(controls) == 6
     async with start_program(tmp_path, argv, "net"):

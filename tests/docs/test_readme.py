@@ -11,8 +11,8 @@ import trio
 
 import ivshmem_server
 from tests.docs.documents import PROJECT, blocks
-from tests.rig.platforms import PLATFORMS
-from tests.rig.server import start_server
+from tests.rig.debian.platforms import PLATFORMS
+from tests.rig.programs.server import start_server
 from vhost_user.testing import driving
 
 if TYPE_CHECKING:

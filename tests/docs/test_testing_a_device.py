@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.docs.documents import PROJECT, blocks, read
-from tests.rig.backend import command, start_program
-from tests.vhost_user.storage_daemon import SECTORS, content, fill_disk, storage_daemon
+from tests.rig.programs.backend import command, start_program
+from tests.vhost_user.frontend.storage_daemon import SECTORS, content, fill_disk, storage_daemon
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,16 +15,16 @@ import trio
 
 from tests.docs.documents import read
 from tests.qemu.virtio_pci import probe
-from tests.rig import process
-from tests.rig.backend import start_backend, start_machine
-from tests.rig.qemu import qemu_command
-from tests.rig.qmp import QmpError
+from tests.rig.programs import process
+from tests.rig.programs.backend import start_backend, start_machine
+from tests.rig.qemu.qemu import qemu_command
+from tests.rig.qemu.qmp import QmpError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.rig.backend import RunningBackend
-    from tests.rig.qemu import Machine
+    from tests.rig.programs.backend import RunningBackend
+    from tests.rig.qemu.qemu import Machine
 
 pytestmark = pytest.mark.qemu
 
@@ -178,7 +178,7 @@ def test_backend_does_not_start(directory: Path) -> None:
     (directory / "debian.qcow2").write_bytes(b"QFI\xfb\0\0\0\3".ljust(512, b"\0"))
     disks = ("blk -s s -b disk.img", "blk -s s -b debian.qcow2")
     commands = ("rng -s /none/rng.sock", *disks, "rng", "rgn -s s", "nothing:Here -s s")
-    argv = [sys.executable, "-m", "vhost_user.cli", "run"]
+    argv = [sys.executable, "-m", "vhost_user.program.main", "run"]
     programs = [
         subprocess.Popen([*argv, *command.split()], cwd=directory, stderr=subprocess.PIPE, text=True)
         for command in commands
@@ -191,7 +191,7 @@ def test_backend_does_not_start(directory: Path) -> None:
 
 async def test_socket_is_in_use(directory: Path) -> None:
     async with running(directory, "rng"):
-        argv = [sys.executable, "-m", "vhost_user.cli", "run", "rng", "-s", f"{directory}/rng.sock"]
+        argv = [sys.executable, "-m", "vhost_user.program.main", "run", "rng", "-s", f"{directory}/rng.sock"]
         async with process.start(argv) as second:
             with trio.fail_after(SECONDS):
                 assert await second.wait() == 1
@@ -203,7 +203,16 @@ async def test_disk_is_in_use(directory: Path) -> None:
     (directory / "disk.img").write_bytes(bytes(512))
     disk = ["--blk-file", f"{directory}/disk.img"]
     async with start_backend(directory, "blk", *disk):
-        argv = [sys.executable, "-m", "vhost_user.cli", "run", "blk", "-s", f"{directory}/other.sock", *disk]
+        argv = [
+            sys.executable,
+            "-m",
+            "vhost_user.program.main",
+            "run",
+            "blk",
+            "-s",
+            f"{directory}/other.sock",
+            *disk,
+        ]
         async with process.start(argv) as second:
             with trio.fail_after(SECONDS):
                 assert await second.wait() == 1

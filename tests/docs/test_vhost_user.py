@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-import vhost_user.cli
+import vhost_user.program.main
 from tests.docs.documents import DOCUMENTS, PROJECT, blocks, read, session
+from vhost_user.attachment.libvirt import libvirt_xml
 from vhost_user.devices import DEVICES, find_device
-from vhost_user.devices.blk_faults import SYNTAX, parse_fault
-from vhost_user.libvirt_xml import libvirt_xml
-from vhost_user.options import build_parser, parse_options
-from vhost_user.trace_cli import add_trace_parser
+from vhost_user.devices.blk.faults import SYNTAX, parse_fault
+from vhost_user.program.options import build_parser, parse_options
+from vhost_user.program.trace import add_trace_parser
 
 GUIDE = read("vhost-user.md")
 SECONDS = 60
@@ -73,7 +73,7 @@ def test_options_of_the_trace() -> None:
 
 @pytest.mark.qemu
 def test_list() -> None:
-    argv = [sys.executable, "-m", "vhost_user.cli", "list"]
+    argv = [sys.executable, "-m", "vhost_user.program.main", "list"]
     result = subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=True)
     (shown,) = (command.output for command in session(GUIDE) if command.text == "vhost-user list")
     assert without_version(result.stdout) == without_version(f"{shown}\n")
@@ -141,7 +141,7 @@ def test_description_is_the_one_that_is_installed() -> None:
 def test_guides_tell_of_every_command() -> None:
     (commands,) = (
         action
-        for action in vhost_user.cli._build_parser()._actions
+        for action in vhost_user.program.main._build_parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
     for name in commands.choices:
@@ -150,7 +150,7 @@ def test_guides_tell_of_every_command() -> None:
 
 def test_description_files_that_the_guide_tells_of() -> None:
     """It names those that are installed, and those that there are none of."""
-    directory = Path(vhost_user.cli.__file__).parent / "share"
+    directory = Path(vhost_user.program.main.__file__).parent / "share"
     installed = {path.stem.rpartition("-")[2] for path in directory.glob("*.json")}
     section = " ".join(GUIDE.partition("\n## For management software\n")[2].partition("```")[0].split())
     told, missing = (

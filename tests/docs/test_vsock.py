@@ -11,10 +11,10 @@ import trio.testing
 
 from protocol.virtio.vsock import Operation
 from tests.docs.documents import blocks, read
-from tests.vhost_user.devices.vsock_driver import attached_guest
-from vhost_user.devices.vsock import Vsock
-from vhost_user.devices.vsock_host import UnixSockets
-from vhost_user.devices.vsock_options import _TYPES
+from tests.vhost_user.devices.vsock.driver import attached_guest
+from vhost_user.devices.vsock.device import Vsock
+from vhost_user.devices.vsock.host import UnixSockets
+from vhost_user.devices.vsock.options import _TYPES
 
 if TYPE_CHECKING:
     import socket

@@ -16,8 +16,8 @@ from tests.fuzz.guest import USER, GuardedGuest
 from tests.fuzz.harness import DefectError
 from tests.fuzz.ring_seeds import memory
 from tests.fuzz.rings import parts_of
-from vhost_user.devices.blk_executor import Executor
-from vhost_user.devices.blk_file import FileDisk
+from vhost_user.devices.blk.executor import Executor
+from vhost_user.devices.blk.file import FileDisk
 from vhost_user.ring import BrokenRingError, RingConfig, SplitRing
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from protocol.errors import RemoteProtocolError
 from protocol.virtio.console import NO_PORT, RESIZE, ControlEvent, ControlMessage
 from tests.fuzz.harness import DefectError
-from vhost_user.devices.console_control import Control, PortState
+from vhost_user.devices.console.control import Control, PortState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,12 +22,12 @@ from protocol.virtio.gpio import (
     IrqType,
 )
 from tests.fuzz.harness import DefectError
-from vhost_user.chain import Chain
-from vhost_user.devices import gpio
 from vhost_user.devices.gpio import Gpio
-from vhost_user.devices.gpio_interrupts import put_back_buffers
-from vhost_user.devices.gpio_simulation import SimulatedChip, SimulatedLine
+from vhost_user.devices.gpio import device as gpio
+from vhost_user.devices.gpio.interrupts import put_back_buffers
+from vhost_user.devices.gpio.simulation import SimulatedChip, SimulatedLine
 from vhost_user.ring import Element
+from vhost_user.ring.chain import Chain
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator

@@ -14,10 +14,10 @@ from tests.fuzz.guest import USER, GuardedGuest
 from tests.fuzz.harness import DefectError
 from tests.fuzz.ring_seeds import memory
 from tests.fuzz.rings import parts_of
-from vhost_user.devices.i2c_at24 import At24
-from vhost_user.devices.i2c_chips import run_transfer
-from vhost_user.devices.i2c_lm75 import Lm75
-from vhost_user.devices.i2c_requests import answer, parse
+from vhost_user.devices.i2c.chips.at24 import At24
+from vhost_user.devices.i2c.chips.chip import run_transfer
+from vhost_user.devices.i2c.chips.lm75 import Lm75
+from vhost_user.devices.i2c.requests import answer, parse
 from vhost_user.ring import BrokenRingError, RingConfig, SplitRing
 
 if TYPE_CHECKING:

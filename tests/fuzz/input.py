@@ -7,24 +7,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocol.vhost_user.checks import RefusedError
+from protocol.vhost_user.validation import RefusedError
 from protocol.vhost_user.values import ConfigFlag
 from protocol.virtio.input import CONFIG_SIZE, EVENT, U_SIZE, ConfigSelect, Event
 from protocol.virtio.input_codes import EventType, Led
 from tests.fuzz.harness import DefectError
-from vhost_user.chain import Readable
-from vhost_user.devices.input import Input
-from vhost_user.devices.input_keymap import LEDS
-from vhost_user.devices.input_player import InputDevices
-from vhost_user.devices.input_pointers import Mouse, Tablet
-from vhost_user.devices.input_script import ScriptError
-from vhost_user.devices.input_simulation import Keyboard
-from vhost_user.devices.input_touch import Touchscreen
+from vhost_user.devices.input.device import Input
+from vhost_user.devices.input.keymap import LEDS
+from vhost_user.devices.input.player import InputDevices
+from vhost_user.devices.input.pointers import Mouse, Tablet
+from vhost_user.devices.input.script import ScriptError
+from vhost_user.devices.input.simulation import Keyboard
+from vhost_user.devices.input.touch import Touchscreen
+from vhost_user.ring.chain import Readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vhost_user.chain import Chain
+    from vhost_user.ring.chain import Chain
 
 CONFIG, STATUS, SCRIPT = range(3)
 """What the first byte says."""

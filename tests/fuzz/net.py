@@ -25,13 +25,13 @@ from tests.fuzz.guest import USER, GuardedGuest
 from tests.fuzz.harness import DefectError
 from tests.fuzz.ring_seeds import memory
 from tests.fuzz.rings import parts_of
-from vhost_user.chain import Chain
-from vhost_user.devices.net import Net
-from vhost_user.devices.net_frames import Counters, Filter
-from vhost_user.devices.net_host import MAX_FRAME, Port, copy
-from vhost_user.devices.net_receiver import QueueReceiver
-from vhost_user.devices.net_transmitter import QueueTransmitter
+from vhost_user.devices.net.device import Net
+from vhost_user.devices.net.ports.frames import Counters, Filter
+from vhost_user.devices.net.ports.port import MAX_FRAME, Port, copy
+from vhost_user.devices.net.receiver import QueueReceiver
+from vhost_user.devices.net.transmitter import QueueTransmitter
 from vhost_user.ring import BrokenRingError, RingConfig, SplitRing
+from vhost_user.ring.chain import Chain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

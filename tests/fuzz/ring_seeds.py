@@ -27,12 +27,12 @@ from tests.fuzz.rings import (
     TRACKED,
     parts_of,
 )
-from vhost_user.driver_ring import Buffer, PackedDriver, SplitDriver, Table
+from vhost_user.frontend.driver_ring import Buffer, PackedDriver, SplitDriver, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from vhost_user.driver_ring import DriverRing
+    from vhost_user.frontend.driver_ring import DriverRing
 
 _TABLES = 0x120
 """Where chains have their indirect tables, 0x60 bytes each; their buffers come after those of 8 chains."""

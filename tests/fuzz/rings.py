@@ -14,9 +14,9 @@ from protocol.virtio import inflight, packed, split
 from protocol.virtio.features import Feature
 from tests.fuzz.guest import NEIGHBOUR, RING, USER, GuardedFile, GuardedGuest
 from tests.fuzz.harness import DefectError
-from vhost_user.dirty_log import PAGE_SHIFT, DirtyLog
-from vhost_user.mapping import map_shared
-from vhost_user.memory import BadAddressError, IotlbMissError, guest_address_of
+from vhost_user.memory.dirty_log import PAGE_SHIFT, DirtyLog
+from vhost_user.memory.mapping import map_shared
+from vhost_user.memory.regions import BadAddressError, IotlbMissError, guest_address_of
 from vhost_user.ring import BrokenRingError, PackedRing, RingConfig, SplitRing
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ivshmem_server.sizes import format_size, parse_size
 from tests.fuzz.harness import DefectError
-from vhost_user.devices.blk_faults import parse_faults
+from vhost_user.devices.blk.faults import parse_faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,15 +15,15 @@ import trio
 
 from protocol.virtio.vsock import HEADER_SIZE, HOST_CID, Header, Operation, SocketType
 from tests.fuzz.harness import DefectError
-from vhost_user.chain import Readable
-from vhost_user.devices.vsock_connection import Address
-from vhost_user.devices.vsock_table import Table, TooManyConnectionsError
+from vhost_user.devices.vsock.connection import Address
+from vhost_user.devices.vsock.connection_table import Table, TooManyConnectionsError
+from vhost_user.ring.chain import Readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vhost_user.chain import Chain
-    from vhost_user.devices.vsock_stream import Stream
+    from vhost_user.devices.vsock.stream import Stream
+    from vhost_user.ring.chain import Chain
 
 CID = 3
 BUFFER = 4096

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import ivshmem_server
-from tests.rig import guest as rig
-from tests.rig.ivshmem import doorbell_arguments
-from tests.rig.server import RunningServer, start_server
+from tests.rig.guest import guest as rig
+from tests.rig.programs.server import RunningServer, start_server
+from tests.rig.qemu.ivshmem import doorbell_arguments
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -15,7 +15,7 @@ from protocol.virtio.input_codes import EventType, Syn
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.rig.guest import Shell
+    from tests.rig.guest.guest import Shell
 
 _EVENT = re.compile(r"^Event: time [\d.]+, type (\d+) \(\w+\), code (\d+) \(\w+\), value (-?\d+)$")
 _SYN = re.compile(r"^Event: time [\d.]+, -------------- SYN_REPORT ------------$")

@@ -13,10 +13,10 @@ import trio
 
 from protocol.io import FdStream
 from protocol.virtio.gpio import Direction, GpioConfig, GpioRequestType, IrqStatus, IrqType, decode_names
-from tests.vhost_user.devices.gpio_driver import IRQ, Driver, RefusedError
-from vhost_user.connection import serve_connection
+from tests.vhost_user.devices.gpio.driver import IRQ, Driver, RefusedError
+from vhost_user.backend.connection import serve_connection
 from vhost_user.devices.gpio import Gpio
-from vhost_user.devices.gpio_host import open_chip
+from vhost_user.devices.gpio.host import open_chip
 from vhost_user.frontend.connect import connect
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from tests.rig.guest import CommandError
-from vhost_user import control_client
+from tests.rig.guest.guest import CommandError
 from vhost_user.devices.i2c import Register, RegisterChip
+from vhost_user.simulation import control_client
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.rig.guest import Shell
+    from tests.rig.guest.guest import Shell
 
 SENSOR, EEPROM, LARGE, OWN = 0x48, 0x50, 0x54, 0x20
 LARGE_ADDRESSES = range(LARGE, LARGE + 4)

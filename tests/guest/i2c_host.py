@@ -6,9 +6,9 @@ import sys
 
 import trio
 
-from protocol.io.command_line import UserError
-from vhost_user.devices.i2c_chips import Message
-from vhost_user.devices.i2c_host import HostBus, find_bus
+from protocol.program.command_line import UserError
+from vhost_user.devices.i2c.chips.chip import Message
+from vhost_user.devices.i2c.host import HostBus, find_bus
 
 SENSOR, EEPROM, ABSENT = 0x48, 0x50, 0x21
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tests.rig import guest as rig
-from tests.rig.backend import start_backend
+from tests.rig.guest import guest as rig
+from tests.rig.programs.backend import start_backend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from tests.rig.backend import RunningBackend
+    from tests.rig.programs.backend import RunningBackend
 
 CPUS = 2
 """Each has a queue of the disk's."""
@@ -191,7 +191,7 @@ def expected_disk(ends: Sequence[tuple[int, int]]) -> bytes:
 
 
 def _block(number: int, version: int) -> bytes:
-    """Return what disk-load writes: see word() in tests/rig/guest-src/disk-load.c."""
+    """Return what disk-load writes: see word() in tests/rig/guest/src/disk-load.c."""
     first = number << 32 | version
     words = [(first + index * _WORD_STEP) & 0xFFFF_FFFF_FFFF_FFFF for index in range(BLOCK // 8)]
     return struct.pack(f"<{len(words)}Q", *words)

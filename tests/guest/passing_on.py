@@ -15,13 +15,13 @@ import trio
 from evdev import InputDevice
 
 from protocol.io import FdStream
-from protocol.io.command_line import UserError
+from protocol.program.command_line import UserError
 from protocol.virtio.input import U_OFFSET, AbsInfo, ConfigSelect, Event
 from protocol.virtio.input_codes import Abs, EventType, Led
-from tests.vhost_user.devices.input_hands import next_report
-from vhost_user.connection import serve_connection
-from vhost_user.devices.input import Input
-from vhost_user.devices.input_evdev import open_evdev
+from tests.vhost_user.devices.input.hands import next_report
+from vhost_user.backend.connection import serve_connection
+from vhost_user.devices.input.device import Input
+from vhost_user.devices.input.evdev import open_evdev
 from vhost_user.frontend import connect
 
 if TYPE_CHECKING:

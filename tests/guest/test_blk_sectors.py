@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.rig import guest as rig
-from tests.rig.backend import command, start_program
-from tests.vhost_user.devices import mounts
+from tests.rig.guest import guest as rig
+from tests.rig.programs.backend import command, start_program
+from tests.vhost_user.devices.blk import mounts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -20,14 +20,14 @@ from tests.guest.test_vhost_user import (
     disk_command,
     features,
 )
-from tests.rig import guest as rig
-from tests.rig.backend import start_backend, start_program
+from tests.rig.guest import guest as rig
+from tests.rig.programs.backend import start_backend, start_program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.rig.process import Program
+    from tests.rig.programs.process import Program
 
 pytestmark = pytest.mark.guest
 

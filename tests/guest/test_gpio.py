@@ -13,14 +13,15 @@ import trio
 
 from tests.docs.documents import PROJECT
 from tests.guest.test_guide import HOST_FILES, MOUNT
-from tests.rig import gpio, platforms
-from tests.rig import guest as rig
-from tests.rig.backend import start_backend, until_printed
-from vhost_user import control_client
+from tests.rig.debian import platforms
+from tests.rig.guest import guest as rig
+from tests.rig.programs.backend import start_backend, until_printed
+from tests.rig.scenarios import gpio
+from vhost_user.simulation import control_client
 
 if TYPE_CHECKING:
-    from tests.rig.process import Program
-    from vhost_user.control_client import ControlClient
+    from tests.rig.programs.process import Program
+    from vhost_user.simulation.control_client import ControlClient
 
 pytestmark = pytest.mark.guest
 

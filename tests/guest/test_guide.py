@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.rig import guest as rig
-from tests.rig.ivshmem import doorbell_arguments
+from tests.rig.guest import guest as rig
+from tests.rig.qemu.ivshmem import doorbell_arguments
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from ivshmem_server import Peer
-    from tests.rig.server import RunningServer
+    from tests.rig.programs.server import RunningServer
 
 pytestmark = pytest.mark.guest
 
@@ -98,7 +98,7 @@ async def test_the_python_program(host: Peer, guest: rig.Guest) -> None:
 
 
 def test_the_c_code_is_that_of_the_program_the_tests_run() -> None:
-    source = (PROJECT / "tests/rig/guest-src/ivshmem-guest.c").read_text()
+    source = (PROJECT / "tests/rig/guest/src/ivshmem-guest.c").read_text()
 
     for block in blocks("c"):
         assert block in source

@@ -11,8 +11,8 @@ import pytest
 
 from tests.docs.documents import PROJECT
 from tests.guest import i2c_bus
-from tests.rig import guest as rig
-from tests.rig.backend import start_backend
+from tests.rig.guest import guest as rig
+from tests.rig.programs.backend import start_backend
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,10 +13,11 @@ import trio
 
 from protocol.virtio.input_codes import BTN_TOUCH, BUTTONS, KEYS, Abs, EventType, Rel
 from tests.guest import evtest
-from tests.rig import guest as rig
-from tests.rig import platforms, process
-from tests.rig.backend import start_backend, until_printed
-from vhost_user import control_client
+from tests.rig.debian import platforms
+from tests.rig.guest import guest as rig
+from tests.rig.programs import process
+from tests.rig.programs.backend import start_backend, until_printed
+from vhost_user.simulation import control_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

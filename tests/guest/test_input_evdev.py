@@ -13,10 +13,10 @@ import trio
 from protocol.virtio.input_codes import BUTTONS, KEYS, Abs, EventType, Led
 from tests.guest import evtest
 from tests.guest.test_guide import HOST_FILES, MOUNT, PROJECT
-from tests.rig import guest as rig
+from tests.rig.guest import guest as rig
 
 if TYPE_CHECKING:
-    from tests.rig.guest import Command
+    from tests.rig.guest.guest import Command
 
 pytestmark = pytest.mark.guest
 

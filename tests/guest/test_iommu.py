@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.rig import guest as rig
-from tests.rig import platforms
-from tests.rig.backend import start_backend
+from tests.rig.debian import platforms
+from tests.rig.guest import guest as rig
+from tests.rig.programs.backend import start_backend
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from tests.guest.conftest import Member, join
 
 if TYPE_CHECKING:
     from ivshmem_server import Peer
-    from tests.rig.server import RunningServer
+    from tests.rig.programs.server import RunningServer
 
 pytestmark = pytest.mark.guest
 

@@ -28,7 +28,7 @@ from tests.guest.test_vhost_user import content
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.rig.backend import RunningBackend
+    from tests.rig.programs.backend import RunningBackend
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.rig import guest as rig
-from tests.rig.backend import start_program
+from tests.rig.guest import guest as rig
+from tests.rig.programs.backend import start_program
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 

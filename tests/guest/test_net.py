@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.rig import guest as rig
-from tests.rig import iperf
-from tests.rig.backend import RunningBackend, start_backend, until_printed
-from tests.rig.network import HOST, MAC, Card, bring_up
-from vhost_user import control_client
+from tests.rig.guest import guest as rig
+from tests.rig.programs.backend import RunningBackend, start_backend, until_printed
+from tests.rig.scenarios import iperf
+from tests.rig.scenarios.network import HOST, MAC, Card, bring_up
+from vhost_user.simulation import control_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.rig.netns import Namespace
+    from tests.rig.programs.netns import Namespace
 
 pytestmark = pytest.mark.guest
 

@@ -11,16 +11,17 @@ import pytest
 import trio
 
 from protocol.virtio.net import NetFeature
-from tests.rig import guest as rig
-from tests.rig import iperf, network, pcapng
-from tests.rig.backend import command, start_program
-from vhost_user import control_client
+from tests.rig.guest import guest as rig
+from tests.rig.programs import pcapng
+from tests.rig.programs.backend import command, start_program
+from tests.rig.scenarios import iperf, network
+from vhost_user.simulation import control_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from vhost_user.control_client import ControlClient
+    from vhost_user.simulation.control_client import ControlClient
 
 pytestmark = pytest.mark.guest
 

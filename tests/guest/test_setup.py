@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig import drivers, packages, tools
+from tests.rig.debian import packages
+from tests.rig.guest import drivers, tools
 
 PROJECT = Path(__file__).parents[2]
 PROGRAMS = ("gcc", "make", "xz")
@@ -144,7 +145,7 @@ def test_user_mode_linux_wants_tools_and_debians_archive(machine: Machine) -> No
     for name in ("bison", "bc"):
         machine.install(name)
     machine.install("env", 'shift; exec "$@"')
-    done = machine.set_up("tests.rig.uml")
+    done = machine.set_up("tests.rig.guest.uml")
 
     assert done.returncode == 1
     assert any(call.endswith("install --no-install-recommends -y flex") for call in machine.calls())

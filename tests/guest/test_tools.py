@@ -6,9 +6,10 @@ import re
 
 import pytest
 
-from tests.rig import guest as rig
-from tests.rig import iperf, platforms
-from tests.rig.tools import TOOLS
+from tests.rig.debian import platforms
+from tests.rig.guest import guest as rig
+from tests.rig.guest.tools import TOOLS
+from tests.rig.scenarios import iperf
 
 pytestmark = pytest.mark.guest
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.rig import guest as rig
-from tests.rig.backend import command, start_backend, start_program
+from tests.rig.guest import guest as rig
+from tests.rig.programs.backend import command, start_backend, start_program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.rig import guest as rig
-from tests.rig import vsock
-from tests.rig.backend import start_backend
+from tests.rig.guest import guest as rig
+from tests.rig.programs.backend import start_backend
+from tests.rig.scenarios import vsock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vhost_user.backend import Backend
-from vhost_user.devices.blk import Blk
+from vhost_user.backend.state import Backend
+from vhost_user.devices.blk.device import Blk
 
 
 class Unlogged(Blk):

@@ -13,12 +13,12 @@ import trio
 import ivshmem_server
 from ivshmem_server import SharedMemory
 from ivshmem_server.status import format_status
-from tests.rig.server import ServerStartError, start_server
+from tests.rig.programs.server import ServerStartError, start_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tests.rig.server import RunningServer
+    from tests.rig.programs.server import RunningServer
 
 
 @asynccontextmanager

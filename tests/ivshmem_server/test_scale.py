@@ -10,8 +10,8 @@ import trio
 
 from tests.bench.load import JoinReport, build, join_command
 from tests.bench.servers import process_memory
-from tests.rig.process import start
-from tests.rig.server import start_server
+from tests.rig.programs.process import start
+from tests.rig.programs.server import start_server
 
 if TYPE_CHECKING:
     from pathlib import Path

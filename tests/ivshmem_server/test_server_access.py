@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.ivshmem_server.server_program import COMMAND, one_line_error
-from tests.rig.server import start_server
+from tests.ivshmem_server.program.server_program import COMMAND, one_line_error
+from tests.rig.programs.server import start_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ OTHER = 4711
 
 _AS_OTHER = """\
 import os, sys
-from ivshmem_server import client_cli, server_cli
+from ivshmem_server.program import client, server
 _, program, user, groups, *arguments = sys.argv
 os.setgroups([int(group) for group in groups.split(",") if group])
 os.setgid(int(user))
@@ -54,7 +54,7 @@ sys.exit(globals()[program].main(arguments))
 async def run_as_other(
     program: str, *arguments: object, groups: str = ""
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run client_cli or server_cli as the user OTHER, who may not be able to read Python itself."""
+    """Run ivshmem-client or ivshmem-server as the user OTHER, who may not be able to read Python itself."""
     argv = [sys.executable, "-c", _AS_OTHER, program, str(OTHER), groups, *map(str, arguments)]
     return await trio.run_process(argv, capture_stdout=True, capture_stderr=True, check=False)
 
@@ -84,7 +84,7 @@ async def test_groups_of_a_client_count_as_they_do_for_files(
 ) -> None:
     directory.chmod(0o755)
     async with start_server(directory, "--mode", "0666", *allowed, memfd=True) as server:
-        done = await run_as_other("client_cli", "dump", "-S", server.socket, groups=groups)
+        done = await run_as_other("client", "dump", "-S", server.socket, groups=groups)
     assert done.stdout.startswith(b"us: peer 0") == admitted, done
     assert (b"the server refused: the server does not allow this" in done.stderr) != admitted, done
 
@@ -94,7 +94,7 @@ async def test_refusal_names_user_group_and_groups(directory: Path) -> None:
     directory.chmod(0o755)
     options = ["--mode", "0666", "--allow-gid", "4712", "--log-format", "json"]
     async with start_server(directory, *options, memfd=True) as server:
-        done = await run_as_other("client_cli", "dump", "-S", server.socket, groups="4714,4713")
+        done = await run_as_other("client", "dump", "-S", server.socket, groups="4714,4713")
         log = server.program.output()
     assert b"the server does not allow this user or group (--allow-uid, --allow-gid)" in done.stderr
     [refused] = [json.loads(line) for line in log.splitlines() if '"refused"' in line]
@@ -109,7 +109,7 @@ async def test_socket_that_another_user_left_is_told_as_such(directory: Path) ->
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
     path.chmod(0o666)
-    done = await run_as_other("server_cli", "-F", "--memfd", "-S", path)
+    done = await run_as_other("server", "-F", "--memfd", "-S", path)
     assert done.returncode == 1
     assert done.stderr.decode() == (
         f"ivshmem-server: cannot listen on '{path}': a socket is left there that only its owner, user 0, or"

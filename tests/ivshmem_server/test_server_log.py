@@ -12,11 +12,11 @@ import pytest
 import trio
 
 from tests.ivshmem_server.clients import Client
-from tests.ivshmem_server.server_program import COMMAND, daemon, run
-from tests.rig.backend import until_printed
-from tests.rig.process import start
-from tests.rig.server import start_server
-from tests.rig.terminal import start_in_terminal
+from tests.ivshmem_server.program.server_program import COMMAND, daemon, run
+from tests.rig.programs.backend import until_printed
+from tests.rig.programs.process import start
+from tests.rig.programs.server import start_server
+from tests.rig.programs.terminal import start_in_terminal
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.ivshmem_server.client_program import running
 from tests.ivshmem_server.clients import Client
-from tests.ivshmem_server.server_program import COMMAND, one_line_error
-from tests.rig import tmpfs
-from tests.rig.hidden import each_way, launcher, with_hidden_proc
-from tests.rig.server import start_server
+from tests.ivshmem_server.program.client_program import running
+from tests.ivshmem_server.program.server_program import COMMAND, one_line_error
+from tests.rig.programs import tmpfs
+from tests.rig.programs.hidden import each_way, launcher, with_hidden_proc
+from tests.rig.programs.server import start_server
 
 SHM = Path("/dev/shm")
 

@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from ivshmem_server.status import NoStatusError, format_status, read_status
-from tests.ivshmem_server.client_program import error
 from tests.ivshmem_server.clients import Client
-from tests.ivshmem_server.server_program import COMMAND, one_line_error, run
-from tests.rig.server import start_server
+from tests.ivshmem_server.program.client_program import error
+from tests.ivshmem_server.program.server_program import COMMAND, one_line_error, run
+from tests.rig.programs.server import start_server
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.rig import packages, platforms
+from tests.rig.debian import packages, platforms
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Self
 import trio
 
 from protocol.virtio.features import Feature
-from vhost_user.devices.net import Net
-from vhost_user.devices.net_host import Port
+from vhost_user.devices.net.device import Net
+from vhost_user.devices.net.ports.port import Port
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from vhost_user.devices.net_host import Receiver
+    from vhost_user.devices.net.ports.port import Receiver
 
 
 class Loop(Port):

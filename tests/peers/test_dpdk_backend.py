@@ -13,7 +13,7 @@ from protocol.virtio.net import NetFeature
 from tests.peers.cards import Card, frames
 from tests.peers.testpmd import SECONDS, start_testpmd
 from vhost_user import frontend
-from vhost_user.frontend.pages import PAGE
+from vhost_user.frontend.dirty_pages import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

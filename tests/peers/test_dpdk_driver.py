@@ -16,15 +16,15 @@ from protocol.virtio.net import HEADER
 from tests.peers import pings
 from tests.peers.cards import HERE, ROOM, THERE, Card
 from tests.peers.testpmd import SECONDS, start_testpmd
-from tests.rig.backend import command, start_program
+from tests.rig.programs.backend import command, start_program
 from vhost_user import frontend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.peers.testpmd import Testpmd
-    from tests.rig.netns import Namespace
-    from tests.rig.process import Program
+    from tests.rig.programs.netns import Namespace
+    from tests.rig.programs.process import Program
 
 pytestmark = pytest.mark.peers
 

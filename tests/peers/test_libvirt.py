@@ -11,22 +11,23 @@ from xml.etree import ElementTree
 import pytest
 import trio
 
-from ivshmem_server.qemu_args import libvirt_xml as libvirt_shmem
-from tests.rig import libvirt, platforms
-from tests.rig.backend import command, start_program, until_printed
-from tests.rig.libvirt import KVM_ID, QEMU_ID, Libvirt, VirshError, start_libvirtd
-from tests.rig.server import start_server
+from ivshmem_server.program.qemu_args import libvirt_xml as libvirt_shmem
+from tests.rig.debian import platforms
+from tests.rig.programs import libvirt
+from tests.rig.programs.backend import command, start_program, until_printed
+from tests.rig.programs.libvirt import KVM_ID, QEMU_ID, Libvirt, VirshError, start_libvirtd
+from tests.rig.programs.server import start_server
 from vhost_user import DeviceId
+from vhost_user.attachment.libvirt import QEMU_NAMESPACE, libvirt_xml
 from vhost_user.devices import find_device
-from vhost_user.libvirt_xml import QEMU_NAMESPACE, libvirt_xml
-from vhost_user.options import parse_options
+from vhost_user.program.options import parse_options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.rig.guest import Shell
-    from tests.rig.process import Program
+    from tests.rig.guest.guest import Shell
+    from tests.rig.programs.process import Program
 
 pytestmark = pytest.mark.peers
 

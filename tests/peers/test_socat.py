@@ -10,12 +10,13 @@ import trio
 
 from protocol.virtio.vsock import Operation, Shutdown
 from tests.peers import counterparts
-from tests.rig import packages, process
-from tests.rig.backend import start_backend, until_listening, until_printed
-from tests.vhost_user.devices.console_driver import driving
-from tests.vhost_user.devices.vsock_driver import Guest
+from tests.rig.debian import packages
+from tests.rig.programs import process
+from tests.rig.programs.backend import start_backend, until_listening, until_printed
+from tests.vhost_user.devices.console.driver import driving
+from tests.vhost_user.devices.vsock.driver import Guest
 from vhost_user import frontend
-from vhost_user.devices.console import Console
+from vhost_user.devices.console.device import Console
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -13,8 +13,9 @@ from protocol.virtio.features import Feature
 from protocol.virtio.net import HEADER
 from tests.peers import counterparts, pings
 from tests.peers.cards import HERE, THERE, Card
-from tests.rig import packages, process
-from tests.rig.backend import command, start_program, until_printed
+from tests.rig.debian import packages
+from tests.rig.programs import process
+from tests.rig.programs.backend import command, start_program, until_printed
 from vhost_user import frontend
 
 if TYPE_CHECKING:

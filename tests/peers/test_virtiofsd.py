@@ -11,7 +11,8 @@ import pytest
 from protocol.vhost_user import ProtocolFeature
 from protocol.virtio.features import Feature
 from tests.peers import counterparts
-from tests.rig import packages, process
+from tests.rig.debian import packages
+from tests.rig.programs import process
 from vhost_user import frontend
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import trio
 
 from protocol.fds import OwnedFd
 from tests.peers import counterparts
-from tests.rig import packages, process
+from tests.rig.debian import packages
+from tests.rig.programs import process
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ivshmem_server.elf_model import Enum
-from ivshmem_server.elf_types import load_types
+from ivshmem_server.elf.ctypes.model import Enum
+from ivshmem_server.elf.lookup import load_types
 from protocol.virtio import pci
 from protocol.virtio.pci import CapabilityId, Command, ConfigOffset
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.qemu.virtio_pci import EVENT_IDX, INDIRECT_DESC, RING_PACKED, Queue, VirtioPci, probe
-from tests.rig.backend import RunningBackend, start_backend, start_machine
+from tests.rig.programs.backend import RunningBackend, start_backend, start_machine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from tests.rig.qemu import Machine
+    from tests.rig.qemu.qemu import Machine
 
 BLK = "vhost_user.devices.blk:Blk"
 BLOCK = 2

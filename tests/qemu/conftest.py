@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import ivshmem_server
-from tests.rig.ivshmem import IvshmemDevice, doorbell_arguments, probe
-from tests.rig.qemu import Machine, start_qemu
-from tests.rig.server import RunningServer, start_server
+from tests.rig.programs.server import RunningServer, start_server
+from tests.rig.qemu.ivshmem import IvshmemDevice, doorbell_arguments, probe
+from tests.rig.qemu.qemu import Machine, start_qemu
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

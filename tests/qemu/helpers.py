@@ -8,7 +8,7 @@ import trio
 
 if TYPE_CHECKING:
     from ivshmem_server import Peer
-    from tests.rig.ivshmem import IvshmemDevice
+    from tests.rig.qemu.ivshmem import IvshmemDevice
 
 #: For what takes milliseconds, unless the machine is under load.
 SECONDS = 60

@@ -11,17 +11,25 @@ import trio
 
 import ivshmem_server
 from tests.qemu.helpers import SECONDS, knock, until_joined, until_ready
-from tests.rig import msix, pci
-from tests.rig.ivshmem import DEVICE, MEMORY_BAR, MSIX_BAR, REGISTERS_BAR, VENDOR, doorbell_arguments, probe
-from tests.rig.qemu import start_qemu
-from tests.rig.server import start_server
+from tests.rig.programs.server import start_server
+from tests.rig.qemu import msix, pci
+from tests.rig.qemu.ivshmem import (
+    DEVICE,
+    MEMORY_BAR,
+    MSIX_BAR,
+    REGISTERS_BAR,
+    VENDOR,
+    doorbell_arguments,
+    probe,
+)
+from tests.rig.qemu.qemu import start_qemu
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.rig.ivshmem import IvshmemDevice
-    from tests.rig.qemu import Machine
-    from tests.rig.server import RunningServer
+    from tests.rig.programs.server import RunningServer
+    from tests.rig.qemu.ivshmem import IvshmemDevice
+    from tests.rig.qemu.qemu import Machine
 
 pytestmark = pytest.mark.qemu
 
@@ -120,7 +128,7 @@ async def test_rebooted_guest_keeps_its_id_its_memory_and_its_peers(
 
 
 async def test_printed_arguments_attach_a_guest(server: RunningServer) -> None:
-    argv = [sys.executable, "-m", "ivshmem_server.server_cli", "-S", str(server.socket), "-n", "2"]
+    argv = [sys.executable, "-m", "ivshmem_server.program.server", "-S", str(server.socket), "-n", "2"]
     printed = await trio.run_process([*argv, "--print-qemu-args"], capture_stdout=True)
     async with start_qemu(*shlex.split(printed.stdout.decode())) as machine:
         assert await msix.vector_count((await probe(machine)).pci) == 2

@@ -9,17 +9,17 @@ import trio
 
 from ivshmem_server import PeerJoined, connect
 from tests.qemu.helpers import SECONDS, until_left, until_ready, until_rung
-from tests.rig.hotplug import plug, unplug
-from tests.rig.ivshmem import doorbell_arguments, probe
-from tests.rig.qemu import start_qemu
-from tests.rig.server import start_server
+from tests.rig.programs.server import start_server
+from tests.rig.qemu.hotplug import plug, unplug
+from tests.rig.qemu.ivshmem import doorbell_arguments, probe
+from tests.rig.qemu.qemu import start_qemu
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from ivshmem_server import Peer
-    from tests.rig.server import RunningServer
+    from tests.rig.programs.server import RunningServer
 
 pytestmark = pytest.mark.qemu
 

@@ -9,19 +9,19 @@ import trio
 
 from ivshmem_server import connect
 from tests.qemu.helpers import SECONDS, knock, until_joined, until_ready
-from tests.rig.backend import until_printed
-from tests.rig.ivshmem import doorbell_arguments, probe
-from tests.rig.msix import message, vector_count
-from tests.rig.qemu import start_qemu
-from tests.rig.server import start_server
+from tests.rig.programs.backend import until_printed
+from tests.rig.programs.server import start_server
+from tests.rig.qemu.ivshmem import doorbell_arguments, probe
+from tests.rig.qemu.msix import message, vector_count
+from tests.rig.qemu.qemu import start_qemu
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ivshmem_server import Peer
-    from tests.rig.ivshmem import IvshmemDevice
-    from tests.rig.qemu import Machine
-    from tests.rig.server import RunningServer
+    from tests.rig.programs.server import RunningServer
+    from tests.rig.qemu.ivshmem import IvshmemDevice
+    from tests.rig.qemu.qemu import Machine
 
 pytestmark = pytest.mark.qemu
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ivshmem_server import open_memory
-from tests.rig.ivshmem import MEMORY_BAR, MSIX_BAR, doorbell_arguments, probe
-from tests.rig.qemu import QemuStartError, start_qemu
+from tests.rig.qemu.ivshmem import MEMORY_BAR, MSIX_BAR, doorbell_arguments, probe
+from tests.rig.qemu.qemu import QemuStartError, start_qemu
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ivshmem_server import Peer
-    from tests.rig.qemu import Machine
-    from tests.rig.server import RunningServer
+    from tests.rig.programs.server import RunningServer
+    from tests.rig.qemu.qemu import Machine
 
 pytestmark = pytest.mark.qemu
 

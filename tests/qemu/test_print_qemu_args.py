@@ -18,19 +18,25 @@ from protocol.virtio.net import NetFeature
 from tests.qemu import own_devices
 from tests.qemu.blk_driver import BLOCK, CONTENT, MQ, NUM_QUEUES, config, read
 from tests.qemu.virtio_pci import ACCESS_PLATFORM, probe
-from tests.rig.backend import command, start_backend, start_machine, start_program, until_printed
-from tests.rig.qemu import qemu_command
+from tests.rig.programs.backend import (
+    command,
+    start_backend,
+    start_machine,
+    start_program,
+    until_printed,
+)
+from tests.rig.qemu.qemu import qemu_command
+from vhost_user.attachment.qemu import Qemu, ask
+from vhost_user.attachment.qemu_args import qemu_args
 from vhost_user.devices import find_device
-from vhost_user.options import parse_options
-from vhost_user.qemu import Qemu, ask
-from vhost_user.qemu_args import qemu_args
+from vhost_user.program.options import parse_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from tests.rig.netns import Namespace
-    from tests.rig.qemu import Machine
+    from tests.rig.programs.netns import Namespace
+    from tests.rig.qemu.qemu import Machine
 
 pytestmark = pytest.mark.qemu
 

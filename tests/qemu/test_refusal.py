@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ivshmem_server import connect
-from tests.rig.hotplug import plug
-from tests.rig.ivshmem import doorbell_arguments, probe
-from tests.rig.qemu import QemuStartError, start_qemu
-from tests.rig.qmp import QmpError
-from tests.rig.server import start_server
+from tests.rig.programs.server import start_server
+from tests.rig.qemu.hotplug import plug
+from tests.rig.qemu.ivshmem import doorbell_arguments, probe
+from tests.rig.qemu.qemu import QemuStartError, start_qemu
+from tests.rig.qemu.qmp import QmpError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.qemu.virtio_pci import probe
-from tests.rig import process
-from tests.rig.backend import RunningBackend, start_backend, start_machine, until_listening
+from tests.rig.programs import process
+from tests.rig.programs.backend import RunningBackend, start_backend, start_machine, until_listening
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

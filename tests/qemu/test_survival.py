@@ -13,19 +13,19 @@ import trio
 from ivshmem_server import connect
 from protocol.ivshmem import MAX_ID, MESSAGE_SIZE, Refusal, decode
 from tests.qemu.helpers import SECONDS, knock, until_joined, until_left, until_ready, until_rung
-from tests.rig import tmpfs
-from tests.rig.ivshmem import doorbell_arguments, probe
-from tests.rig.msix import message
-from tests.rig.qemu import start_qemu
-from tests.rig.server import start_server
+from tests.rig.programs import tmpfs
+from tests.rig.programs.server import start_server
+from tests.rig.qemu.ivshmem import doorbell_arguments, probe
+from tests.rig.qemu.msix import message
+from tests.rig.qemu.qemu import start_qemu
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from ivshmem_server import Peer
-    from tests.rig.ivshmem import IvshmemDevice
-    from tests.rig.qemu import Machine
-    from tests.rig.server import RunningServer
+    from tests.rig.programs.server import RunningServer
+    from tests.rig.qemu.ivshmem import IvshmemDevice
+    from tests.rig.qemu.qemu import Machine
 
 pytestmark = pytest.mark.qemu
 

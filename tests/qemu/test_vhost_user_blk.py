@@ -44,8 +44,8 @@ from tests.qemu.blk_driver import (
     write,
 )
 from tests.qemu.virtio_structures import DEVICE
-from tests.rig.msix import message
-from tests.rig.qemu import QemuStartError
+from tests.rig.qemu.msix import message
+from tests.rig.qemu.qemu import QemuStartError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,14 +11,14 @@ import trio
 from tests.qemu.blk_driver import BLK, BLOCK, ready
 from tests.qemu.blk_load import EMPTY, SECONDS, SECTORS, Load, under_load
 from tests.qemu.virtio_pci import EVENT_IDX, INDIRECT_DESC, RING_PACKED, VirtioPci, probe
-from tests.rig.backend import command, start_machine, start_program
-from tests.rig.msix import message
+from tests.rig.programs.backend import command, start_machine, start_program
+from tests.rig.qemu.msix import message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.rig.process import Program
+    from tests.rig.programs.process import Program
 
 pytestmark = pytest.mark.qemu
 

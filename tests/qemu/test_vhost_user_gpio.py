@@ -20,15 +20,15 @@ from protocol.virtio.gpio import (
 )
 from protocol.virtio.ids import DeviceId
 from tests.qemu.virtio_pci import INDIRECT_DESC, probe
-from tests.rig.backend import start_backend, start_machine, until_printed
-from tests.rig.msix import message
-from vhost_user import control_client
+from tests.rig.programs.backend import start_backend, start_machine, until_printed
+from tests.rig.qemu.msix import message
+from vhost_user.simulation import control_client
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.qemu.virtio_pci import SplitQueue, VirtioPci
-    from vhost_user.control_client import ControlClient
+    from vhost_user.simulation.control_client import ControlClient
 
 pytestmark = pytest.mark.qemu
 

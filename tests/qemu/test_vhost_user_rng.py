@@ -18,7 +18,7 @@ from tests.qemu.virtio_pci import (
     VirtioPci,
     probe,
 )
-from tests.rig.backend import (
+from tests.rig.programs.backend import (
     RunningBackend,
     command,
     start_backend,
@@ -26,13 +26,13 @@ from tests.rig.backend import (
     start_program,
     until_printed,
 )
-from tests.rig.msix import message
+from tests.rig.qemu.msix import message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.qemu.virtio_pci import SplitQueue
-    from tests.rig.qemu import Machine
+    from tests.rig.qemu.qemu import Machine
 
 pytestmark = pytest.mark.qemu
 
@@ -292,7 +292,7 @@ async def test_backend_that_connects_to_qemu(directory: Path) -> None:
     """Client mode: QEMU listens; whenever it has gone, the back-end looks for the next one."""
     socket = directory / "qemu.sock"
     chardev = ("-chardev", f"socket,id=rng,path={socket},server=on,wait=on")
-    argv = [sys.executable, "-m", "vhost_user.cli", "run", "rng", "--connect", str(socket)]
+    argv = [sys.executable, "-m", "vhost_user.program.main", "run", "rng", "--connect", str(socket)]
     async with start_program(directory, argv, "client") as client:
         for count in range(1, 3):
             device = ("-device", "vhost-user-rng-pci,chardev=rng")

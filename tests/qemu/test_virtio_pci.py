@@ -44,9 +44,9 @@ from tests.qemu.virtio_structures import (
     Structure,
     Window,
 )
-from tests.rig.backend import start_backend, start_machine
-from tests.rig.msix import message
-from tests.rig.pci import INTERRUPT_PIN
+from tests.rig.programs.backend import start_backend, start_machine
+from tests.rig.qemu.msix import message
+from tests.rig.qemu.pci import INTERRUPT_PIN
 
 if TYPE_CHECKING:
     from collections.abc import Callable

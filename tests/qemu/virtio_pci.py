@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import trio
 
 from tests.qemu.virtio_structures import COMMON, DEVICE, ISR, NOTIFY, Structure, structures
-from tests.rig.msix import MsiX
-from tests.rig.pci import STATUS, STATUS_INTERRUPT
+from tests.rig.qemu.msix import MsiX
+from tests.rig.qemu.pci import STATUS, STATUS_INTERRUPT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.rig.pci import Bar, PciDevice
-    from tests.rig.qemu import Machine
-    from tests.rig.qtest import QTest
+    from tests.rig.qemu.pci import Bar, PciDevice
+    from tests.rig.qemu.qemu import Machine
+    from tests.rig.qemu.qtest import QTest
 
 VENDOR = 0x1AF4
 TRANSITIONAL = {1: 0x1000, 2: 0x1001, 3: 0x1003, 4: 0x1005, 5: 0x1002, 8: 0x1004, 9: 0x1009}

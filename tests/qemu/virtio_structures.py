@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tests.rig.pci import PciDevice
+    from tests.rig.qemu.pci import PciDevice
 
 COMMON, NOTIFY, ISR, DEVICE, PCI_ACCESS, SHARED_MEMORY = 1, 2, 3, 4, 5, 8
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from tests.rig import drivers, packages, platforms, tools
-from tests.rig.apt import SetupError
+from tests.rig.debian import packages, platforms
+from tests.rig.debian.apt import SetupError
+from tests.rig.guest import drivers, tools
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.rig import uml_kernel
+from tests.rig.guest import uml_kernel
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from protocol.virtio.ids import DeviceId
-from tests.rig import uml
-from tests.rig.backend import start_backend
-from tests.rig.guest import CommandError
+from tests.rig.guest import uml
+from tests.rig.guest.guest import CommandError
+from tests.rig.programs.backend import start_backend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,18 +17,18 @@ import pytest
 import trio
 
 from protocol.virtio.ids import DeviceId
-from tests.rig import uml
-from tests.rig.backend import start_backend, until_printed
-from tests.rig.guest import CommandError
-from vhost_user import control_client
+from tests.rig.guest import uml
+from tests.rig.guest.guest import CommandError
+from tests.rig.programs.backend import start_backend, until_printed
+from vhost_user.simulation import control_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
     from typing import Any
 
-    from tests.rig.backend import RunningBackend
-    from vhost_user.control_client import ControlClient
+    from tests.rig.programs.backend import RunningBackend
+    from vhost_user.simulation.control_client import ControlClient
 
 pytestmark = pytest.mark.uml
 

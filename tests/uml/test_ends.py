@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from protocol.virtio.ids import DeviceId
-from tests.rig import uml
-from tests.rig.backend import start_backend
+from tests.rig.guest import uml
+from tests.rig.programs.backend import start_backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from protocol.virtio.ids import DeviceId
-from tests.rig import gpio, uml
-from vhost_user import control_client
+from tests.rig.guest import uml
+from tests.rig.scenarios import gpio
+from vhost_user.simulation import control_client
 
 if TYPE_CHECKING:
     from pathlib import Path

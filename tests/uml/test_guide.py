@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.rig import process, uml, uml_kernel
-from tests.rig.backend import start_program, until_listening
+from tests.rig.guest import uml, uml_kernel
+from tests.rig.programs import process
+from tests.rig.programs.backend import start_program, until_listening
 
 pytestmark = pytest.mark.uml
 

@@ -13,7 +13,7 @@ import trio
 from protocol.virtio.ids import DeviceId
 from tests.docs.documents import PROJECT, read, session
 from tests.guest import i2c_bus
-from tests.rig import uml
+from tests.rig.guest import uml
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ async def test_tools_and_drivers(directory: Path) -> None:
 def on_host(text: str, directory: Path) -> list[str]:
     """Return the guide's command line as it is to run here, with its files in `directory`."""
     program, *arguments = shlex.split(text.replace("/tmp/", f"{directory}/"))
-    command = [sys.executable, "-m", "vhost_user.cli"]
+    command = [sys.executable, "-m", "vhost_user.program.main"]
     return [*command, *(["run", "i2c"] if program == "vhost-user-i2c" else []), *arguments]
 
 

@@ -12,16 +12,16 @@ from protocol.virtio.ids import DeviceId
 from protocol.virtio.input import Event
 from protocol.virtio.input_codes import KEYS, EventType, Led, Rel
 from tests.guest import evtest
-from tests.rig import uml
-from tests.rig.backend import start_backend, until_printed
-from vhost_user import control_client
+from tests.rig.guest import uml
+from tests.rig.programs.backend import start_backend, until_printed
+from vhost_user.simulation import control_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.rig.backend import RunningBackend
-    from tests.rig.uml import Guest
+    from tests.rig.guest.uml import Guest
+    from tests.rig.programs.backend import RunningBackend
 
 pytestmark = pytest.mark.uml
 

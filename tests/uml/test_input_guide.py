@@ -13,14 +13,14 @@ import trio
 from protocol.virtio.ids import DeviceId
 from tests.docs.documents import read, session
 from tests.guest import evtest
-from tests.rig import uml
-from tests.rig.backend import start_backend
+from tests.rig.guest import uml
+from tests.rig.programs.backend import start_backend
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.docs.documents import Command
-    from tests.rig.uml import Guest
+    from tests.rig.guest.uml import Guest
 
 pytestmark = pytest.mark.uml
 
@@ -32,7 +32,7 @@ def host_command(text: str, directory: Path) -> list[str]:
     """Return a command of the host as it is to run here."""
     program, *arguments = text.replace("/tmp/", f"{directory}/").split()
     names = {"vhost-user": [], "vhost-user-input": ["run", "input"]}
-    return [sys.executable, "-m", "vhost_user.cli", *names[program], *arguments]
+    return [sys.executable, "-m", "vhost_user.program.main", *names[program], *arguments]
 
 
 def without_time(lines: list[str]) -> list[str]:

@@ -9,15 +9,16 @@ import pytest
 import trio
 
 from protocol.virtio.ids import DeviceId
-from tests.rig import iperf, uml
-from tests.rig.network import HOST, MAC, Card, bring_up
-from vhost_user import control_client
+from tests.rig.guest import uml
+from tests.rig.scenarios import iperf
+from tests.rig.scenarios.network import HOST, MAC, Card, bring_up
+from vhost_user.simulation import control_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from tests.rig.netns import Namespace
+    from tests.rig.programs.netns import Namespace
 
 pytestmark = pytest.mark.uml
 

@@ -12,9 +12,11 @@ import pytest
 import trio
 
 from protocol.virtio.ids import DeviceId
-from tests.rig import network, process, uml
-from tests.rig.backend import command, start_program, until_printed
-from vhost_user import control_client
+from tests.rig.guest import uml
+from tests.rig.programs import process
+from tests.rig.programs.backend import command, start_program, until_printed
+from tests.rig.scenarios import network
+from vhost_user.simulation import control_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from protocol.virtio.ids import DeviceId
-from tests.rig import uml
+from tests.rig.guest import uml
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.rig.backend import RunningBackend
+    from tests.rig.programs.backend import RunningBackend
 
 pytestmark = pytest.mark.uml
 

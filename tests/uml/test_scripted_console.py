@@ -9,8 +9,9 @@ import pytest
 import trio
 
 from protocol.virtio.ids import DeviceId
-from tests.rig import process, uml
-from tests.rig.backend import until_listening
+from tests.rig.guest import uml
+from tests.rig.programs import process
+from tests.rig.programs.backend import until_listening
 
 pytestmark = pytest.mark.uml
 

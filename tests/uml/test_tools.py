@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.guest.test_tools import TRIED, assert_printed
-from tests.rig import uml
-from tests.rig.tools import TOOLS
+from tests.rig.guest import uml
+from tests.rig.guest.tools import TOOLS
 
 if TYPE_CHECKING:
     from pathlib import Path

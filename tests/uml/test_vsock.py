@@ -9,8 +9,9 @@ import pytest
 import trio
 
 from protocol.virtio.ids import DeviceId
-from tests.rig import uml, vsock
-from tests.rig.backend import command, start_program
+from tests.rig.guest import uml
+from tests.rig.programs.backend import command, start_program
+from tests.rig.scenarios import vsock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

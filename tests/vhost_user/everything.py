@@ -14,7 +14,7 @@ from vhost_user import RefusedError
 if TYPE_CHECKING:
     from protocol.vhost_user import ConfigFlag, Request
     from protocol.virtio.features import Feature
-    from tests.vhost_user.frontend import Frontend
+    from tests.vhost_user.raw_frontend import Frontend
 
 NAME = UUID("00112233-4455-6677-8899-aabbccddeeff")
 

@@ -12,8 +12,9 @@ import trio
 
 from vhost_user import VirtioDevice
 from vhost_user.containment import Containment, in_one_line, in_time
-from vhost_user.devices import gpio_chip, net_host
+from vhost_user.devices.gpio import chip as gpio_chip
 from vhost_user.devices.i2c import I2cChip, RegisterChip
+from vhost_user.devices.net.ports import port as net_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable

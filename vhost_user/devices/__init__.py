@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from importlib.metadata import entry_points
 
-from protocol.io.command_line import UserError
+from protocol.program.command_line import UserError
 from vhost_user.containment import in_one_line
 from vhost_user.device import VirtioDevice
 

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Self
 import trio
 
 from protocol.fds import OwnedFd
-from protocol.io.command_line import UserError
+from protocol.program.command_line import UserError, parsed_by, whole_number
+from protocol.program.units import parse_time
 from protocol.virtio.ids import DeviceId
 from vhost_user.device import VirtioDevice
-from vhost_user.options import parsed_by, whole_number
-from vhost_user.units import parse_time
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from vhost_user.chain import Chain
     from vhost_user.queue import Virtqueue
+    from vhost_user.ring.chain import Chain
 
 DEFAULT_FILE = "/dev/urandom"
 DEFAULT_PERIOD = 60.0

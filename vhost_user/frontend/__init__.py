@@ -8,13 +8,13 @@
         print(await queue.request(b"hello", 5))
 """
 
-from vhost_user.driver_ring import Buffer, RingFullError, Used
 from vhost_user.frontend.connect import connect
 from vhost_user.frontend.connection import BackendError, BackendGoneError
+from vhost_user.frontend.dirty_pages import DirtyPages
+from vhost_user.frontend.driver_ring import Buffer, RingFullError, Used
 from vhost_user.frontend.frontend import Frontend
 from vhost_user.frontend.iommu import Iommu, Translation
 from vhost_user.frontend.memory import Block, Memory, OutOfMemoryError, Region
-from vhost_user.frontend.pages import DirtyPages
 from vhost_user.frontend.queue import DriverQueue, Request
 
 __all__ = [

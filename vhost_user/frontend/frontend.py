@@ -41,7 +41,7 @@ from protocol.vhost_user import (
     VringErr,
     VringKick,
 )
-from protocol.vhost_user.checks import RefusedError
+from protocol.vhost_user.validation import RefusedError
 from protocol.virtio.features import Feature
 from protocol.virtio.status import DeviceStatus
 from vhost_user.frontend import migration, vrings
@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 
     from protocol.io.background import Task
     from protocol.vhost_user import BackendMessage, FrontendMessage, Negotiation
+    from vhost_user.frontend.dirty_pages import DirtyPages
     from vhost_user.frontend.memory import Region
-    from vhost_user.frontend.pages import DirtyPages
     from vhost_user.frontend.requests import Handler
 
     _R = TypeVar("_R", bound=Reply)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from protocol.fds import OwnedFd
 from protocol.vhost_user import MemoryRegion
 from protocol.words import plural
-from vhost_user.mapping import map_shared
+from vhost_user.memory.mapping import map_shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ from protocol.vhost_user import (
 )
 from protocol.virtio.features import Feature
 from vhost_user.frontend import vrings
-from vhost_user.frontend.pages import DirtyPages
+from vhost_user.frontend.dirty_pages import DirtyPages
 
 if TYPE_CHECKING:
     from vhost_user.frontend.frontend import Frontend

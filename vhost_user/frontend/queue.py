@@ -11,13 +11,13 @@ import trio
 from protocol.io import EventFd
 from protocol.virtio import packed, split
 from protocol.virtio.features import Feature
-from vhost_user.driver_ring import Buffer, PackedDriver, RingFullError, SplitDriver, Table
 from vhost_user.frontend.connection import BackendError, patience
+from vhost_user.frontend.driver_ring import Buffer, PackedDriver, RingFullError, SplitDriver, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vhost_user.driver_ring import DriverRing, Used
+    from vhost_user.frontend.driver_ring import DriverRing, Used
     from vhost_user.frontend.memory import Block, Memory
 
 POLL_SECONDS = 0.001

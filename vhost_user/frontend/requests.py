@@ -9,7 +9,7 @@ import trio
 
 from protocol.io.stream import MAX_FDS
 from protocol.vhost_user import FrontendChannel, Refused, Reply, describe
-from protocol.vhost_user.checks import RefusedError
+from protocol.vhost_user.validation import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

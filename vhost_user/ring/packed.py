@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from protocol.virtio import packed
 from protocol.virtio.packed import EventFlags
 from protocol.virtio.split import DescriptorFlag
-from vhost_user.atomics import TOTAL_STORE_ORDER, fence
-from vhost_user.memory import BadAddressError, IotlbMissError
+from vhost_user.memory.atomics import TOTAL_STORE_ORDER, fence
+from vhost_user.memory.regions import BadAddressError, IotlbMissError
 from vhost_user.ring import packed_place
-from vhost_user.ring.base import (
+from vhost_user.ring.inflight_packed import PackedInflight
+from vhost_user.ring.packed_place import Place
+from vhost_user.ring.ring import (
     MAX_CHAIN_BYTES,
     NOWHERE,
     BrokenRingError,
@@ -21,15 +23,13 @@ from vhost_user.ring.base import (
     indirect_table,
     read_whole,
 )
-from vhost_user.ring.packed_inflight import PackedInflight
-from vhost_user.ring.packed_place import Place
 from vhost_user.ring.words import words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vhost_user.memory import GuestMemory
-    from vhost_user.ring.base import Done, RingConfig
+    from vhost_user.memory.regions import GuestMemory
+    from vhost_user.ring.ring import Done, RingConfig
 
 _NEXT = int(DescriptorFlag.NEXT)
 _WRITE = int(DescriptorFlag.WRITE)

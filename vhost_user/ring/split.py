@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from protocol.virtio import split
 from protocol.virtio.features import Feature
 from protocol.virtio.split import DescriptorFlag
-from vhost_user.atomics import TOTAL_STORE_ORDER, fence
-from vhost_user.memory import BadAddressError, IotlbMissError
-from vhost_user.ring.base import (
+from vhost_user.memory.atomics import TOTAL_STORE_ORDER, fence
+from vhost_user.memory.regions import BadAddressError, IotlbMissError
+from vhost_user.ring.inflight_split import SplitInflight
+from vhost_user.ring.ring import (
     MAX_CHAIN_BYTES,
     NOWHERE,
     BrokenRingError,
@@ -20,14 +21,13 @@ from vhost_user.ring.base import (
     indirect_table,
     read_whole,
 )
-from vhost_user.ring.inflight import SplitInflight
 from vhost_user.ring.words import words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from vhost_user.memory import GuestMemory
-    from vhost_user.ring.base import Done, RingConfig
+    from vhost_user.memory.regions import GuestMemory
+    from vhost_user.ring.ring import Done, RingConfig
     from vhost_user.ring.words import Words
 
 _NEXT = int(DescriptorFlag.NEXT)

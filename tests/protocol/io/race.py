@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from unittest import mock
 
 from protocol.io import FdStream, SocketInUseError, listen
-from tests.protocol.io.programs import drop_privileges
+from tests.protocol.program.programs import drop_privileges
 
 if TYPE_CHECKING:
     from collections.abc import Callable

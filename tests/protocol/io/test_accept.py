@@ -13,9 +13,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from protocol.io import FdStream, Listener, connect, inherited_listener
-from tests.protocol.io import programs
-from tests.protocol.io.child import run_child
 from tests.protocol.io.serving import assert_serves, is_socket
+from tests.protocol.program import programs
+from tests.protocol.program.child import run_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable

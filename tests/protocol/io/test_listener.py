@@ -14,10 +14,11 @@ import pytest
 from protocol.fds import OwnedFd
 from protocol.io import Listener, SocketInUseError, listen
 from protocol.io.stream import MAX_PATH
-from tests.protocol.io import programs, race
-from tests.protocol.io.child import run_child, running_child
-from tests.protocol.io.programs import NOBODY
+from tests.protocol.io import race
 from tests.protocol.io.serving import assert_serves, is_socket
+from tests.protocol.program import programs
+from tests.protocol.program.child import run_child, running_child
+from tests.protocol.program.programs import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from protocol.fds import OwnedFd, rights
-from tests.protocol.io import programs
-from tests.protocol.io.child import run_child
 from tests.protocol.io.passing import LARGE, Pair, close_all, fill, receive_all
+from tests.protocol.program import programs
+from tests.protocol.program.child import run_child
 
 if TYPE_CHECKING:
     from protocol.io import FdStream

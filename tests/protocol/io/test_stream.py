@@ -15,10 +15,10 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 from protocol.fds import OwnedFd
 from protocol.io import AncillaryLostError, FdStream, connect
 from protocol.io.stream import MAX_FDS
-from tests.protocol.io import programs
-from tests.protocol.io.child import run_child
 from tests.protocol.io.passing import LARGE, Pair, close_all
 from tests.protocol.ivshmem.world import identity
+from tests.protocol.program import programs
+from tests.protocol.program.child import run_child
 
 if TYPE_CHECKING:
     from pathlib import Path

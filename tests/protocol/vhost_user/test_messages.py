@@ -44,10 +44,10 @@ from protocol.vhost_user import (
     VringBase,
     XenMapFlag,
     XenMapping,
-    backend_messages,
     describe,
     frontend_messages,
 )
+from protocol.vhost_user.messages import backend
 from protocol.virtio.features import Feature
 from protocol.virtio.status import DeviceStatus
 from tests.protocol.vhost_user.samples import FIELDS, messages
@@ -267,7 +267,7 @@ def test_documented_table_of_front_end_requests_is_true() -> None:
 
 
 def test_documented_table_of_back_end_requests_is_true() -> None:
-    assert documented(backend_messages) == [row(kind) for _, kind in sorted(BACKEND_REQUESTS.items())]
+    assert documented(backend) == [row(kind) for _, kind in sorted(BACKEND_REQUESTS.items())]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from protocol.io.command_line import UserError
-from tests.vhost_user.frontend import attached
+from protocol.program.command_line import UserError
+from tests.vhost_user.raw_frontend import attached
 from vhost_user.devices.rng import MAX_READ, Quota, Rng, Source
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from protocol.fds import OwnedFd
 from protocol.virtio import inflight, packed, split
 from protocol.virtio.features import Feature
-from vhost_user.driver_ring import Buffer, PackedDriver, SplitDriver, Table
-from vhost_user.memory import GuestMemory, Region
+from vhost_user.frontend.driver_ring import Buffer, PackedDriver, SplitDriver, Table
+from vhost_user.memory.regions import GuestMemory, Region
 from vhost_user.ring import PackedRing, RingConfig, SplitRing
 
 if TYPE_CHECKING:
-    from vhost_user.driver_ring import DriverRing
+    from vhost_user.frontend.driver_ring import DriverRing
     from vhost_user.ring import Element, Ring
 
 GUEST = 0x1_4000_0000

@@ -15,7 +15,7 @@ from protocol.virtio import inflight
 from protocol.virtio.features import Feature
 from tests.vhost_user.ring.rig import BUFFERS, CHAIN_SIZE, MODERN, PACKED_START, Rig, work
 from tests.vhost_user.ring.stores import every_store
-from vhost_user.driver_ring import RingFullError
+from vhost_user.frontend.driver_ring import RingFullError
 from vhost_user.ring import BrokenRingError
 
 if TYPE_CHECKING:

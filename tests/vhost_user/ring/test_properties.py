@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from protocol.virtio.features import Feature
 from tests.vhost_user.ring.rig import BUFFER_SIZE, Rig, work
-from vhost_user.driver_ring import RingFullError
+from vhost_user.frontend.driver_ring import RingFullError
 
 if TYPE_CHECKING:
     import random

@@ -1,0 +1,1 @@
+"""C definitions from the debug information of an ELF file."""

@@ -1,0 +1,1 @@
+"""C types, and the values that bytes in memory have by them."""

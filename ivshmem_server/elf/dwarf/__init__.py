@@ -1,0 +1,1 @@
+"""Debug information: its files, its entries, and where a name is in it."""

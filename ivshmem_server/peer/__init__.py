@@ -1,0 +1,1 @@
+"""The client library: a peer of other guests and programs."""

@@ -1,0 +1,1 @@
+"""The command lines: ivshmem-server and ivshmem-client."""

@@ -1,0 +1,54 @@
+"""What went wrong, in one line for the user of ivshmem-client: the cause, and what to do about it."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ivshmem_server.elf.ctypes.model import ElfViewError
+from ivshmem_server.peer.peer import NoSuchPeerError
+from protocol.errors import RemoteProtocolError
+from protocol.io.exhaustion import cause_and_remedy, is_exhausted
+from protocol.program.command_line import UserError
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def explain(error: BaseException, options: argparse.Namespace) -> str | None:
+    """Return the line for `error`; None where it is no mistake of a user or a server, but a bug."""
+    match error:
+        case RemoteProtocolError():
+            return f"{error} (server at {options.socket_path})"
+        case UserError() | NoSuchPeerError() | ElfViewError():
+            return str(error)
+        case OSError(filename=options.socket_path):
+            return _no_connection(error, options.socket_path)
+        case OSError(filename=None):
+            full = error.errno == errno.ENOSPC
+            return f"cannot write to standard output: {error.strerror}" if full else cause_and_remedy(error)
+        case OSError():
+            return f"cannot open {error.filename}: {cause_and_remedy(error)}"
+    return None
+
+
+def _no_connection(error: OSError, path: str) -> str:
+    if error.errno == errno.ECONNREFUSED and not Path(path).is_socket():
+        return f"{path} is no socket; give the server's -S"
+    if error.errno in {errno.ENOENT, errno.ECONNREFUSED}:
+        return f"no server listens on {path}; start one with 'ivshmem-server -S {path}', or give another -S"
+    if error.errno == errno.EACCES:
+        return f"no permission to connect to {path}; start the server with --mode or --group, or be its user"
+    if error.errno in {errno.ENOTSOCK, errno.EPROTOTYPE}:
+        return f"{path} is no stream socket; give the server's -S"
+    if is_exhausted(error):
+        return f"cannot connect to {path}: {cause_and_remedy(error)}"
+    return f"cannot connect to {path}: {error.strerror or error}; give another -S"
+
+
+def innermost(error: BaseException) -> BaseException:
+    """Return the first exception inside a group, or `error` itself: the others follow from it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,19 @@
+"""Warnings that are logged once."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from protocol.program.warnings import OnceLogger
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def test_each_is_logged_once_and_so_many_at_most(caplog: pytest.LogCaptureFixture) -> None:
+    once = OnceLogger(logging.getLogger("vhost_user.test"), most=2)
+    for text in ("100 %s", "100 %s", "another", "one more", "another"):
+        once.warning(text)
+    assert caplog.messages == ["100 %s", "another"]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}

@@ -1,0 +1,1 @@
+"""What comes from Debian: packages, platforms, and where they are kept."""

@@ -1,0 +1,1 @@
+"""Guests that boot Linux: under QEMU, and as User Mode Linux."""

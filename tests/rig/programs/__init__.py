@@ -1,0 +1,1 @@
+"""Programs that tests run: ours, and other people's."""

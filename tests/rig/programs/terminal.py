@@ -1,0 +1,27 @@
+"""A program at a terminal of its own, which can hang up."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from protocol.fds import OwnedFd
+from tests.rig.programs import process
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+
+@asynccontextmanager
+async def start_in_terminal(argv: Sequence[str]) -> AsyncIterator[tuple[process.Program, OwnedFd]]:
+    """Run `argv` as the leader of a session at a new terminal; yield both. It is killed when the block ends.
+
+    Whoever closes the terminal hangs up.
+    """
+    ours, theirs = os.openpty()
+    with OwnedFd(ours) as terminal, OwnedFd(theirs) as device:
+        own = ["sh", "-c", 'exec setsid --ctty "$@" <"/proc/self/fd/$0"', str(theirs), *argv]
+        async with process.start(own, pass_fds=[theirs]) as program:
+            device.close()
+            yield program, terminal

@@ -1,0 +1,1 @@
+"""A real QEMU without a guest: the test is the driver."""

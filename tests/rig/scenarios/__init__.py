@@ -1,0 +1,1 @@
+"""What several kinds of guest are put through."""

@@ -1,0 +1,536 @@
+"""The host's side of the socket device at UNIX sockets, its options, and what can be changed by hand."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import socket
+import stat
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from protocol.program.command_line import UserError
+from protocol.virtio.vsock import HOST_CID, Operation, Shutdown, VsockConfig
+from tests.vhost_user.devices.vsock.driver import (
+    PORT,
+    SECONDS,
+    Guest,
+    attached_guest,
+    guest_of,
+    running,
+)
+from vhost_user.attachment.qemu_args import qemu_args
+from vhost_user.devices.vsock import host as vsock_host
+from vhost_user.devices.vsock.connection_table import FIRST_PORT
+from vhost_user.devices.vsock.device import Vsock
+from vhost_user.devices.vsock.host import GREETING_SECONDS, UnixSockets, parse_greeting
+from vhost_user.devices.vsock.stream import ANSWER_SECONDS
+from vhost_user.program.options import build_parser, parse_options
+from vhost_user.simulation.calls import CallError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def path(directory: Path) -> str:
+    """Where programs connect to the guest."""
+    return str(directory / "vsock")
+
+
+@asynccontextmanager
+async def guest_at(path: str) -> AsyncIterator[Guest]:
+    async with attached_guest(Vsock(host=UnixSockets(path, 100))) as guest:
+        yield guest
+
+
+@asynccontextmanager
+async def listening(path: str, *, backlog: int = 10) -> AsyncIterator[trio.SocketListener]:
+    """A program that listens for the guest."""
+    with trio.socket.socket(socket.AF_UNIX) as sock:
+        await sock.bind(path)
+        sock.listen(backlog)
+        yield trio.SocketListener(sock)
+
+
+async def line_of(stream: trio.SocketStream) -> bytes:
+    """Return what comes up to the end of a line, and not a byte more."""
+    line = b""
+    while not line.endswith(b"\n") and (byte := await stream.receive_some(1)):
+        line += byte
+    return line
+
+
+async def test_program_connects_to_the_guest(path: str) -> None:
+    async with guest_at(path) as guest, await trio.open_unix_socket(path) as stream:
+        await stream.send_all(b"CONNECT 5000\nfirst words")
+        end = await guest.accepted()
+        assert end.addresses == (3, HOST_CID, PORT, FIRST_PORT)
+        assert await line_of(stream) == b"OK %d\n" % FIRST_PORT
+        await end.expect_data(b"first words")
+        await end.send(Operation.RW, b"hello")
+        assert await stream.receive_some() == b"hello"
+
+
+async def test_greeting_may_come_in_pieces(path: str) -> None:
+    async with guest_at(path) as guest, await trio.open_unix_socket(path) as stream:
+        for piece in (b"CON", b"NECT 50", b"00", b"\nx"):
+            await stream.send_all(piece)
+            await wait_all_tasks_blocked()
+        end = await guest.accepted()
+        await end.expect_data(b"x")
+
+
+async def test_programs_have_ports_of_their_own(path: str) -> None:
+    async with guest_at(path) as guest:
+        ports = set()
+        for _ in range(3):
+            async with await trio.open_unix_socket(path) as stream:
+                await stream.send_all(b"CONNECT 5000\n")
+                end = await guest.accepted()
+                ports.add(await line_of(stream))
+            (header,) = await end.expect(Operation.SHUTDOWN)
+            assert header.flags == Shutdown.BOTH
+        assert len(ports) == 3
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        *(b"\n", b"CONNECT\n", b"CONNECT x\n", b"CONNECT -1\n", b"CONNECT 4294967295\n", b"LISTEN 5\n"),
+        *(b"CONNECT " + b"1" * 100 + b"\n", b"x" * 100, b"CONNECT 5 6\n", bytes(32)),
+    ],
+)
+async def test_program_that_says_something_else_is_left(path: str, greeting: bytes) -> None:
+    async with guest_at(path), await trio.open_unix_socket(path) as stream:
+        await stream.send_all(greeting)
+        # It is reset where what it said was not read to its end.
+        with trio.fail_after(SECONDS), suppress(trio.BrokenResourceError):
+            assert await stream.receive_some() == b""
+
+
+async def test_program_that_leaves_without_a_word(path: str) -> None:
+    async with guest_at(path) as guest:
+        for said in (b"", b"CONN"):
+            async with await trio.open_unix_socket(path) as stream:
+                await stream.send_all(said)
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(b"CONNECT 5000\n")
+            await guest.accepted()
+
+
+async def test_program_that_says_nothing_is_left_after_a_while(path: str, autojump_clock: MockClock) -> None:
+    async with guest_at(path), await trio.open_unix_socket(path) as stream:
+        began = trio.current_time()
+        assert await stream.receive_some() == b""
+        assert trio.current_time() - began >= GREETING_SECONDS
+
+
+async def test_program_is_left_where_the_guest_refuses(path: str) -> None:
+    async with guest_at(path) as guest, await trio.open_unix_socket(path) as stream:
+        await stream.send_all(b"CONNECT 5000\n")
+        header, _ = await guest.packet()
+        await guest.send(header.answer(Operation.RST))
+        assert await stream.receive_some() == b""
+
+
+async def test_program_is_left_where_there_is_no_guest(path: str) -> None:
+    device = Vsock(host=UnixSockets(path, 100))
+    async with running(device), await trio.open_unix_socket(path) as stream:
+        await stream.send_all(b"CONNECT 5000\n")
+        assert await stream.receive_some() == b""
+
+
+async def test_guest_connects_to_a_program(path: str) -> None:
+    async with guest_at(path) as guest, listening(f"{path}_{PORT}") as listener:
+        end = await guest.port(1000, PORT).connected()
+        async with await listener.accept() as stream:
+            await end.send(Operation.RW, b"hello")
+            assert await stream.receive_some() == b"hello"
+            await stream.send_all(b"goodbye")
+            await end.expect_data(b"goodbye")
+
+
+@pytest.mark.parametrize("what", ["nothing", "file", "dead"])
+async def test_guest_is_refused_where_no_program_listens(path: str, what: str) -> None:
+    if what == "file":
+        with open(f"{path}_{PORT}", "w"):  # noqa: PTH123, ASYNC230 -- a name, no path
+            pass
+    elif what == "dead":
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(f"{path}_{PORT}")
+    async with guest_at(path) as guest:
+        end = guest.port(1000, PORT)
+        await end.send(Operation.REQUEST)
+        await end.expect(Operation.RST)
+
+
+async def test_guest_is_refused_at_the_limit_of_open_files_and_served_later(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with guest_at(path) as guest, listening(f"{path}_{PORT}"):
+        with no_more_files():
+            for port in (1000, 1001):
+                end = guest.port(port, PORT)
+                await end.send(Operation.REQUEST)
+                await end.expect(Operation.RST)
+        await guest.port(1002, PORT).connected()
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == (
+        "guest 3 has a connection refused: Too many open files; raise the limit of open files (ulimit -n);"
+        " this is logged once"
+    )
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Let this process open no more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_program_that_is_slow_to_accept_is_waited_for(path: str) -> None:
+    async with guest_at(path) as guest, listening(f"{path}_{PORT}", backlog=0) as listener:
+        ends = [guest.port(number, PORT) for number in range(5)]
+        for end in ends:
+            await end.send(Operation.REQUEST)
+        answered = [(await guest.packet())[0].dst_port]
+        streams = []
+        for _ in ends:
+            streams.append(await listener.accept())
+        for _ in ends[1:]:
+            header, _ = await guest.packet()
+            assert header.op == Operation.RESPONSE
+            answered.append(header.dst_port)
+        assert set(answered) == set(range(5))
+        for stream in streams:
+            await stream.aclose()
+
+
+async def test_guest_that_waits_for_a_program_may_give_up(path: str) -> None:
+    """The program never hears of that connection: what it accepts next is the one after."""
+    async with guest_at(path) as guest, listening(f"{path}_{PORT}", backlog=0) as listener:
+        first = await guest.port(1, PORT).connected()
+        second, third = guest.port(2, PORT), guest.port(3, PORT)
+        await second.send(Operation.REQUEST)
+        await third.send(Operation.REQUEST)
+        await wait_all_tasks_blocked()
+        await second.send(Operation.RST)
+        async with await listener.accept():
+            await third.expect(Operation.RESPONSE)
+        await first.expect(Operation.SHUTDOWN)
+        async with await listener.accept() as stream:
+            await stream.send_all(b"x")
+            await third.expect_data(b"x")
+
+
+async def test_those_that_wait_for_a_program_come_in_their_order(path: str) -> None:
+    async with guest_at(path) as guest, listening(f"{path}_{PORT}", backlog=0) as listener:
+        await guest.port(0, PORT).connected()
+        for number in range(1, 20):
+            await guest.port(number, PORT).send(Operation.REQUEST)
+        answered = []
+        async with AsyncExitStack() as stack:
+            for _ in range(1, 20):
+                await stack.enter_async_context(await listener.accept())
+                answered.append((await guest.packet())[0].dst_port)
+            assert answered == list(range(1, 20))
+
+
+async def test_many_that_wait_for_a_program_ask_no_more_often_than_one(
+    path: str, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
+    connect = socket.socket.connect
+
+    def counted(sock: socket.socket, address: str) -> None:
+        tried.append(address)
+        connect(sock, address)
+
+    monkeypatch.setattr(socket.socket, "connect", counted)
+    async with guest_at(path) as guest, listening(f"{path}_{PORT}", backlog=0):
+        await guest.port(0, PORT).connected()
+        for number in range(1, 50):
+            await guest.port(number, PORT).send(Operation.REQUEST)
+        await wait_all_tasks_blocked()
+        before = len(tried)
+        for _ in range(10):
+            mock_clock.jump(vsock_host._CONNECT_SECONDS)
+            await wait_all_tasks_blocked()
+        assert len(tried) - before == 10
+
+
+async def test_program_that_never_accepts(
+    path: str, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vsock_host, "_CONNECT_SECONDS", 5.0)
+    mock_clock.autojump_threshold = 0.002  # only once the kernel, too, has nothing more to tell
+    async with guest_at(path) as guest, listening(f"{path}_{PORT}", backlog=0):
+        await guest.port(1, PORT).connected()
+        second = guest.port(2, PORT)
+        began = trio.current_time()
+        await second.send(Operation.REQUEST)
+        await second.expect(Operation.RST)
+        assert trio.current_time() - began >= ANSWER_SECONDS
+
+
+async def test_socket_is_gone_in_the_end(path: str) -> None:
+    async with guest_at(path):
+        assert stat.S_ISSOCK(os.stat(path).st_mode)  # noqa: PTH116 -- a name, no path
+    assert not os.path.lexists(path)
+
+
+# By hand
+
+
+async def test_connections_are_listed_and_reset(path: str) -> None:
+    device = Vsock(host=UnixSockets(path, 100))
+    async with attached_guest(device) as guest:
+        rules = device.simulation
+        with device.listen(PORT) as listener, rules.events() as events:
+            end = await guest.port(1000, PORT).connected()
+            async with await listener.accept() as stream:
+                assert await rules.find_call("connections").make({}) == ["2:5000-1000 open"]
+                with pytest.raises(CallError, match="there is no connection '2:5000-1001'"):
+                    await rules.find_call("reset").make({"connection": "2:5000-1001"})
+                await rules.find_call("reset").make({"connection": "2:5000-1000"})
+                await end.expect(Operation.RST)
+                assert await stream.receive_some() == b""
+            told = [await anext(events) for _ in range(2)]
+    assert [(event.name, event.data) for event in told] == [
+        ("opened", {"connection": "2:5000-1000"}),
+        ("closed", {"connection": "2:5000-1000"}),
+    ]
+
+
+async def test_connection_that_does_not_come_about_is_told_as_refused() -> None:
+    device = Vsock()
+    async with attached_guest(device) as guest:
+        with device.simulation.events() as events:
+            end = guest.port(1000, PORT)
+            await end.send(Operation.REQUEST)
+            await end.expect(Operation.RST)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(refused, device)
+                asked, _ = await guest.packet()
+                await guest.send(asked.answer(Operation.RST))
+            told = [await anext(events) for _ in range(2)]
+    assert [(event.name, event.data) for event in told] == [
+        ("refused", {"connection": "2:5000-1000"}),
+        ("refused", {"connection": f"2:{FIRST_PORT}-{PORT}"}),
+    ]
+
+
+async def refused(device: Vsock) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        await device.connect(PORT)
+
+
+@pytest.mark.parametrize("port", [-1, (1 << 32) - 1])
+@pytest.mark.parametrize("name", ["refuse", "ignore", "allow"])
+async def test_rule_for_what_is_no_port_is_refused(name: str, port: int) -> None:
+    with Vsock() as device, pytest.raises(ValueError, match=f"{port} is no port: 0 to 4294967294"):
+        await device.simulation.find_call(name).make({"port": port})
+
+
+@pytest.mark.parametrize("port", [-1, (1 << 32) - 1])
+async def test_what_is_no_port_is_refused_before_the_guest_hears_of_it(port: int) -> None:
+    device = Vsock()
+    async with attached_guest(device) as guest:
+        with pytest.raises(ValueError, match=f"{port} is no port"):
+            device.listen(port)
+        with pytest.raises(ValueError, match=f"{port} is no port"):
+            await device.connect(port)
+        with device.listen(PORT) as listener:
+            await guest.port(1000, PORT).connected()
+            await (await listener.accept()).aclose()
+
+
+async def test_port_is_refused_ignored_and_allowed(autojump_clock: MockClock) -> None:
+    device = Vsock()
+    async with attached_guest(device) as guest:
+        call = device.simulation.find_call
+        with device.listen(PORT) as listener:
+            for what, seconds in (("refuse", 0), ("ignore", ANSWER_SECONDS)):
+                await call(what).make({"port": PORT})
+                end = guest.port(1000, PORT)
+                began = trio.current_time()
+                await end.send(Operation.REQUEST)
+                await end.expect(Operation.RST)
+                assert seconds <= trio.current_time() - began <= seconds + 1
+            await call("allow").make({"port": PORT})
+            await guest.port(1000, PORT).connected()
+            await (await listener.accept()).aclose()
+
+
+# In the program itself
+
+
+async def test_listener_that_is_closed() -> None:
+    device = Vsock()
+    async with attached_guest(device) as guest:
+        listener = device.listen(PORT)
+        with pytest.raises(ValueError, match="somebody listens at port 5000 already"):
+            device.listen(PORT)
+        await guest.port(1, PORT).connected()
+        await listener.aclose()
+        (_,) = await guest.port(1, PORT).expect(Operation.SHUTDOWN)
+        with pytest.raises(trio.ClosedResourceError):
+            await listener.accept()
+        end = guest.port(2, PORT)
+        await end.send(Operation.REQUEST)
+        await end.expect(Operation.RST)
+
+
+async def test_connecting_may_be_cancelled() -> None:
+    device = Vsock()
+    async with attached_guest(device) as guest:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(device.connect, PORT)
+            header, _ = await guest.packet()
+            nursery.cancel_scope.cancel()
+        end = guest.port(header.dst_port, header.src_port)
+        await end.send(Operation.RESPONSE)
+        (header,) = await end.expect(Operation.SHUTDOWN)
+        assert header.flags == Shutdown.BOTH
+
+
+# Options
+
+
+def options(*argv: str) -> argparse.Namespace:
+    return build_parser(Vsock, "vhost-user-vsock").parse_args(argv)
+
+
+def test_greetings() -> None:
+    assert parse_greeting(b"CONNECT 0\n") == 0
+    assert parse_greeting(b"connect 4294967294\r\n") == 0xFFFF_FFFE
+    assert parse_greeting(b"CONNECT 5") is None
+
+
+def test_options_have_the_names_and_defaults_of_rust_vmms() -> None:
+    given = vars(
+        options("--guest-cid", "7", "--uds-path", "/x", "--tx-buffer-size", "4096", "--groups", "a+b")
+    )
+    assert (given["guest_cid"], given["uds_path"], given["tx_buffer_size"]) == (7, "/x", 4096)
+    assert given["groups"] == ("a", "b")
+    default = options()
+    assert (default.guest_cid, default.uds_path, default.tx_buffer_size) == (3, None, 65536)
+    assert default.groups == ("default",)
+
+
+def test_options_may_be_written_in_each_way_that_rust_vmms_are() -> None:
+    assert parse_options(Vsock, "vhost-user-vsock", ["--socket", "/tmp/x"]).socket_path == "/tmp/x"
+    ways = ["guest_cid=7,socket=/x,uds_path=/y,tx_buffer_size=4096", "guest-cid=7,socket=/x,uds-path=/y"]
+    one, other = options("--vm", ways[0], "--vm", f"{ways[1]},tx-buffer-size=4096").vm
+    assert one == other == {"guest_cid": 7, "socket": "/x", "uds_path": "/y", "tx_buffer_size": 4096}
+
+
+@pytest.fixture
+def made(directory: Path) -> Iterator[list[Vsock]]:
+    """Two devices of one command line."""
+    argv = [
+        *("--vm", f"guest-cid=3,socket={directory}/3.sock,uds-path={directory}/3.vsock,groups=a+b"),
+        *("--vm", f"guest-cid=4,socket={directory}/4.sock,groups=b,tx-buffer-size=2048"),
+    ]
+    devices = Vsock.all_from_options(options(*argv, "--tx-buffer-size", "4096"))
+    yield devices
+    for device in devices:
+        device.close()
+
+
+async def test_one_program_serves_several_guests(made: list[Vsock]) -> None:
+    first, second = made
+    assert [VsockConfig.decode(device.config).guest_cid for device in made] == [3, 4]
+    assert [sorted(device.groups) for device in made] == [["a", "b"], ["b"]]
+    assert first.simulation is second.simulation
+    assert set(first.simulation.parts) == {"3", "4"}
+    async with running(*made), guest_of(first) as one, guest_of(second) as other:
+        for guest, room in ((one, 4096), (other, 2048)):
+            with (first if guest is one else second).listen(PORT):
+                end = guest.port(1, PORT)
+                await end.send(Operation.REQUEST)
+                (header,) = await end.expect(Operation.RESPONSE)
+                assert header.buf_alloc == room
+
+
+def test_qemu_options_of_several_guests() -> None:
+    given = options("--vm", "guest-cid=3,socket=/tmp/a", "--vm", "guest-cid=4,socket=/tmp/b")
+    lines = qemu_args(Vsock, given).splitlines()
+    assert [line.split("path=")[1] for line in lines] == [
+        f"{path} -device vhost-user-vsock-pci,chardev=vsock0" for path in ("/tmp/a", "/tmp/b")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--guest-cid", "2"), "'2' is no number from 3 to 4294967294"),
+        (("--guest-cid", "4294967295"), "'4294967295' is no number from 3 to 4294967294"),
+        (("--groups", "a++b"), r"'a\+\+b' is no names of groups with '\+' between them"),
+        (("--vm", "guest-cid=3"), "'guest-cid=3' does not say where QEMU connects"),
+        (("--vm", "socket=/tmp/x,queue-size=3"), "'queue-size=3' is none of guest-cid=..., socket=..., "),
+        (("--vm", "socket=/tmp/x,guest-cid=1"), "'1' is no number from 3"),
+        (("--vm", "socket="), "'socket=' is none of"),
+    ],
+)
+def test_wrong_options(argv: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+
+    with pytest.raises(SystemExit):
+        options(*argv)
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert error.count("\n") == 1
+
+
+def test_what_cannot_be_had_is_told_in_one_line(directory: Path, path: str) -> None:
+    def refused(*argv: str) -> str:
+        with pytest.raises(UserError) as caught:
+            Vsock.all_from_options(options(*argv))
+        return str(caught.value)
+
+    assert refused("--socket-path", "/x") == (
+        "guest 3 could reach nobody, neither a program of the host nor another guest;"
+        " give --uds-path PATH, or further guests in a common group by --vm"
+    )
+    alone = refused("--vm", "guest-cid=3,socket=/x,groups=a", "--vm", "guest-cid=4,socket=/y,groups=b")
+    assert alone.startswith("guest 3 could reach nobody")
+    assert "; give uds-path= in its --vm, or" in refused("--vm", "guest-cid=3,socket=/x")
+    both = ("--vm", f"socket={path}1,uds-path={path}", "--vm", f"socket={path}2")
+    assert refused(*both) == "two guests have the CID 3; give each its own (guest-cid=)"
+    assert refused("--socket-path", "/x", *both[:2]).startswith("--vm says where each guest's sockets are")
+    for one, other in ((f"socket={path}", f"socket={path}"), ("socket=/x,uds-path=/y", "socket=/y")):
+        twice = refused("--vm", f"guest-cid=3,{one}", "--vm", f"guest-cid=4,{other}")
+        assert twice == f"{other.partition('=')[2]} is given for two sockets; give each a path of its own"
+    assert refused("--socket-path", path, "--uds-path", path).startswith(f"{path} is given for two sockets")
+    assert refused("--uds-path", f"{directory}/none/x") == (
+        f"cannot listen on {directory}/none/x: No such file or directory; create the directory first"
+    )
+    assert refused("--uds-path", "x" * 100).endswith(
+        "_PORT would have more than 107 bytes; choose a shorter one"
+    )
+    sockets = UnixSockets(path, 1)
+    in_use = refused("--uds-path", path)
+    sockets.close()
+    assert in_use == f"socket {path} is in use by another program; stop it or choose another path"
+    (directory / "file").touch()
+    assert "something that is no socket is there" in refused("--uds-path", f"{directory}/file")
+
+
+def test_socket_that_a_dead_process_left_is_replaced(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(path)
+    UnixSockets(path, 1).close()

@@ -1,0 +1,1 @@
+"""What QEMU and libvirt are told to attach a device."""

@@ -1,0 +1,159 @@
+"""The options of vhost-user-input: those of the C and Rust programs of that kind, and simulated devices."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+from protocol.program.command_line import UserError, parsed_by, whole_number
+from protocol.program.units import parse_time
+from vhost_user.devices.input.evdev import open_evdev
+from vhost_user.devices.input.player import InputDevices, Player, Printer, open_script
+from vhost_user.devices.input.pointers import DEFAULT_SIZE, Mouse, Size, Tablet
+from vhost_user.devices.input.simulation import DEFAULT_PACE, Keyboard
+from vhost_user.devices.input.touch import DEFAULT_SLOTS, MAX_SLOTS, Touchscreen
+
+if TYPE_CHECKING:
+    from vhost_user.devices.input.evdev import EvdevSource
+    from vhost_user.devices.input.simulation import SimulatedInput
+
+_KINDS = {
+    "keyboard": "a keyboard",
+    "mouse": "a mouse",
+    "tablet": "a pointer that is put to a place",
+    "touchscreen": "a touch screen",
+}
+_MAX_PIXELS = 32768
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add them to a command line."""
+    _add_host_options(parser)
+    for kind, what in _KINDS.items():
+        parser.add_argument(
+            f"--{kind}", action="append_const", dest="kinds", const=kind, help=f"simulate {what}"
+        )
+    parser.add_argument(
+        "--script", metavar="FILE", help="what the simulated devices do; - for what comes on standard input"
+    )
+    parser.add_argument(
+        "--pace",
+        metavar="TIME",
+        type=parsed_by(parse_time),
+        default=f"{DEFAULT_PACE * 1000:g}ms",
+        help="time between what is done and the next (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--repeat", action="store_true", help="let the guest repeat a key of the keyboard that is held"
+    )
+    parser.add_argument(
+        "--size",
+        metavar="WIDTHxHEIGHT",
+        type=_size,
+        default=f"{DEFAULT_SIZE.width}x{DEFAULT_SIZE.height}",
+        help="size of what tablet and touch screen are for (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--slots",
+        metavar="N",
+        type=whole_number(1, MAX_SLOTS),
+        default=DEFAULT_SLOTS,
+        help="fingers that a touch screen tells apart; 1: no multi-touch (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--print-events", action="store_true", help="print what the guest does, such as to switch a LED"
+    )
+
+
+def _add_host_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-p", "--evdev-path", metavar="PATH", help="pass the host's input device PATH on to the guest"
+    )
+    parser.add_argument(
+        "-e",
+        "--event-list",
+        metavar="PATH[,PATH...]",
+        type=_paths,
+        help="pass several on, the first at the socket PATH0, the next at PATH1 and so on",
+    )
+    parser.add_argument(
+        "-n", "--no-grab", action="store_true", help="let the host have the events of its device, too"
+    )
+
+
+def socket_paths(options: argparse.Namespace) -> list[str]:
+    """Return the path of each device's socket: numbered from 0 where there are several."""
+    path = options.socket_path
+    if path is None:
+        return []
+    count = len(options.event_list or options.kinds or [])
+    return [f"{path}{number}" for number in range(count)] if count > 1 or options.event_list else [path]
+
+
+def simulated_from(options: argparse.Namespace) -> tuple[InputDevices, list[Player | Printer]]:
+    """Return the simulated devices, and what goes on beside them; the caller closes it. Raises UserError."""
+    _check(options, len(options.kinds))
+    devices = InputDevices([_simulated(kind, options) for kind in options.kinds])
+    tasks: list[Player | Printer] = [Printer(devices)] if options.print_events else []
+    if options.script is not None:
+        tasks.append(Player(open_script(options.script, devices.parser), devices))
+    return devices, tasks
+
+
+def sources_from(options: argparse.Namespace) -> list[EvdevSource]:
+    """Return the devices of the host that are passed on; the caller closes them. Raises UserError."""
+    paths = options.event_list or [options.evdev_path]
+    _check(options, len(paths))
+    opened: list[EvdevSource] = []
+    try:
+        for path in paths:
+            opened.append(open_evdev(path, grab=not options.no_grab))
+    except UserError:
+        for source in opened:
+            source.close()
+        raise
+    return opened
+
+
+def _check(options: argparse.Namespace, count: int) -> None:
+    """Raise UserError for options that do not go together."""
+    chosen = [bool(options.kinds), options.evdev_path is not None, options.event_list is not None]
+    if chosen.count(True) != 1:
+        kinds = ", ".join(f"--{kind}" for kind in _KINDS)
+        raise UserError(f"give simulated devices ({kinds}), or --evdev-path, or --event-list")
+    if not options.kinds and (options.script is not None or options.control is not None):
+        raise UserError("a script or --control is for simulated devices; add --keyboard or another one")
+    if options.kinds and len(set(options.kinds)) < count:
+        raise UserError("there can be one simulated device of each kind; start another program for more")
+    if count > 1 and options.socket_path is None:
+        raise UserError(f"{count} devices need a socket each; give --socket-path PATH for PATH0, PATH1, ...")
+
+
+def _simulated(kind: str, options: argparse.Namespace) -> SimulatedInput:
+    device: SimulatedInput
+    if kind == "keyboard":
+        device = Keyboard(repeats=options.repeat)
+    elif kind == "mouse":
+        device = Mouse()
+    elif kind == "tablet":
+        device = Tablet(options.size)
+    else:
+        device = Touchscreen(options.size, slots=options.slots)
+    device.pace = options.pace
+    return device
+
+
+def _paths(text: str) -> list[str]:
+    paths = text.split(",")
+    if not all(paths):
+        raise argparse.ArgumentTypeError(f"'{text}' names no devices; write them as /dev/input/event0,...")
+    return paths
+
+
+def _size(text: str) -> Size:
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text, re.ASCII)
+    size = None if match is None else Size(int(match[1]), int(match[2]))
+    if size is None or not all(2 <= length <= _MAX_PIXELS for length in size):
+        raise argparse.ArgumentTypeError(f"'{text}' is no size; write it as 1920x1080, at most {_MAX_PIXELS}")
+    return size

@@ -1,0 +1,174 @@
+"""The options of vhost-user-net, and the table of what a network device can be plugged into."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from protocol.program.command_line import UserError, whole_number
+from protocol.virtio.net import MAC_SIZE, MAX_MTU, MIN_MTU
+from vhost_user.devices.net import (
+    switch_options as net_switch_options,
+)
+from vhost_user.devices.net import (
+    tap_options as net_tap_options,
+)
+from vhost_user.devices.net.ports.frames import is_group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from xml.etree.ElementTree import Element
+
+    from vhost_user.devices.net.ports.port import Port
+
+MAX_QUEUES = 64
+"""Pairs of queues: a vhost-user message names a queue with 8 bits, and a tap takes 256."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """Something that ports are made of. One that the command line chooses makes one for each socket."""
+
+    name: str
+    """The options that choose it, for people: "--tap or --tap-fd"."""
+    add_options: Callable[[argparse.ArgumentParser], None]
+    is_chosen: Callable[[argparse.Namespace], bool]
+    make_ports: Callable[[argparse.Namespace, int], list[Port]]
+    """Make as many ports as there are sockets; raises UserError, and leaves nothing open then."""
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """Something between device and port, a `Port` itself, such as a recorder of frames."""
+
+    add_options: Callable[[argparse.ArgumentParser], None]
+    wrap: Callable[[argparse.Namespace, list[Port]], list[Port]]
+    """Return the ports with something around each, or as they are. Closing those closes what is within."""
+
+
+HOSTS: tuple[Host, ...] = (
+    Host(
+        net_tap_options.NAME,
+        net_tap_options.add_options,
+        net_tap_options.is_chosen,
+        net_tap_options.make_ports,
+    ),
+    Host(
+        "--switch",
+        net_switch_options.add_switch_options,
+        net_switch_options.is_switch,
+        net_switch_options.make_switch_ports,
+    ),
+    Host(
+        "--link",
+        net_switch_options.add_link_options,
+        net_switch_options.is_link,
+        net_switch_options.make_link_ports,
+    ),
+)
+"""What there is to be plugged into; exactly one is chosen."""
+
+WRAPPERS: tuple[Wrapper, ...] = (
+    Wrapper(net_switch_options.add_line_options, net_switch_options.with_lines),
+    Wrapper(net_switch_options.add_capture_options, net_switch_options.with_capture),
+)
+"""What can be put around ports, the innermost first."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the device's options to a command line."""
+    for host in HOSTS:
+        host.add_options(parser)
+    parser.add_argument(
+        "--mac",
+        type=_mac,
+        metavar="ADDRESS",
+        help="the guest's MAC address (default: one made of the socket's path, always the same)",
+    )
+    parser.add_argument(
+        "--queues",
+        type=whole_number(1, MAX_QUEUES),
+        default=1,
+        metavar="N",
+        help="pairs of queues that a guest may use (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--mtu",
+        type=whole_number(MIN_MTU, MAX_MTU),
+        metavar="BYTES",
+        help="the MTU that the guest is advised of (default: the tap's)",
+    )
+    for wrapper in WRAPPERS:
+        wrapper.add_options(parser)
+
+
+def make_ports(options: argparse.Namespace, count: int) -> list[Port]:
+    """Return what the command line says to be plugged into, for so many sockets. Raises UserError."""
+    chosen = [host for host in HOSTS if host.is_chosen(options)]
+    if len(chosen) != 1:
+        names = ", ".join(host.name for host in HOSTS)
+        raise UserError(f"give {'one of ' if len(HOSTS) > 1 else ''}{names}: what the device is plugged into")
+    ports = chosen[0].make_ports(options, count)
+    try:
+        for wrapper in WRAPPERS:
+            ports = wrapper.wrap(options, ports)
+    except UserError:
+        for port in ports:
+            port.close()
+        raise
+    return ports
+
+
+def mac_of(options: argparse.Namespace, number: int, name: str) -> bytes:
+    """Return the address of a guest: --mac and those after it, or one made of its socket's name.
+
+    Raises UserError where the address after --mac is one of a group.
+    """
+    if options.mac is None:
+        return stable_mac(str(Path(name).absolute()))
+    mac = (int.from_bytes(options.mac, "big") + number).to_bytes(MAC_SIZE, "big")
+    if is_group(mac):
+        raise UserError(f"--mac {options.mac.hex(':')} has too few addresses after it: give a lower one")
+    return mac
+
+
+def stable_mac(name: str) -> bytes:
+    """Return an address that is always the same for `name`, among those that QEMU gives its guests."""
+    return b"\x52\x54\x00" + hashlib.sha256(os.fsencode(name)).digest()[:3]
+
+
+def qemu_attachment(options: argparse.Namespace, chardev: str, properties: str) -> str:
+    """Return QEMU's -netdev over a chardev, and its -device. QEMU tells the driver of address and MTU."""
+    netdev, device = f"vhost-user,id={chardev},chardev={chardev}", f"virtio-net-pci,netdev={chardev}"
+    if options.queues > 1:
+        netdev += f",queues={options.queues}"
+        device += f",mq=on,vectors={2 * options.queues + 2}"
+    if options.mtu is not None:
+        device += f",host_mtu={options.mtu}"
+    mac = mac_of(options, options.number, options.socket_path)
+    return f"-netdev {netdev} -device {device},mac={mac.hex(':')}{properties}"
+
+
+def libvirt_element(options: argparse.Namespace) -> Element:
+    """Return libvirt's <interface>, with the properties that must match the command line."""
+    from vhost_user.attachment import libvirt
+
+    mac = mac_of(options, options.number, options.socket_path).hex(":")
+    element = libvirt.interface(options, mac, {"queues": options.queues if options.queues > 1 else None})
+    if options.mtu is not None:
+        element.append(element.makeelement("mtu", {"size": str(options.mtu)}))
+    return element
+
+
+def _mac(text: str) -> bytes:
+    try:
+        mac = bytes.fromhex(text.replace(":", ""))
+    except ValueError:
+        mac = b""
+    if len(mac) != MAC_SIZE or len(text) != 3 * MAC_SIZE - 1 or is_group(mac) or not any(mac):
+        raise argparse.ArgumentTypeError(f"'{text}' is no MAC address of one machine, as 52:54:00:12:34:56")
+    return mac

@@ -1,0 +1,1 @@
+"""What a network card is plugged into."""

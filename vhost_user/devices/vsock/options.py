@@ -1,0 +1,207 @@
+"""The options of vhost-user-vsock, by the names of rust-vmm's vhost-device-vsock."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, TypeVar
+
+from protocol.program.command_line import TWO_SOCKETS, UserError, whole_number
+from protocol.virtio.vsock import FIRST_GUEST_CID, LAST_GUEST_CID
+from vhost_user.devices.vsock.host import UnixSockets
+from vhost_user.devices.vsock.siblings import Siblings
+from vhost_user.program.serving import cannot_listen
+from vhost_user.simulation.simulation import Simulation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vhost_user.devices.vsock.device import Vsock
+
+_Vsock = TypeVar("_Vsock", bound="Vsock")
+
+DEFAULT_CID = 3
+DEFAULT_TX_BUFFER_SIZE = 65536
+DEFAULT_MAX_CONNECTIONS = 2048
+DEFAULT_GROUP = "default"
+
+_CID = whole_number(FIRST_GUEST_CID, LAST_GUEST_CID)
+_BUFFER_SIZE = whole_number(1024, 1 << 30)
+_CONNECTIONS = whole_number(1, 1 << 20)
+
+
+def _groups(text: str) -> tuple[str, ...]:
+    names = tuple(text.split("+"))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"'{text}' is no names of groups with '+' between them")
+    return names
+
+
+@dataclass(frozen=True)
+class GuestOptions:
+    """What a command line says of one guest."""
+
+    guest_cid: int
+    uds_path: str | None
+    tx_buffer_size: int
+    max_connections: int
+    groups: tuple[str, ...]
+
+
+_TYPES: dict[str, Callable[[str], object]] = {
+    "guest-cid": _CID,
+    "socket": str,
+    "uds-path": str,
+    "tx-buffer-size": _BUFFER_SIZE,
+    "max-connections": _CONNECTIONS,
+    "groups": _groups,
+}
+"""What --vm knows."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add them to a command line."""
+    parser.add_argument(
+        "--guest-cid",
+        type=_CID,
+        default=DEFAULT_CID,
+        metavar="CID",
+        help="the guest's CID (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--uds-path",
+        metavar="PATH",
+        help="where programs of the host connect to the guest; what it connects to is PATH_PORT",
+    )
+    parser.add_argument(
+        "--tx-buffer-size",
+        type=_BUFFER_SIZE,
+        default=DEFAULT_TX_BUFFER_SIZE,
+        metavar="N",
+        help="most bytes of each connection that the host has not taken yet (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-connections",
+        type=_CONNECTIONS,
+        default=DEFAULT_MAX_CONNECTIONS,
+        metavar="N",
+        help="most connections of a guest at a time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--groups",
+        type=_groups,
+        default=DEFAULT_GROUP,
+        metavar="A+B",
+        help="guests that are in a group together can connect to each other (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--vm",
+        type=_vm,
+        action="append",
+        default=[],
+        metavar="SETTINGS",
+        help=f"a guest, in the place of --socket-path: {','.join(f'{name}=...' for name in _TYPES)}; may be"
+        " repeated; has the values of the other options where it says none",
+    )
+
+
+def guests(options: argparse.Namespace) -> list[GuestOptions]:
+    """Return what the command line says of each guest. Raises UserError."""
+    _check_paths(options)
+    common = {field.name: getattr(options, field.name) for field in fields(GuestOptions)}
+    if not options.vm:
+        return [GuestOptions(**common)]
+    if options.socket_path is not None or options.uds_path is not None:
+        raise UserError(
+            "--vm says where each guest's sockets are (socket=, uds-path=);"
+            " leave out --socket-path and --uds-path"
+        )
+    settings = [{name: value for name, value in vm.items() if name != "socket"} for vm in options.vm]
+    return [GuestOptions(**{**common, **vm}) for vm in settings]
+
+
+def _check_reach(found: Sequence[GuestOptions], *, by_vm: bool) -> None:
+    """Raise UserError for a guest that could reach nobody, and that nobody could reach.
+
+    `by_vm` says that --vm describes them, beside which --uds-path would be refused.
+    """
+    for guest in found:
+        siblings = (other for other in found if other is not guest)
+        if guest.uds_path is None and not any(set(guest.groups) & set(other.groups) for other in siblings):
+            how = "uds-path= in its --vm" if by_vm else "--uds-path PATH"
+            raise UserError(
+                f"guest {guest.guest_cid} could reach nobody, neither a program of the host nor another"
+                f" guest; give {how}, or further guests in a common group by --vm"
+            )
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    """Find a path that is given twice, of which the second would seem to be another program's."""
+    paths = [options.socket_path, options.uds_path]
+    paths += [vm.get(name) for vm in options.vm for name in ("socket", "uds_path")]
+    for path in paths:
+        if path is not None and paths.count(path) > 1:
+            raise UserError(TWO_SOCKETS.format(path))
+
+
+def make_all(kind: type[_Vsock], options: argparse.Namespace) -> list[_Vsock]:
+    """Return a device for each guest; with --vm, they share a simulation of which each is a part.
+
+    The caller closes them. Raises UserError.
+    """
+    siblings = Siblings()
+    with ExitStack() as stack:
+        devices = []
+        found = guests(options)
+        _check_reach(found, by_vm=bool(options.vm))
+        for guest in found:
+            devices.append(device := _make(kind, guest, siblings))
+            stack.callback(device.close)
+        stack.pop_all()
+    if options.vm:
+        whole = Simulation()
+        for device in devices:
+            whole.add_part(str(device.guest_cid), device.simulation)
+            device.simulation = whole
+    return devices
+
+
+def _make(kind: type[_Vsock], guest: GuestOptions, siblings: Siblings) -> _Vsock:
+    with ExitStack() as stack:
+        host = None
+        if guest.uds_path is not None:
+            try:
+                host = UnixSockets(guest.uds_path, guest.max_connections)
+            except OSError as error:
+                raise cannot_listen(guest.uds_path, error) from None
+            stack.callback(host.close)
+        try:
+            device = kind(
+                guest.guest_cid,
+                host=host,
+                tx_buffer_size=guest.tx_buffer_size,
+                max_connections=guest.max_connections,
+                groups=guest.groups,
+                siblings=siblings,
+            )
+        except ValueError as error:
+            raise UserError(f"{error}; give each its own (guest-cid=)") from None
+        stack.pop_all()
+    return device
+
+
+def _vm(text: str) -> dict[str, object]:
+    """Return the settings of one guest, named as the fields of GuestOptions."""
+    found: dict[str, object] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        name = name.replace("_", "-")  # rust-vmm's takes both
+        if name not in _TYPES or not value:
+            raise argparse.ArgumentTypeError(
+                f"'{part}' is none of {', '.join(f'{one}=...' for one in _TYPES)}"
+            )
+        found[name.replace("-", "_")] = _TYPES[name](value)
+    if "socket" not in found:
+        raise argparse.ArgumentTypeError(f"'{text}' does not say where QEMU connects (socket=PATH)")
+    return found

@@ -1,7 +1,0 @@
-"""The driver's side of a virtqueue, for front-ends in Python: buffers out, used buffers back."""
-
-from vhost_user.driver_ring.base import Buffer, DriverRing, RingFullError, Table, Used
-from vhost_user.driver_ring.packed import PackedDriver
-from vhost_user.driver_ring.split import SplitDriver
-
-__all__ = ["Buffer", "DriverRing", "PackedDriver", "RingFullError", "SplitDriver", "Table", "Used"]

@@ -1,0 +1,121 @@
+"""Options that every device's command line has, by QEMU's conventions for back-end programs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+from protocol import __version__
+from protocol.program.access import access_from, add_access_options, given_options
+from protocol.program.command_line import TWO_SOCKETS, OneLineParser, add_log_options, parsed_by, whole_number
+from vhost_user.attachment.qemu import DEFAULT_PROGRAM
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from vhost_user.device import VirtioDevice
+
+PRINT_CAPABILITIES = "--print-capabilities"
+
+MAX_SOCKETS = 256
+"""Most sockets of one program."""
+
+
+def build_parser(device: type[VirtioDevice], program: str) -> argparse.ArgumentParser:
+    """Return the parser for the command line of a device."""
+    parser = OneLineParser(prog=program, description=first_line(device))
+    parser.add_argument("--version", action="version", version=f"{program} (qemu-companion) {__version__}")
+    _add_socket_options(parser, many=device.many_sockets)
+    _add_program_options(parser, device)
+    device.add_options(parser.add_argument_group("device"))  # type: ignore[arg-type]  # it has add_argument()
+    return parser
+
+
+def parse_options(device: type[VirtioDevice], program: str, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; exit 2 with one line where it is wrong."""
+    parser = build_parser(device, program)
+    options = parser.parse_args(argv)
+    options.program = program
+    paths = device.socket_paths(options)
+    if [bool(paths), options.fd is not None, options.connect is not None].count(True) != 1:
+        parser.error("give one of --socket-path, --fd and --connect")
+    if options.control in paths:
+        parser.error(f"argument --control: {TWO_SOCKETS.format(options.control)}")
+    if device.many_sockets and options.socket_count is not None and not paths:
+        parser.error("--socket-count needs --socket-path")
+    if (access := access_from(options)) and not paths:
+        parser.error(
+            f"{given_options(access)}: for a socket that we make; give --socket-path, or leave it out"
+        )
+    return options
+
+
+def first_line(device: type[VirtioDevice]) -> str:
+    """Return the first line of a device's docstring."""
+    return (inspect.getdoc(device) or device.__name__).splitlines()[0]
+
+
+def _add_socket_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
+    group = parser.add_argument_group("socket", "One of these says where the front-end (QEMU) is.")
+    group.add_argument(
+        "-s", "--socket-path", metavar="PATH", help="listen on PATH, which the front-end connects to"
+    )
+    group.add_argument(
+        "--fd",
+        type=whole_number(0, 1 << 20),
+        metavar="N",
+        help="use the inherited descriptor N: a socket that listens or is connected",
+    )
+    group.add_argument(
+        "--connect", metavar="PATH", help="connect to PATH, where the front-end listens (server=on)"
+    )
+    if many:
+        group.add_argument(
+            "-c",
+            "--socket-count",
+            type=whole_number(1, MAX_SOCKETS),
+            metavar="N",
+            help="serve N front-ends: listen on PATH0, PATH1 and so on",
+        )
+    add_access_options(group, "front-end's socket")
+
+
+def _add_program_options(parser: argparse.ArgumentParser, device: type[VirtioDevice]) -> None:
+    group = parser.add_argument_group("program")
+    group.add_argument(
+        "--without",
+        metavar="FEATURE",
+        type=parsed_by(device.find_feature),
+        action="append",
+        default=[],
+        help="do not offer FEATURE, of the device, its rings or vhost-user, such as RING_PACKED or "
+        "INBAND_NOTIFICATIONS; may be given several times",
+    )
+    group.add_argument(
+        "--iommu",
+        action="store_true",
+        help="let the guest's IOMMU translate addresses (QEMU: iommu_platform=on,ats=on)",
+    )
+    group.add_argument(
+        "--control", metavar="PATH", help="let 'vhost-user control PATH' change what is simulated"
+    )
+    add_log_options(group, "log each message of the front-end")
+    group.add_argument(
+        PRINT_CAPABILITIES,
+        action="store_true",
+        help="print what this program is as JSON, whatever else is given, and exit",
+    )
+    group.add_argument(
+        "--print-qemu-args", action="store_true", help="print the QEMU options for this device, and exit"
+    )
+    group.add_argument(
+        "--print-libvirt-xml",
+        action="store_true",
+        help="print what a libvirt domain has to have for this device, and exit",
+    )
+    group.add_argument(
+        "--qemu",
+        metavar="PROGRAM",
+        help=f"the QEMU that they are for, by its version (default: {DEFAULT_PROGRAM})",
+    )

@@ -1,0 +1,166 @@
+"""A device as a program: its command line, its signals, its errors of one line."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import logging
+import signal
+from typing import TYPE_CHECKING
+
+import trio
+
+from protocol.io.background import only_exit
+from protocol.program import notify, signals
+from protocol.program.command_line import (
+    UserError,
+    configure_log,
+    fail_to_start,
+    print_result,
+    raise_open_files_limit,
+    room_for_descriptors,
+)
+from protocol.virtio.ids import DeviceId
+from vhost_user.attachment.qemu_args import qemu_args
+from vhost_user.containment import in_one_line
+from vhost_user.program import serving
+from vhost_user.program.options import PRINT_CAPABILITIES, parse_options
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from vhost_user.device import VirtioDevice
+
+_STOP_SECONDS = 1.0
+"""How long the end may take before the log says why it does."""
+
+_OBJECTS_BEFORE_COLLECTION = 20_000
+"""How many new objects it takes for Python to look for garbage that refers to itself, of which devices make
+hardly any. Its own 700 are a few dozen requests: a third of a network card's time would go into looking."""
+
+_LEAST_DESCRIPTORS = 16
+"""How many files are to be left to open: for the loop, where the front-end is, and a guest with one queue."""
+
+_TYPES = {DeviceId.NINEP: "9p", DeviceId.RPROC_SERIAL: "rproc-serial"}
+
+_log = logging.getLogger("vhost_user")
+
+
+def run_device(device: type[VirtioDevice], argv: Sequence[str], program: str) -> int:
+    """Run a device with the command line `argv`; return the exit code."""
+    if PRINT_CAPABILITIES in argv:  # whatever else is there, or is missing
+        return print_result(program, json.dumps(capabilities(device)))
+    options = parse_options(device, program, argv)
+    try:
+        if options.print_qemu_args or options.print_libvirt_xml:
+            return print_result(program, _what_to_paste(device, options))
+        configure_log(program, options)
+        raise_open_files_limit()
+        _check_descriptors()
+        with contextlib.ExitStack() as stack:
+            received = stack.enter_context(signals.ServiceSignals())
+            # From here on there is something to clean up.
+            made = [stack.enter_context(one) for one in _make(device, options)]
+            for one in made:
+                _adapt(one, options)
+            gc.freeze()  # what there is so far stays
+            gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
+            return trio.run(_main, serving.pair(made, options), options, received)
+    except UserError as error:
+        return fail_to_start(program, error)
+    except KeyboardInterrupt:
+        return 0  # before the loop could take the signal
+    except BaseExceptionGroup as group:
+        if (leave := only_exit(group)) is None:
+            raise
+        raise leave from None  # somebody's device ends the program
+
+
+def _make(device: type[VirtioDevice], options: argparse.Namespace) -> list[VirtioDevice]:
+    """Return the devices that the command line describes. Raises UserError."""
+    try:
+        return list(device.all_from_options(options))
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot start {device.__name__}: {error}") from error
+    except Exception as error:  # whatever somebody's device does wrong
+        raise UserError(f"cannot start {device.__name__}: {in_one_line(error)}") from error
+
+
+def _check_descriptors() -> None:
+    """Raise UserError where the limit of open files has no room for a guest."""
+    limit, room = room_for_descriptors()
+    if room < _LEAST_DESCRIPTORS:
+        raise UserError(f"a guest takes more than {limit} open files: raise the limit (ulimit -n)")
+
+
+def _adapt(device: VirtioDevice, options: argparse.Namespace) -> None:
+    """Offer what the user wants offered."""
+    if options.iommu:
+        device.use_iommu()
+    for feature in options.without:
+        device.withhold(feature)
+
+
+def _what_to_paste(device: type[VirtioDevice], options: argparse.Namespace) -> str:
+    texts = [qemu_args(device, options)] if options.print_qemu_args else []
+    if options.print_libvirt_xml:
+        from vhost_user.attachment.libvirt import libvirt_xml
+
+        texts.append(libvirt_xml(device, options))
+    return "\n".join(texts)
+
+
+def capabilities(device: type[VirtioDevice]) -> dict[str, object]:
+    """Return what QEMU's docs/interop/vhost-user.json has back-end programs say of themselves."""
+    return {"type": backend_type(device), "features": list(device.capabilities)}
+
+
+def backend_type(device: type[VirtioDevice]) -> str:
+    """Return the name of the device's type in QEMU's docs/interop/vhost-user.json."""
+    name = device.device_id.name.lower()
+    if device.device_id not in list(DeviceId):  # one without a name, which QEMU has none for, either
+        return name.replace("_", "-")
+    return _TYPES.get(device.device_id, name.partition("_")[0])
+
+
+async def _main(
+    served: list[serving.Served], options: argparse.Namespace, received: signals.ServiceSignals
+) -> int:
+    error: Exception | None = None
+    came: list[int] = []
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+        nursery.start_soon(_stop_on_signal, received, scope, came)
+        with scope:
+            error = await serving.serve_all(served, options.control)
+        nursery.cancel_scope.cancel()
+    if isinstance(error, UserError):
+        return fail_to_start(options.program, error)
+    if error is not None:
+        _log.error("the device failed", exc_info=error)
+        return 1
+    _log.info("ended by %s", signal.Signals(came[0]).name if came else "the front-end's leave")
+    return 0
+
+
+async def _stop_on_signal(
+    received: signals.ServiceSignals, serving: trio.CancelScope, came: list[int]
+) -> None:
+    """End `serving` at a signal, and where that takes long, the program at another one, however busy it is.
+
+    The first one is added to `came`.
+
+    Those that come meanwhile are of the same wish to end: a user who is impatient, or sends a flood.
+    """
+    came.append(await received.wait())
+    notify("STOPPING=1")
+    serving.cancel()
+    await trio.sleep(_STOP_SECONDS)
+    while received.take() is not None:
+        pass
+    _log.warning("requests that cannot be cancelled are waited for; another signal ends the program at once")
+    signals.die_of(await received.wait())

@@ -1,0 +1,122 @@
+"""What one program serves: its devices, each where the command line says, and the control socket."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from protocol.io import SocketInUseError
+from protocol.io.background import unwrap_group
+from protocol.program import notify
+from protocol.program.access import SocketAccess, access_from
+from protocol.program.command_line import EMPTY, UserError
+from protocol.program.socket_errors import cause_and_remedy
+from vhost_user.backend.server import serve
+from vhost_user.simulation.control_server import serve_control
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from vhost_user.device import VirtioDevice
+
+_log = logging.getLogger("vhost_user")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A device, and where its front-end is: one of the three that `serve()` takes."""
+
+    device: VirtioDevice
+    socket_path: str | None = None
+    fd: int | None = None
+    connect: str | None = None
+    access: SocketAccess = field(default_factory=SocketAccess)
+    """Who may connect to `socket_path`."""
+
+    async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Serve the device, until the front-end of a connected socket has left. Raises UserError."""
+        ready = _Ready(task_status)
+        try:
+            await serve(
+                self.device,
+                socket_path=self.socket_path,
+                fd=self.fd,
+                connect=self.connect,
+                **self.access,
+                task_status=ready,
+            )
+        except (OSError, ValueError) as error:
+            if ready.is_set:
+                raise
+            raise self._user_error(error) from None
+
+    def _user_error(self, error: OSError | ValueError) -> UserError:
+        if isinstance(error, ValueError):
+            return UserError(f"{error}; pass --fd a UNIX stream socket")
+        if self.connect is not None:
+            return UserError(f"cannot connect to {self.connect or EMPTY}: {cause_and_remedy(error)}")
+        return cannot_listen(self.socket_path or "", error)
+
+
+class _Ready(trio.TaskStatus[None]):
+    """Passes on that a device is ready, and remembers it."""
+
+    def __init__(self, status: trio.TaskStatus[None]) -> None:
+        self.is_set = False
+        self._status = status
+
+    def started(self, value: None = None) -> None:
+        self.is_set = True
+        self._status.started()
+
+
+def pair(devices: Sequence[VirtioDevice], options: argparse.Namespace) -> list[Served]:
+    """Return the devices with where the command line says that their front-ends are."""
+    paths = type(devices[0]).socket_paths(options)
+    if paths:
+        access = access_from(options)
+        return [Served(device, path, access=access) for device, path in zip(devices, paths, strict=True)]
+    (device,) = devices
+    return [Served(device, fd=options.fd, connect=options.connect)]
+
+
+async def serve_all(served: Sequence[Served], control: str | None) -> Exception | None:
+    """Serve until all are at their end; return what went wrong, if anything: UserError is the user's to mend.
+
+    `control` is the path of a control socket for what is simulated behind them.
+    """
+    try:
+        async with trio.open_nursery() as nursery:
+            if control is not None:
+                await nursery.start(_serve_control, served[0].device, control)
+            async with trio.open_nursery() as devices:
+                for one in served:
+                    await devices.start(one.serve, name=one.device.name)
+                    if one.socket_path is not None:
+                        _log.info("listening on %s", one.socket_path)
+                notify(f"READY=1\nMAINPID={os.getpid()}")
+            nursery.cancel_scope.cancel()
+    except Exception as error:
+        return unwrap_group(error)
+    return None
+
+
+async def _serve_control(device: VirtioDevice, path: str, *, task_status: trio.TaskStatus[None]) -> None:
+    if device.simulation is None:
+        raise UserError(f"nothing is simulated behind {device.name} to be changed; leave out --control")
+    try:
+        await serve_control(device.simulation, path, task_status=task_status)
+    except OSError as error:
+        raise cannot_listen(path, error) from None
+
+
+def cannot_listen(path: str, error: OSError) -> UserError:
+    """Return what to tell the user of a socket that cannot be made at `path`."""
+    if isinstance(error, SocketInUseError):
+        return UserError(f"socket {path} is in use by another program; stop it or choose another path")
+    return UserError(f"cannot listen on {path or EMPTY}: {cause_and_remedy(error)}")

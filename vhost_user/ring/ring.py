@@ -1,0 +1,261 @@
+"""What split and packed rings share: their configuration, their elements, how they break."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from protocol.virtio.features import Feature
+from protocol.virtio.split import DESCRIPTOR_SIZE
+from vhost_user.memory.dirty_log import DirtyLogError
+from vhost_user.memory.regions import BadAddressError, IotlbMissError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from vhost_user.memory.regions import GuestMemory
+
+    Done: TypeAlias = Sequence[tuple["Element", int]]
+
+MAX_CHAIN = 1024
+"""Descriptors in an indirect table; a ring that is larger may have as many as it has itself."""
+MAX_CHAIN_BYTES = 0xFFFFFFFF
+"""What a chain may hold, and what a used element can tell of (virtio 1.2, section 2.7.5.3)."""
+
+
+class BrokenRingError(Exception):
+    """The driver broke a rule of the ring, which is of no further use. One line that says which rule."""
+
+
+class Element:
+    """A chain of descriptors that the driver made available, checked and translated.
+
+    It has no __init__ and no values to begin with: the rings fill it in, which costs half as much.
+    """
+
+    __slots__ = ("entry", "head", "readable", "readable_length", "slots", "writable", "writable_length")
+
+    head: int
+    """What names it to the driver: the first descriptor's index, or in a packed ring the buffer id."""
+    readable: list[memoryview]
+    """Buffers that the driver filled, read-only."""
+    writable: list[memoryview]
+    """Buffers for the device to fill."""
+    readable_length: int
+    writable_length: int
+    slots: int
+    """Packed rings: how many descriptors of the ring it takes up."""
+    entry: int
+    """Packed rings: where the in-flight buffer keeps it."""
+
+
+@dataclass(frozen=True)
+class RingConfig:
+    """What the front-end said of a ring. Addresses are its user addresses, or IOVA with an IOTLB.
+
+    A packed ring's `avail` is its driver area, `used` its device area. `big_endian` counts only
+    without VERSION_1. With `only_read`, all of a chain with something readable is to be read.
+    """
+
+    size: int
+    descriptors: int
+    avail: int
+    used: int
+    features: int = Feature.VERSION_1
+    big_endian: bool = False
+    only_read: bool = False
+
+    def has(self, feature: Feature) -> bool:
+        """Tell whether a feature was negotiated."""
+        return bool(self.features & feature)
+
+
+class InOrder:
+    """Holds completed elements back until all that came before them are completed (VIRTIO_F_IN_ORDER)."""
+
+    def __init__(self) -> None:
+        self._taken: deque[Element] = deque()
+        self._done: dict[int, int] = {}
+
+    def took(self, batch: Sequence[Element]) -> None:
+        """Note elements in the order the driver made them available."""
+        self._taken.extend(batch)
+
+    def forget(self, count: int) -> None:
+        """Forget the last elements that were noted."""
+        for _ in range(count):
+            self._taken.pop()
+
+    def release(self, done: Done) -> list[tuple[Element, int]]:
+        """Return those that may be given back, now that `done` are completed."""
+        self._done.update((id(element), written) for element, written in done)
+        ready = []
+        while self._taken and id(self._taken[0]) in self._done:
+            element = self._taken.popleft()
+            ready.append((element, self._done.pop(id(element))))
+        return ready
+
+
+Run: TypeAlias = tuple[int, int, memoryview]
+"""A run of guest addresses: where it starts, how many bytes it has, and the memory there."""
+
+NOWHERE: Run = (0, 0, memoryview(b""))
+
+
+def buffers(memory: GuestMemory, address: int, length: int, write: bool) -> tuple[Run, list[memoryview]]:
+    """Translate a descriptor the careful way: also where it is wrong, elsewhere, or in several pieces.
+
+    Returns the run that holds the last of its buffers, where to look first next time, and its buffers.
+    """
+    if not length:
+        raise BrokenRingError(f"a descriptor of zero length, at {address:#x}")
+    views = memory.translate(address, length, write)
+    window = memory.window(address + length - 1, write)
+    return (window.start, len(window.view), window.view), views
+
+
+def most_indirect(config: RingConfig) -> int:
+    """Return the bytes that an indirect table may have: none without INDIRECT_DESC."""
+    return DESCRIPTOR_SIZE * max(config.size, MAX_CHAIN) if config.has(Feature.INDIRECT_DESC) else 0
+
+
+def indirect_table(memory: GuestMemory, address: int, length: int, most: int) -> bytes | memoryview:
+    """Return an indirect table the careful way; it is read in place where it is in one piece."""
+    if not most:
+        raise BrokenRingError("an indirect descriptor, but INDIRECT_DESC was not negotiated")
+    if not length or length % DESCRIPTOR_SIZE:
+        raise BrokenRingError(f"an indirect table of {length} bytes, which must be a multiple of 16")
+    if length > most:
+        raise BrokenRingError(f"an indirect table of {length} bytes; {most} are possible")
+    views = memory.translate(address, length, write=False)
+    return views[0] if len(views) == 1 else b"".join(views)
+
+
+def read_whole(batch: Sequence[Element]) -> None:
+    """Have what a driver calls writable behind what is to be read be read, too."""
+    for element in batch:
+        if element.writable and element.readable:
+            element.readable += [view.toreadonly() for view in element.writable]
+            element.readable_length += element.writable_length
+            element.writable, element.writable_length = [], 0
+
+
+class Ring(ABC):
+    """The device's side of a split or packed ring.
+
+    All methods may raise BrokenRingError, after which the ring must not be used any more, and
+    IotlbMissError, after which they can be called again: nothing was done.
+    """
+
+    def __init__(self, memory: GuestMemory, config: RingConfig) -> None:
+        self.log_address: int | None = None
+        """The guest address of the used ring in the dirty log; None while VHOST_VRING_F_LOG is off."""
+        self._memory = memory
+        self._config = config
+        self._size = config.size
+        self._event_index = config.has(Feature.EVENT_IDX)
+        self._most_indirect = most_indirect(config)
+        self._in_order = InOrder() if config.has(Feature.IN_ORDER) else None
+        self._in_use = 0
+        self._fresh = 0
+        """How many chains were popped that were not resubmitted."""
+        self._pushed_before = False
+        self.given_base: int | None = None
+        """Where the front-end has it go on, where that cannot be, and it goes on elsewhere."""
+        self._generation = memory.generation
+        self._readable = self._writable = NOWHERE
+
+    @property
+    @abstractmethod
+    def base(self) -> int:
+        """What GET_VRING_BASE returns for the ring as it is now."""
+
+    @abstractmethod
+    def pop(self, limit: int) -> list[Element]:
+        """Take at most `limit` chains that the driver made available; resubmitted ones come first."""
+
+    def rewind(self, elements: Sequence[Element]) -> None:
+        """Undo the newest pops: the ring is as if these elements, oldest first, had never been taken.
+
+        Those that were resubmitted stay in flight, and are popped first again.
+        """
+        fresh = min(len(elements), self._fresh)
+        again = len(elements) - fresh
+        self._fresh -= fresh
+        if self._in_order is not None:
+            self._in_order.forget(len(elements))
+        self._undo(elements[again:], elements[:again])
+
+    @abstractmethod
+    def _undo(self, fresh: Sequence[Element], again: Sequence[Element]) -> None:
+        """Take back the taking of what the driver made available, and of what was resubmitted."""
+
+    @abstractmethod
+    def push(self, done: Done) -> bool:
+        """Give chains back with the bytes written to each. Returns whether the driver wants a call.
+
+        Always so the first time: a process before us may have died before it could call.
+        """
+
+    @abstractmethod
+    def want_kicks(self, on: bool) -> bool:
+        """Ask the driver for kicks or ask it to leave them; True: chains became available meanwhile."""
+
+    @abstractmethod
+    def all_zero(self) -> bool:
+        """Tell whether no bit of the driver's part of the ring is set."""
+
+    def memory_changed(self) -> None:
+        """Let go of memory that was taken away; if the ring was in it, its next use breaks it."""
+        self._readable = self._writable = NOWHERE
+        with contextlib.suppress(BrokenRingError, IotlbMissError):
+            self._map()
+
+    def close(self) -> None:
+        """Let go of all memory. The ring can be used no longer, but still says where it is."""
+        self._readable = self._writable = NOWHERE
+        self._lose_parts()
+
+    @abstractmethod
+    def _find_parts(self) -> None:
+        """Find the ring's parts in memory as it is now. Raises BadAddressError."""
+
+    @abstractmethod
+    def _lose_parts(self) -> None:
+        """Refer to nothing that `_find_parts()` found, nor to the in-flight buffer."""
+
+    def _map(self) -> None:
+        generation = self._memory.generation
+        try:
+            self._find_parts()
+        except IotlbMissError:
+            raise
+        except BadAddressError as error:
+            raise BrokenRingError(f"a part of the ring is outside memory: {error}") from error
+        self._readable = self._writable = NOWHERE
+        self._generation = generation
+
+    def _prepare(self, done: Done) -> Done:
+        """Note what the device wrote, and return what can be given back now."""
+        if self._generation != self._memory.generation:
+            self._map()
+        if self._memory.log is not None:
+            self._log_views(view for element, _ in done for view in element.writable)
+        return done if self._in_order is None else self._in_order.release(done)
+
+    def _log_views(self, views: Iterable[memoryview]) -> None:
+        try:
+            self._memory.mark_written(views)
+        except DirtyLogError as error:
+            raise BrokenRingError(str(error)) from error
+
+    def _log_used(self, length: int) -> None:
+        """Note that the device wrote to the part of the ring that the log address is for."""
+        if self._memory.log is not None and self.log_address is not None:
+            try:
+                self._memory.log.mark(self.log_address, length)
+            except DirtyLogError as error:
+                raise BrokenRingError(str(error)) from error
