@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-import vhost_user.program.main
+import vhost_user
 from tests.docs.documents import DOCUMENTS, PROJECT, blocks, read, session
 from vhost_user.attachment.libvirt import libvirt_xml
 from vhost_user.devices import DEVICES, find_device
 from vhost_user.devices.blk.faults import SYNTAX, parse_fault
+from vhost_user.program import main
 from vhost_user.program.options import build_parser, parse_options
 from vhost_user.program.trace import add_trace_parser
 
@@ -140,9 +141,7 @@ def test_description_is_the_one_that_is_installed() -> None:
 
 def test_guides_tell_of_every_command() -> None:
     (commands,) = (
-        action
-        for action in vhost_user.program.main._build_parser()._actions
-        if isinstance(action, argparse._SubParsersAction)
+        action for action in main._build_parser()._actions if isinstance(action, argparse._SubParsersAction)
     )
     for name in commands.choices:
         assert f"`vhost-user {name}" in everything() or f"$ vhost-user {name}" in everything()
@@ -150,7 +149,7 @@ def test_guides_tell_of_every_command() -> None:
 
 def test_description_files_that_the_guide_tells_of() -> None:
     """It names those that are installed, and those that there are none of."""
-    directory = Path(vhost_user.program.main.__file__).parent / "share"
+    directory = Path(vhost_user.__file__).parent / "share"
     installed = {path.stem.rpartition("-")[2] for path in directory.glob("*.json")}
     section = " ".join(GUIDE.partition("\n## For management software\n")[2].partition("```")[0].split())
     told, missing = (
