@@ -10,7 +10,6 @@ from protocol.vhost_user.message import (
     BackendMessage,
     Empty,
     FrontendMessage,
-    Gate,
     Message,
     Reply,
     Request,
@@ -84,7 +83,7 @@ from protocol.vhost_user.messages.vrings import (
     SetVringNum,
     VringKick,
 )
-from protocol.vhost_user.negotiation import ALWAYS_ACCEPTED, Negotiation, Onlooker
+from protocol.vhost_user.negotiation import ALWAYS_ACCEPTED, Negotiation, ObservedNegotiation, Requirement
 from protocol.vhost_user.numbers import BackendRequest, FrontendRequest
 from protocol.vhost_user.observer import Observed, Observer
 from protocol.vhost_user.payloads import MAX_PAYLOAD
@@ -155,7 +154,6 @@ __all__ = [
     "FrontendMessage",
     "FrontendRequest",
     "FrontendSession",
-    "Gate",
     "GetConfig",
     "GetFeatures",
     "GetInflightFd",
@@ -182,8 +180,8 @@ __all__ = [
     "NetSetMtu",
     "Number",
     "Observed",
+    "ObservedNegotiation",
     "Observer",
-    "Onlooker",
     "Packet",
     "Permission",
     "PostcopyAdvise",
@@ -197,6 +195,7 @@ __all__ = [
     "Reply",
     "Request",
     "Requester",
+    "Requirement",
     "ResetDevice",
     "ResetOwner",
     "Responder",

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
 
 from protocol.errors import LocalProtocolError
 from protocol.vhost_user.features import ProtocolFeature
+from protocol.vhost_user.negotiation import Requirement
 from protocol.vhost_user.payloads import EMPTY, VALUE, Payload
-from protocol.virtio.features import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -29,21 +29,6 @@ HEX: Final = {"base": 16}
 _SHOWN_BYTES = 32
 
 _RequestType = TypeVar("_RequestType", bound="Request")
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What must have been negotiated before a request may be sent; by default nothing.
-
-    `offered` says that it is enough if the back-end has offered it.
-    """
-
-    feature: Feature = Feature.NONE
-    protocol: ProtocolFeature = ProtocolFeature.NONE
-    offered: bool = False
-
-    def __str__(self) -> str:
-        return " and ".join(str(bits) for bits in (self.feature, self.protocol) if bits) or "nothing"
 
 
 @dataclass(repr=False)
@@ -175,7 +160,7 @@ class Request(Message):
     """What one side asks of the other."""
 
     number: ClassVar[IntEnum]
-    gate: ClassVar[Gate] = Gate()
+    requirement: ClassVar[Requirement] = Requirement()
     reply: ClassVar[type[Reply]] = Ack
     always_replied: ClassVar[bool] = False
     """False: only where REPLY_ACK is on and the request asks for it."""
@@ -197,6 +182,18 @@ class Request(Message):
     def is_always_replied(cls) -> bool:
         """Return True where the sender waits for a reply whether it asks for one or not."""
         return cls.always_replied or cls.reply is not Ack
+
+    def is_replied(self, negotiation: Negotiation) -> bool:
+        """Return whether this request is answered in the present state of the negotiation."""
+        if negotiation.postcopy and self.postcopy_reply is not None:
+            return 0 not in self.allowed_fds()  # one that maps nothing acknowledges such a reply
+        if self.is_always_replied():
+            return True
+        return self.need_reply and ProtocolFeature.REPLY_ACK in negotiation.protocol_features
+
+    def reply_type(self, negotiation: Negotiation) -> type[Reply]:
+        """Return the class of the reply to this request in the present state of the negotiation."""
+        return (self.postcopy_reply if negotiation.postcopy else None) or self.reply
 
     def is_answered_by(self, reply: Reply) -> bool:
         """Return whether `reply`, of the right class, is one to this very request."""

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from protocol.vhost_user.features import ProtocolFeature
 from protocol.virtio.features import Feature
-
-if TYPE_CHECKING:
-    from protocol.vhost_user.message import Gate, Reply, Request
 
 _INBAND_NEEDS = ProtocolFeature.BACKEND_REQ | ProtocolFeature.REPLY_ACK
 
@@ -25,6 +21,19 @@ ALWAYS_ACCEPTED = (
 QEMU's rng and i2c (7.2) pass on what the driver accepted of QEMU's own offer, whatever the back-end
 offered. The driver relies on it, so a back-end has to do as they say. RING_RESET needs nothing of it.
 """
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Features that must have been negotiated before a request may be sent; by default none."""
+
+    feature: Feature = Feature.NONE
+    protocol: ProtocolFeature = ProtocolFeature.NONE
+    offered: bool = False
+    """True where the back-end's offer is enough."""
+
+    def __str__(self) -> str:
+        return " and ".join(str(bits) for bits in (self.feature, self.protocol) if bits) or "nothing"
 
 
 class UnusableError(ValueError):
@@ -47,10 +56,12 @@ class Negotiation:
         """True where memory regions have the fields of XEN_MMAP."""
         return ProtocolFeature.XEN_MMAP in self.protocol_features
 
-    def missing(self, gate: Gate) -> str:
-        """Return what of `gate` was not negotiated (or offered, if that is enough), empty for nothing."""
-        features = gate.feature.without(self.offered if gate.offered else self.features)
-        protocol = gate.protocol.without(self.offered_protocol if gate.offered else self.protocol_features)
+    def missing(self, requirement: Requirement) -> str:
+        """Return the features of `requirement` that were not negotiated, as text; "" if all were."""
+        features, protocol = self.features, self.protocol_features
+        if requirement.offered:
+            features, protocol = self.offered, self.offered_protocol
+        features, protocol = requirement.feature.without(features), requirement.protocol.without(protocol)
         return " and ".join(str(bits) for bits in (features, protocol) if bits)
 
     def set_features(self, features: Feature) -> None:
@@ -71,28 +82,16 @@ class Negotiation:
             raise UnusableError(f"INBAND_NOTIFICATIONS was turned on without {lacking}")
         self.protocol_features = features
 
-    def reply_type(self, request: Request) -> type[Reply]:
-        """Return the class of what answers `request` now."""
-        return (request.postcopy_reply if self.postcopy else None) or request.reply
 
-    def is_replied(self, request: Request) -> bool:
-        """Return whether `request` is answered now."""
-        if self.postcopy and request.postcopy_reply is not None:
-            return 0 not in request.allowed_fds()  # one that maps nothing acknowledges such a reply
-        if request.is_always_replied():
-            return True
-        return request.need_reply and ProtocolFeature.REPLY_ACK in self.protocol_features
-
-
-class Onlooker(Negotiation):
-    """What somebody knows who sees both sides talk, and can refuse nothing."""
+class ObservedNegotiation(Negotiation):
+    """The negotiation of two others, by an observer that can refuse nothing."""
 
     def set_features(self, features: Feature) -> None:
-        """Note what was turned on. Raises as a negotiation does, but notes it all the same."""
+        """Record what was turned on. Raises as Negotiation does, but records it all the same."""
         self.features = features
         super().set_features(features)
 
     def set_protocol_features(self, features: ProtocolFeature) -> None:
-        """Note what was turned on. Raises as a negotiation does, but notes it all the same."""
+        """Record what was turned on. Raises as Negotiation does, but records it all the same."""
         self.protocol_features = features
         super().set_protocol_features(features)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from protocol.vhost_user.framing import Frame
     from protocol.vhost_user.message import Message, Reply, Request
-    from protocol.vhost_user.negotiation import Onlooker
+    from protocol.vhost_user.negotiation import ObservedNegotiation
 
 
 @dataclass
@@ -38,27 +38,27 @@ class Observed:
 class Observer:
     """Follows one socket: requests of one side, replies of the other.
 
-    The two sockets of a connection have an observer each, with the same `onlooker`. Frames keep
+    The two sockets of a connection have an observer each, with the same `negotiation`. Frames keep
     their descriptors, to be passed on.
     """
 
-    def __init__(self, table: Mapping[int, type[Request]], onlooker: Onlooker) -> None:
+    def __init__(self, table: Mapping[int, type[Request]], negotiation: ObservedNegotiation) -> None:
         self._table = table
-        self._onlooker = onlooker
+        self._negotiation = negotiation
         self._waiting: deque[tuple[Request, type[Reply]]] = deque()
 
     def request(self, frame: Frame) -> Observed:
         """Decode what came from the side that makes requests."""
         try:
-            request = decode_request(frame, self._table, self._onlooker.xen)
+            request = decode_request(frame, self._table, self._negotiation.xen)
         except ValueError as error:
             return Observed(_undecoded(frame, self._table), str(error))
         problems = [
-            _problem(partial(check_request, request, self._onlooker)),
-            _problem(partial(request.negotiate, self._onlooker)),
+            _problem(partial(check_request, request, self._negotiation)),
+            _problem(partial(request.negotiate, self._negotiation)),
         ]
-        if self._onlooker.is_replied(request):
-            self._waiting.append((request, self._onlooker.reply_type(request)))
+        if request.is_replied(self._negotiation):
+            self._waiting.append((request, request.reply_type(self._negotiation)))
         return Observed(_text(request, frame), _joined(problems), request)
 
     def reply(self, frame: Frame) -> Observed:
@@ -68,10 +68,10 @@ class Observer:
             return Observed(text, "no such reply is due")
         request, kind = self._next(frame.number)
         try:
-            reply = decode_reply(frame, request, kind, self._onlooker.xen)
+            reply = decode_reply(frame, request, kind, self._negotiation.xen)
         except ValueError as error:
             return Observed(text, str(error), request=request)
-        reply.negotiate(self._onlooker)
+        reply.negotiate(self._negotiation)
         problems = [_problem(partial(check_fds, reply))]
         if frame.flags != REPLY_FLAGS:
             problems.append(f"its flags are {frame.flags:#x}, not {REPLY_FLAGS:#x}")

@@ -61,8 +61,8 @@ class Requester:
         payload, fds = message.encode(self._negotiation.xen), tuple(fd.fileno() for fd in message.fds)
         message.need_reply = need_reply
         self._note(message)
-        if self._negotiation.is_replied(message):
-            self._waiting.append((message, self._negotiation.reply_type(message)))
+        if message.is_replied(self._negotiation):
+            self._waiting.append((message, message.reply_type(self._negotiation)))
         flags = VERSION | (NEED_REPLY if need_reply else 0)
         return Packet(pack(message.number, flags, payload), fds)
 

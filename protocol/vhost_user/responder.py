@@ -121,9 +121,9 @@ class Responder:
             if isinstance(error, UnusableError):
                 raise RemoteProtocolError(str(error)) from None
             return self._refuse(frame, str(error))
-        if self._negotiation.is_replied(request):
+        if request.is_replied(self._negotiation):
             request.reply_owed = True
-            self._owed.append((request, self._negotiation.reply_type(request)))
+            self._owed.append((request, request.reply_type(self._negotiation)))
         return request
 
     def _refuse(self, frame: Frame, reason: str) -> Refused:

@@ -43,7 +43,7 @@ def decode_request(frame: Frame, table: Mapping[int, type[Request]], xen: bool =
 
 def check_request(request: Request, negotiation: Negotiation) -> None:
     """Raise RefusedError if `request` may not be sent now, or not with these descriptors."""
-    if missing := negotiation.missing(request.gate):
+    if missing := negotiation.missing(request.requirement):
         raise RefusedError(f"it needs {missing}, which was not negotiated")
     check_fds(request)
     if request.fds and isinstance(request, BackendMessage):

@@ -59,7 +59,7 @@ def frontend_messages() -> Iterable[Row]:
     """Return number, name, needs, answer and verdict of each."""
     for number, kind in sorted(FRONTEND_REQUESTS.items()):
         assert kind in HANDLERS
-        here = "device" if kind is GpuSetSocket else verdict(kind.gate.protocol)
+        here = "device" if kind is GpuSetSocket else verdict(kind.requirement.protocol)
         yield str(number), f"`{kind.number.name}`", needs(kind), answer(kind), here
 
 
@@ -71,8 +71,13 @@ def backend_messages() -> Iterable[Row]:
 
 def needs(kind: type[FrontendMessage | BackendMessage]) -> str:
     """Return what has to be negotiated before it is sent."""
-    bits = [name for bits in (kind.gate.feature, kind.gate.protocol) if bits for name in str(bits).split("|")]
-    return ", ".join(bits) + (" offered" if kind.gate.offered else "")
+    bits = [
+        name
+        for bits in (kind.requirement.feature, kind.requirement.protocol)
+        if bits
+        for name in str(bits).split("|")
+    ]
+    return ", ".join(bits) + (" offered" if kind.requirement.offered else "")
 
 
 def answer(kind: type[FrontendMessage | BackendMessage]) -> str:

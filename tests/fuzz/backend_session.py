@@ -58,7 +58,7 @@ def answer(session: BackendSession, *, good: bool) -> None:
     if not good or not isinstance(request, Request):
         session.acknowledge(request, ok=False)
         return
-    reply = answer_to(request, session.negotiation.reply_type(request))
+    reply = answer_to(request, request.reply_type(session.negotiation))
     fds = new_fds(min(reply.allowed_fds()))
     session.reply(request, reply, [fd.fileno() for fd in fds])
     for fd in fds:

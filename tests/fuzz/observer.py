@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocol.errors import RemoteProtocolError
-from protocol.vhost_user import BACKEND_REQUESTS, FRONTEND_REQUESTS, Framer, Observer, Onlooker
+from protocol.vhost_user import BACKEND_REQUESTS, FRONTEND_REQUESTS, Framer, ObservedNegotiation, Observer
 from tests.fuzz.deliveries import deliveries, message, new_fds
 from tests.fuzz.harness import DefectError
 from tests.fuzz.samples import BACKEND, FRONTEND, answer_to
@@ -25,8 +25,8 @@ REPLY, CHANNEL = 1, 2
 
 def one_input(data: bytes) -> None:
     """Fail unless every message is told of in one line, and keeps its bytes and descriptors."""
-    onlooker = Onlooker()
-    observers = (Observer(FRONTEND_REQUESTS, onlooker), Observer(BACKEND_REQUESTS, onlooker))
+    negotiation = ObservedNegotiation()
+    observers = (Observer(FRONTEND_REQUESTS, negotiation), Observer(BACKEND_REQUESTS, negotiation))
     for delivery in deliveries(data):
         observer = observers[bool(delivery.kind & CHANNEL)]
         fds = new_fds(delivery.fds)

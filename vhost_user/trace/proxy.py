@@ -21,8 +21,8 @@ from protocol.vhost_user import (
     BACKEND_REQUESTS,
     FRONTEND_REQUESTS,
     FrontendRequest,
+    ObservedNegotiation,
     Observer,
-    Onlooker,
 )
 from vhost_user.trace.relay import Relay
 
@@ -171,12 +171,12 @@ class _Connection:
 
     def __init__(self, teller: _Teller) -> None:
         self._teller = teller
-        self._onlooker = Onlooker()
+        self._negotiation = ObservedNegotiation()
         self._nursery: trio.Nursery | None = None
 
     async def run(self, frontend: FdStream, backend: FdStream) -> None:
         """Pass on what they say, until one of them leaves."""
-        socket = _Socket(self._teller, Side.FRONTEND, FRONTEND_REQUESTS, self._onlooker, self._intercept)
+        socket = _Socket(self._teller, Side.FRONTEND, FRONTEND_REQUESTS, self._negotiation, self._intercept)
         async with trio.open_nursery() as self._nursery:
             await Relay(frontend, backend, socket).run()
             self._nursery.cancel_scope.cancel()
@@ -195,7 +195,7 @@ class _Connection:
         self._nursery.start_soon(self._run_channel, backend, frontend)
 
     async def _run_channel(self, backend: FdStream, frontend: FdStream) -> None:
-        socket = _Socket(self._teller, Side.BACKEND, BACKEND_REQUESTS, self._onlooker)
+        socket = _Socket(self._teller, Side.BACKEND, BACKEND_REQUESTS, self._negotiation)
         with backend, frontend:
             await Relay(backend, frontend, socket).run()
 
@@ -225,12 +225,12 @@ class _Socket:
         teller: _Teller,
         requester: Side,
         table: Mapping[int, type[Request]],
-        onlooker: Onlooker,
+        negotiation: ObservedNegotiation,
         intercept: Callable[[Frame], None] = lambda _: None,
     ) -> None:
         self._teller = teller
         self._requester = requester
-        self._observer = Observer(table, onlooker)
+        self._observer = Observer(table, negotiation)
         self._intercept = intercept
         self._asked: deque[tuple[object, float]] = deque(maxlen=REMEMBERED_REQUESTS)
 

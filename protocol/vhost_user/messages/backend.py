@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 
 from protocol.vhost_user import payloads, replies
 from protocol.vhost_user.features import ProtocolFeature
-from protocol.vhost_user.message import HEX, BackendMessage, Gate, by_number
+from protocol.vhost_user.message import HEX, BackendMessage, by_number
+from protocol.vhost_user.negotiation import Requirement
 from protocol.vhost_user.numbers import BackendRequest
 from protocol.vhost_user.values import IotlbType, MapFlag, Permission
 from protocol.virtio.features import Feature
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-def _gate(bits: ProtocolFeature = ProtocolFeature.NONE, feature: Feature = Feature.NONE) -> Gate:
-    return Gate(feature, bits | ProtocolFeature.BACKEND_REQ)
+def _requirement(
+    bits: ProtocolFeature = ProtocolFeature.NONE, feature: Feature = Feature.NONE
+) -> Requirement:
+    return Requirement(feature, bits | ProtocolFeature.BACKEND_REQ)
 
 
 @dataclass(repr=False)
@@ -46,7 +49,7 @@ class BackendIotlbMsg(BackendMessage):
 
     number = BackendRequest.IOTLB_MSG
     payload = payloads.IOTLB
-    gate = _gate(feature=Feature.ACCESS_PLATFORM)
+    requirement = _requirement(feature=Feature.ACCESS_PLATFORM)
     iova: int = field(metadata=HEX)
     size: int = field(metadata=HEX)
     user_address: int = field(metadata=HEX)
@@ -58,7 +61,7 @@ class ConfigChange(BackendMessage):
     """Report that the configuration space has changed."""
 
     number = BackendRequest.CONFIG_CHANGE_MSG
-    gate = _gate(ProtocolFeature.CONFIG)
+    requirement = _requirement(ProtocolFeature.CONFIG)
 
 
 @dataclass(repr=False)
@@ -71,7 +74,7 @@ class VringHostNotifier(BackendMessage):
     number = BackendRequest.VRING_HOST_NOTIFIER_MSG
     payload = payloads.VRING_AREA
     fd_counts = (0, 1)
-    gate = _gate(ProtocolFeature.HOST_NOTIFIER)
+    requirement = _requirement(ProtocolFeature.HOST_NOTIFIER)
     index: int
     no_fd: bool
     size: int = field(metadata=HEX)
@@ -85,7 +88,7 @@ class VringHostNotifier(BackendMessage):
 @dataclass(repr=False)
 class _VringOnly(BackendMessage):
     payload = payloads.VRING_ONLY
-    gate = _gate(ProtocolFeature.INBAND_NOTIFICATIONS | ProtocolFeature.REPLY_ACK)
+    requirement = _requirement(ProtocolFeature.INBAND_NOTIFICATIONS | ProtocolFeature.REPLY_ACK)
     index: int
 
 
@@ -104,7 +107,7 @@ class VringErr(_VringOnly):
 @dataclass(repr=False)
 class _SharedObject(BackendMessage):
     payload = payloads.SHARED_OBJECT
-    gate = _gate(ProtocolFeature.SHARED_OBJECT)
+    requirement = _requirement(ProtocolFeature.SHARED_OBJECT)
     uuid: UUID
 
 
@@ -130,7 +133,7 @@ class SharedObjectLookup(_SharedObject):
 @dataclass(repr=False)
 class _Mapping(BackendMessage):
     payload = payloads.MAPPING
-    gate = _gate(ProtocolFeature.SHMEM)
+    requirement = _requirement(ProtocolFeature.SHMEM)
     shmid: int
     fd_offset: int = field(metadata=HEX)
     shm_offset: int = field(metadata=HEX)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from protocol.vhost_user import payloads, replies
 from protocol.vhost_user.features import ProtocolFeature
-from protocol.vhost_user.message import FrontendMessage, Gate
+from protocol.vhost_user.message import FrontendMessage
+from protocol.vhost_user.negotiation import Requirement
 from protocol.vhost_user.numbers import FrontendRequest
 
 
@@ -16,7 +17,7 @@ class SendRarp(FrontendMessage):
 
     number = FrontendRequest.SEND_RARP
     payload = payloads.MAC
-    gate = Gate(protocol=ProtocolFeature.RARP, offered=True)
+    requirement = Requirement(protocol=ProtocolFeature.RARP, offered=True)
     mac: bytes
 
 
@@ -26,7 +27,7 @@ class NetSetMtu(FrontendMessage):
 
     number = FrontendRequest.NET_SET_MTU
     payload = payloads.MTU
-    gate = Gate(protocol=ProtocolFeature.MTU, offered=True)
+    requirement = Requirement(protocol=ProtocolFeature.MTU, offered=True)
     mtu: int
 
 
@@ -36,7 +37,7 @@ class CreateCryptoSession(FrontendMessage):
 
     number = FrontendRequest.CREATE_CRYPTO_SESSION
     payload = payloads.RAW
-    gate = Gate(protocol=ProtocolFeature.CRYPTO_SESSION)
+    requirement = Requirement(protocol=ProtocolFeature.CRYPTO_SESSION)
     reply = replies.CryptoSession
     data: bytes
 
@@ -47,7 +48,7 @@ class CloseCryptoSession(FrontendMessage):
 
     number = FrontendRequest.CLOSE_CRYPTO_SESSION
     payload = payloads.SESSION
-    gate = Gate(protocol=ProtocolFeature.CRYPTO_SESSION)
+    requirement = Requirement(protocol=ProtocolFeature.CRYPTO_SESSION)
     session: int
 
 

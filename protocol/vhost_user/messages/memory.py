@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from protocol.vhost_user import payloads, replies
 from protocol.vhost_user.features import ProtocolFeature
-from protocol.vhost_user.message import HEX, FrontendMessage, Gate
+from protocol.vhost_user.message import HEX, FrontendMessage
+from protocol.vhost_user.negotiation import Requirement
 from protocol.vhost_user.numbers import FrontendRequest
 from protocol.virtio.features import Feature
 
@@ -43,7 +44,7 @@ class GetMaxMemSlots(FrontendMessage):
     """Ask how many regions the back-end can have."""
 
     number = FrontendRequest.GET_MAX_MEM_SLOTS
-    gate = Gate(protocol=ProtocolFeature.CONFIGURE_MEM_SLOTS)
+    requirement = Requirement(protocol=ProtocolFeature.CONFIGURE_MEM_SLOTS)
     reply = replies.Number
 
 
@@ -54,7 +55,7 @@ class AddMemReg(FrontendMessage):
     number = FrontendRequest.ADD_MEM_REG
     payload = payloads.SINGLE_REGION
     fd_counts = (1,)
-    gate = Gate(protocol=ProtocolFeature.CONFIGURE_MEM_SLOTS)
+    requirement = Requirement(protocol=ProtocolFeature.CONFIGURE_MEM_SLOTS)
     postcopy_reply = replies.MappedRegion
     region: MemoryRegion
 
@@ -68,7 +69,7 @@ class RemMemReg(FrontendMessage):
 
     number = FrontendRequest.REM_MEM_REG
     payload = payloads.SINGLE_REGION
-    gate = Gate(protocol=ProtocolFeature.CONFIGURE_MEM_SLOTS)
+    requirement = Requirement(protocol=ProtocolFeature.CONFIGURE_MEM_SLOTS)
     discarded_fds = 1
     region: MemoryRegion
 
@@ -79,7 +80,7 @@ class IotlbMsg(FrontendMessage):
 
     number = FrontendRequest.IOTLB_MSG
     payload = payloads.IOTLB
-    gate = Gate(Feature.ACCESS_PLATFORM)
+    requirement = Requirement(Feature.ACCESS_PLATFORM)
     always_replied = True
     iova: int = field(metadata=HEX)
     size: int = field(metadata=HEX)
@@ -92,7 +93,7 @@ class GetShmemConfig(FrontendMessage):
     """Ask for the sizes of the device's shared memory regions."""
 
     number = FrontendRequest.GET_SHMEM_CONFIG
-    gate = Gate(protocol=ProtocolFeature.SHMEM)
+    requirement = Requirement(protocol=ProtocolFeature.SHMEM)
     reply = replies.SharedMemory
 
 
@@ -102,6 +103,6 @@ class GetSharedObject(FrontendMessage):
 
     number = FrontendRequest.GET_SHARED_OBJECT
     payload = payloads.SHARED_OBJECT
-    gate = Gate(protocol=ProtocolFeature.SHARED_OBJECT)
+    requirement = Requirement(protocol=ProtocolFeature.SHARED_OBJECT)
     reply = replies.SharedObject
     uuid: UUID

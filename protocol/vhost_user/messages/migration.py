@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from protocol.vhost_user import payloads, replies
 from protocol.vhost_user.features import ProtocolFeature
-from protocol.vhost_user.message import HEX, FrontendMessage, Gate
+from protocol.vhost_user.message import HEX, FrontendMessage
+from protocol.vhost_user.negotiation import Requirement
 from protocol.vhost_user.numbers import FrontendRequest
 from protocol.vhost_user.values import (
     MigrationPhase,
@@ -25,7 +26,7 @@ class SetLogBase(FrontendMessage):
     number = FrontendRequest.SET_LOG_BASE
     payload = payloads.LOG
     fd_counts = (1,)
-    gate = Gate(protocol=ProtocolFeature.LOG_SHMFD)
+    requirement = Requirement(protocol=ProtocolFeature.LOG_SHMFD)
     always_replied = True
     size: int = field(metadata=HEX)
     offset: int = field(metadata=HEX)
@@ -44,7 +45,7 @@ class GetInflightFd(FrontendMessage):
 
     number = FrontendRequest.GET_INFLIGHT_FD
     payload = payloads.INFLIGHT
-    gate = Gate(protocol=ProtocolFeature.INFLIGHT_SHMFD)
+    requirement = Requirement(protocol=ProtocolFeature.INFLIGHT_SHMFD)
     reply = replies.Inflight
     mmap_size: int = field(metadata=HEX)
     mmap_offset: int = field(metadata=HEX)
@@ -59,7 +60,7 @@ class SetInflightFd(FrontendMessage):
     number = FrontendRequest.SET_INFLIGHT_FD
     payload = payloads.INFLIGHT
     fd_counts = (1,)
-    gate = Gate(protocol=ProtocolFeature.INFLIGHT_SHMFD)
+    requirement = Requirement(protocol=ProtocolFeature.INFLIGHT_SHMFD)
     mmap_size: int = field(metadata=HEX)
     mmap_offset: int = field(metadata=HEX)
     num_queues: int
@@ -73,7 +74,7 @@ class SetDeviceStateFd(FrontendMessage):
     number = FrontendRequest.SET_DEVICE_STATE_FD
     payload = payloads.TRANSFER
     fd_counts = (1,)
-    gate = Gate(protocol=ProtocolFeature.DEVICE_STATE)
+    requirement = Requirement(protocol=ProtocolFeature.DEVICE_STATE)
     reply = replies.TransferChannel
     direction: TransferDirection
     phase: MigrationPhase = MigrationPhase.STOPPED
@@ -83,7 +84,7 @@ class CheckDeviceState(FrontendMessage):
     """Ask, after the transfer, whether the device's state was saved or loaded as a whole."""
 
     number = FrontendRequest.CHECK_DEVICE_STATE
-    gate = Gate(protocol=ProtocolFeature.DEVICE_STATE)
+    requirement = Requirement(protocol=ProtocolFeature.DEVICE_STATE)
     always_replied = True
 
 
@@ -91,7 +92,7 @@ class PostcopyAdvise(FrontendMessage):
     """Ask for a userfaultfd: a postcopy migration may come."""
 
     number = FrontendRequest.POSTCOPY_ADVISE
-    gate = Gate(protocol=ProtocolFeature.PAGEFAULT)
+    requirement = Requirement(protocol=ProtocolFeature.PAGEFAULT)
     reply = replies.UserFault
 
 
@@ -99,7 +100,7 @@ class PostcopyListen(FrontendMessage):
     """Postcopy begins: memory has to be registered with the userfaultfd."""
 
     number = FrontendRequest.POSTCOPY_LISTEN
-    gate = Gate(protocol=ProtocolFeature.PAGEFAULT)
+    requirement = Requirement(protocol=ProtocolFeature.PAGEFAULT)
 
     def negotiate(self, negotiation: Negotiation) -> None:
         """From now on, memory tables are answered with addresses."""
@@ -110,7 +111,7 @@ class PostcopyEnd(FrontendMessage):
     """Postcopy is over: close the userfaultfd."""
 
     number = FrontendRequest.POSTCOPY_END
-    gate = Gate(protocol=ProtocolFeature.PAGEFAULT)
+    requirement = Requirement(protocol=ProtocolFeature.PAGEFAULT)
     always_replied = True
 
     def negotiate(self, negotiation: Negotiation) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from protocol.vhost_user import payloads, replies
 from protocol.vhost_user.features import ProtocolFeature
-from protocol.vhost_user.message import FrontendMessage, Gate, Reply
+from protocol.vhost_user.message import FrontendMessage, Reply
+from protocol.vhost_user.negotiation import Requirement
 from protocol.vhost_user.numbers import FrontendRequest
 from protocol.vhost_user.values import (
     ConfigFlag,
@@ -43,7 +44,7 @@ class GetProtocolFeatures(FrontendMessage):
     """Ask for the protocol features that the back-end offers."""
 
     number = FrontendRequest.GET_PROTOCOL_FEATURES
-    gate = Gate(Feature.PROTOCOL_FEATURES, offered=True)
+    requirement = Requirement(Feature.PROTOCOL_FEATURES, offered=True)
     reply = replies.ProtocolFeatures
 
 
@@ -53,7 +54,7 @@ class SetProtocolFeatures(FrontendMessage):
 
     number = FrontendRequest.SET_PROTOCOL_FEATURES
     payload = payloads.PROTOCOL_FEATURES
-    gate = Gate(Feature.PROTOCOL_FEATURES, offered=True)
+    requirement = Requirement(Feature.PROTOCOL_FEATURES, offered=True)
     features: ProtocolFeature
 
     def negotiate(self, negotiation: Negotiation) -> None:
@@ -77,7 +78,7 @@ class ResetDevice(FrontendMessage):
     """Disable all rings and reset the device's state; what was negotiated stays."""
 
     number = FrontendRequest.RESET_DEVICE
-    gate = Gate(protocol=ProtocolFeature.RESET_DEVICE)
+    requirement = Requirement(protocol=ProtocolFeature.RESET_DEVICE)
 
 
 @dataclass(repr=False)
@@ -86,7 +87,7 @@ class SetStatus(FrontendMessage):
 
     number = FrontendRequest.SET_STATUS
     payload = payloads.STATUS
-    gate = Gate(protocol=ProtocolFeature.STATUS)
+    requirement = Requirement(protocol=ProtocolFeature.STATUS)
     status: DeviceStatus
 
 
@@ -94,7 +95,7 @@ class GetStatus(FrontendMessage):
     """Ask for the device status."""
 
     number = FrontendRequest.GET_STATUS
-    gate = Gate(protocol=ProtocolFeature.STATUS)
+    requirement = Requirement(protocol=ProtocolFeature.STATUS)
     reply = replies.Status
 
 
@@ -102,7 +103,7 @@ class GetQueueNum(FrontendMessage):
     """Ask how many queues the back-end supports."""
 
     number = FrontendRequest.GET_QUEUE_NUM
-    gate = Gate(protocol=ProtocolFeature.MQ, offered=True)
+    requirement = Requirement(protocol=ProtocolFeature.MQ, offered=True)
     reply = replies.Number
 
 
@@ -111,7 +112,7 @@ class SetBackendReqFd(FrontendMessage):
 
     number = FrontendRequest.SET_BACKEND_REQ_FD
     fd_counts = (1,)
-    gate = Gate(protocol=ProtocolFeature.BACKEND_REQ, offered=True)
+    requirement = Requirement(protocol=ProtocolFeature.BACKEND_REQ, offered=True)
 
 
 @dataclass(repr=False)
@@ -120,7 +121,7 @@ class GetConfig(FrontendMessage):
 
     number = FrontendRequest.GET_CONFIG
     payload = payloads.CONFIG_QUERY
-    gate = Gate(protocol=ProtocolFeature.CONFIG)
+    requirement = Requirement(protocol=ProtocolFeature.CONFIG)
     reply = replies.Config
     offset: int
     size: int
@@ -140,7 +141,7 @@ class SetConfig(FrontendMessage):
 
     number = FrontendRequest.SET_CONFIG
     payload = payloads.CONFIG
-    gate = Gate(protocol=ProtocolFeature.CONFIG)
+    requirement = Requirement(protocol=ProtocolFeature.CONFIG)
     offset: int
     data: bytes
     flags: ConfigFlag = ConfigFlag.DRIVER

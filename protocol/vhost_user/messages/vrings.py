@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from protocol.vhost_user import payloads, replies
 from protocol.vhost_user.features import ProtocolFeature
-from protocol.vhost_user.message import HEX, FrontendMessage, Gate, Reply
+from protocol.vhost_user.message import HEX, FrontendMessage, Reply
+from protocol.vhost_user.negotiation import Requirement
 from protocol.vhost_user.numbers import FrontendRequest
 from protocol.virtio.features import Feature
 
@@ -85,7 +86,7 @@ class GetVringBaseSkipDrain(GetVringBase):
     """Stop a ring at once, with what is under way kept as in-flight, and ask where it stopped."""
 
     number = FrontendRequest.GET_VRING_BASE_SKIP_DRAIN
-    gate = Gate(
+    requirement = Requirement(
         protocol=ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
         | ProtocolFeature.GET_VRING_BASE_INFLIGHT
         | ProtocolFeature.INFLIGHT_SHMFD
@@ -116,7 +117,7 @@ class SetVringEnable(FrontendMessage):
 
     number = FrontendRequest.SET_VRING_ENABLE
     payload = payloads.VRING_ENABLE
-    gate = Gate(Feature.PROTOCOL_FEATURES, offered=True)
+    requirement = Requirement(Feature.PROTOCOL_FEATURES, offered=True)
     index: int
     enable: bool
 
@@ -127,7 +128,7 @@ class SetVringEndian(FrontendMessage):
 
     number = FrontendRequest.SET_VRING_ENDIAN
     payload = payloads.VRING_ENDIAN
-    gate = Gate(protocol=ProtocolFeature.CROSS_ENDIAN)
+    requirement = Requirement(protocol=ProtocolFeature.CROSS_ENDIAN)
     index: int
     big: bool
 
@@ -138,7 +139,7 @@ class VringKick(FrontendMessage):
 
     number = FrontendRequest.VRING_KICK
     payload = payloads.VRING_ONLY
-    gate = Gate(
+    requirement = Requirement(
         protocol=ProtocolFeature.INBAND_NOTIFICATIONS
         | ProtocolFeature.BACKEND_REQ
         | ProtocolFeature.REPLY_ACK

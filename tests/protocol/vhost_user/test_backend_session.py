@@ -55,7 +55,7 @@ from tests.protocol.vhost_user.wire import (
 )
 
 KINDS = list(FRONTEND_REQUESTS.values())
-GATED = [kind for kind in KINDS if kind.gate.feature or kind.gate.protocol]
+CONDITIONAL = [kind for kind in KINDS if kind.requirement.feature or kind.requirement.protocol]
 ACK_OK = bytes(8)
 ACK_FAILED = (1).to_bytes(8, "little")
 
@@ -91,28 +91,28 @@ def same_files(one: tuple[os.PathLike[str] | object, ...], other: tuple[object, 
     )
 
 
-@pytest.mark.parametrize("kind", GATED, ids=by_name)
+@pytest.mark.parametrize("kind", CONDITIONAL, ids=by_name)
 @fewer_examples
 @given(st.data())
 def test_request_is_refused_where_its_gate_was_not_negotiated(
     kind: type[FrontendMessage], data: st.DataObject
 ) -> None:
-    gate = kind.gate
-    closed = agreed(ALL_FEATURES.without(gate.feature), ALL_PROTOCOL.without(gate.protocol))
+    requirement = kind.requirement
+    closed = agreed(ALL_FEATURES.without(requirement.feature), ALL_PROTOCOL.without(requirement.protocol))
     request = draw(kind, data)
     with closing(request):
         event = refused(deliver(backend(closed), frontend().request(request)))
         assert event.label == kind.number.name
-        assert str(gate) in event.reason
+        assert str(requirement) in event.reason
         with pytest.raises(LocalProtocolError, match="was not negotiated"):
             frontend(closed).request(request)
 
 
-@pytest.mark.parametrize("kind", GATED, ids=by_name)
+@pytest.mark.parametrize("kind", CONDITIONAL, ids=by_name)
 @fewer_examples
 @given(st.data())
 def test_each_bit_of_a_gate_counts(kind: type[FrontendMessage], data: st.DataObject) -> None:
-    bit = data.draw(st.sampled_from([*kind.gate.feature, *kind.gate.protocol]))
+    bit = data.draw(st.sampled_from([*kind.requirement.feature, *kind.requirement.protocol]))
     closed = agreed(
         ALL_FEATURES.without(bit if isinstance(bit, Feature) else 0),
         ALL_PROTOCOL.without(bit if isinstance(bit, ProtocolFeature) else 0),
@@ -123,7 +123,7 @@ def test_each_bit_of_a_gate_counts(kind: type[FrontendMessage], data: st.DataObj
         assert event.reason == f"it needs {bit}, which was not negotiated"
 
 
-@pytest.mark.parametrize("kind", [kind for kind in GATED if not kind.gate.offered], ids=by_name)
+@pytest.mark.parametrize("kind", [kind for kind in CONDITIONAL if not kind.requirement.offered], ids=by_name)
 @fewer_examples
 @given(st.data())
 def test_offer_alone_does_not_open_a_gate(kind: type[FrontendMessage], data: st.DataObject) -> None:
@@ -132,7 +132,7 @@ def test_offer_alone_does_not_open_a_gate(kind: type[FrontendMessage], data: st.
         refused(deliver(BackendSession(ALL_FEATURES, ALL_PROTOCOL), frontend().request(request)))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in GATED if kind.gate.offered], ids=by_name)
+@pytest.mark.parametrize("kind", [kind for kind in CONDITIONAL if kind.requirement.offered], ids=by_name)
 @fewer_examples
 @given(st.data())
 def test_offer_is_enough_for_some(kind: type[FrontendMessage], data: st.DataObject) -> None:

@@ -72,7 +72,7 @@ def test_request_and_acknowledgement_cross_the_wire(kind: type[BackendMessage], 
 @fewer_examples
 @given(st.data())
 def test_each_bit_of_a_gate_counts(kind: type[BackendMessage], data: st.DataObject) -> None:
-    bit = data.draw(st.sampled_from([*kind.gate.feature, *kind.gate.protocol]))
+    bit = data.draw(st.sampled_from([*kind.requirement.feature, *kind.requirement.protocol]))
     closed = agreed(
         ALL_FEATURES.without(bit if isinstance(bit, Feature) else 0),
         ALL_PROTOCOL.without(bit if isinstance(bit, ProtocolFeature) else 0),

@@ -58,7 +58,7 @@ class Conversation(RuleBasedStateMachine):
         protocol = ALL_PROTOCOL if ack else ALL_PROTOCOL.without(ProtocolFeature.REPLY_ACK)
         self.requester, self.responder, table = self.sessions(agreed(ALL_FEATURES, protocol))
         kinds = [kind for kind in table.values() if by_name(kind) not in CHANGING]
-        self.kinds = [kind for kind in kinds if not kind.gate.protocol.without(protocol)]
+        self.kinds = [kind for kind in kinds if not kind.requirement.protocol.without(protocol)]
         self.asked: deque[tuple[bytes, list[OwnedFd]]] = deque()
         """On its way to the responder."""
         self.answered: deque[tuple[bytes, list[OwnedFd]]] = deque()

@@ -171,8 +171,8 @@ REPLY_SIZES = {"U64": 8, "always": 8, "ack": 8, "VS": 8, "INFL": 24, "SHM": 2056
 
 
 def gate_bits(kind: type[Request]) -> set[str]:
-    feature = {f"feature {bit}" for bit in range(64) if kind.gate.feature >> bit & 1}
-    return feature | {str(bit) for bit in range(64) if kind.gate.protocol >> bit & 1}
+    feature = {f"feature {bit}" for bit in range(64) if kind.requirement.feature >> bit & 1}
+    return feature | {str(bit) for bit in range(64) if kind.requirement.protocol >> bit & 1}
 
 
 @pytest.mark.parametrize("name", FACTS)
@@ -250,15 +250,15 @@ def row(kind: type[Request]) -> list[str]:
         answer = "result" if kind.always_replied else "ack"
     if kind.postcopy_reply:
         answer += f" ({kind.postcopy_reply.__name__})"
-    feature = [f"feature {kind.gate.feature}"] if kind.gate.feature else []
-    protocol = [str(kind.gate.protocol)] if kind.gate.protocol else []
+    feature = [f"feature {kind.requirement.feature}"] if kind.requirement.feature else []
+    protocol = [str(kind.requirement.protocol)] if kind.requirement.protocol else []
     return [
         str(kind.number.value),
         kind.number.name,
         SIZES.get(kind.payload.name) or ", ".join(map(str, sorted(kind.payload.sizes))),
         "n" if kind is SetMemTable else ", ".join(map(str, sorted(kind.fd_counts))),
         answer,
-        (" and ".join(feature + protocol) or "-") + (", offered" if kind.gate.offered else ""),
+        (" and ".join(feature + protocol) or "-") + (", offered" if kind.requirement.offered else ""),
     ]
 
 

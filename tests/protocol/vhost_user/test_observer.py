@@ -16,8 +16,8 @@ from protocol.vhost_user import (
     FrontendMessage,
     GetConfig,
     MemoryRegion,
+    ObservedNegotiation,
     Observer,
-    Onlooker,
     ProtocolFeature,
     SetFeatures,
     SetMemTable,
@@ -42,9 +42,9 @@ from tests.protocol.vhost_user.wire import (
 REPLY_FLAGS = VERSION | REPLY
 
 
-def watching(onlooker: Onlooker | None = None) -> Observer:
+def watching(negotiation: ObservedNegotiation | None = None) -> Observer:
     """Return an observer of two sides that have negotiated everything."""
-    known = onlooker or Onlooker(ALL_FEATURES, ALL_PROTOCOL, ALL_FEATURES, ALL_PROTOCOL)
+    known = negotiation or ObservedNegotiation(ALL_FEATURES, ALL_PROTOCOL, ALL_FEATURES, ALL_PROTOCOL)
     return Observer(FRONTEND_REQUESTS, known)
 
 
@@ -80,23 +80,23 @@ def test_reply_is_described_with_its_request() -> None:
 
 
 def test_what_was_negotiated_is_followed() -> None:
-    onlooker = Onlooker()
-    observer = watching(onlooker)
+    negotiation = ObservedNegotiation()
+    observer = watching(negotiation)
     observer.request(Frame(1, VERSION, b""))
     observer.reply(Frame(1, REPLY_FLAGS, struct.pack("=Q", 1 << 30)))
     observer.request(Frame(15, VERSION, b""))
     observer.reply(Frame(15, REPLY_FLAGS, struct.pack("=Q", ProtocolFeature.REPLY_ACK)))
     accepted = observer.request(frame(SetProtocolFeatures(ProtocolFeature.REPLY_ACK)))
     assert str(accepted) == "SET_PROTOCOL_FEATURES features=REPLY_ACK"
-    assert onlooker.protocol_features == ProtocolFeature.REPLY_ACK
+    assert negotiation.protocol_features == ProtocolFeature.REPLY_ACK
     observer.request(frame(SetVringNum(0, 1), VERSION | NEED_REPLY))
     assert str(observer.reply(Frame(8, REPLY_FLAGS, bytes(8)))) == "reply to SET_VRING_NUM value=0"
 
 
 def test_both_sockets_share_what_was_negotiated() -> None:
-    onlooker = Onlooker(ALL_FEATURES, ALL_PROTOCOL, ALL_FEATURES, ALL_PROTOCOL)
-    watching(onlooker).request(frame(SetProtocolFeatures(ProtocolFeature.BACKEND_REQ)))
-    channel = Observer(BACKEND_REQUESTS, onlooker)
+    negotiation = ObservedNegotiation(ALL_FEATURES, ALL_PROTOCOL, ALL_FEATURES, ALL_PROTOCOL)
+    watching(negotiation).request(frame(SetProtocolFeatures(ProtocolFeature.BACKEND_REQ)))
+    channel = Observer(BACKEND_REQUESTS, negotiation)
     observed = channel.request(Frame(ConfigChange.number, VERSION, b""))
     assert str(observed) == "CONFIG_CHANGE_MSG (wrong: it needs CONFIG, which was not negotiated)"
 
@@ -139,10 +139,13 @@ def test_wrong_request_is_shown_with_what_is_wrong(seen: Frame, text: str) -> No
 
 def test_what_was_wrongly_turned_on_is_followed_all_the_same() -> None:
     """The two sides act on it, whatever an onlooker thinks."""
-    onlooker = Onlooker()
-    watching(onlooker).request(frame(SetProtocolFeatures(ProtocolFeature.CONFIG)))
-    watching(onlooker).request(frame(SetFeatures(Feature.VERSION_1)))
-    assert (onlooker.features, onlooker.protocol_features) == (Feature.VERSION_1, ProtocolFeature.CONFIG)
+    negotiation = ObservedNegotiation()
+    watching(negotiation).request(frame(SetProtocolFeatures(ProtocolFeature.CONFIG)))
+    watching(negotiation).request(frame(SetFeatures(Feature.VERSION_1)))
+    assert (negotiation.features, negotiation.protocol_features) == (
+        Feature.VERSION_1,
+        ProtocolFeature.CONFIG,
+    )
 
 
 @pytest.mark.parametrize(

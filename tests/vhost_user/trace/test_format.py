@@ -19,8 +19,8 @@ from protocol.vhost_user import (
     GetFeatures,
     GetSharedObject,
     MemoryRegion,
+    ObservedNegotiation,
     Observer,
-    Onlooker,
     ProtocolFeature,
     Request,
     SetFeatures,
@@ -35,19 +35,19 @@ from vhost_user.trace.proxy import Message, Note, Side
 START = 1_700_000_000.0
 
 
-def seen(request: Request, *fds: OwnedFd, onlooker: Onlooker | None = None) -> Message:
+def seen(request: Request, *fds: OwnedFd, negotiation: ObservedNegotiation | None = None) -> Message:
     """Return what a trace tells of `request`."""
-    onlooker = onlooker or Onlooker(
+    negotiation = negotiation or ObservedNegotiation(
         Feature(-1 & (1 << 64) - 1), ProtocolFeature((1 << 24) - 1), protocol_features=ProtocolFeature.CONFIG
     )
     frame = Frame(request.number, 1, request.encode(), list(fds))
-    observed = Observer(FRONTEND_REQUESTS, onlooker).request(frame)
+    observed = Observer(FRONTEND_REQUESTS, negotiation).request(frame)
     return Message(1, Side.FRONTEND, False, frame, observed, False, None, START + 1.5)
 
 
 def answered() -> Message:
     """Return what a trace tells of a reply to GET_FEATURES."""
-    observer = Observer(FRONTEND_REQUESTS, Onlooker())
+    observer = Observer(FRONTEND_REQUESTS, ObservedNegotiation())
     observer.request(Frame(1, 1, b""))
     frame = Frame(1, 5, Features(Feature.VERSION_1 | 1 << 9).encode())
     return Message(7, Side.BACKEND, False, frame, observer.reply(frame), True, 0.00025, START + 2)
@@ -108,7 +108,7 @@ def test_text_names_files() -> None:
 
 def test_text_says_what_is_wrong_and_shows_what_is_not_understood() -> None:
     frame = Frame(8, 1, bytes(range(70)))
-    observed = Observer(FRONTEND_REQUESTS, Onlooker()).request(frame)
+    observed = Observer(FRONTEND_REQUESTS, ObservedNegotiation()).request(frame)
     line = text(Message(1, Side.BACKEND, True, frame, observed, False, None, START))
     assert line.startswith("   0.000000 #1 channel < SET_VRING_NUM flags=0x1 size=70 fds=0 00 01 02 03")
     assert "3e 3f... (wrong: 70 bytes are no payload of it" in line
