@@ -7,6 +7,7 @@
 #   make uml     builds User Mode Linux for the tests that are left out without it (two minutes, once)
 #   make bench   speed: disks beside QEMU's storage daemon, network cards beside QEMU's own, the ivshmem
 #                server beside QEMU's own C server where IVSHMEM_SERVER= names one
+#   make tables  writes the tables of docs/protocol.md again, from the message classes
 # PYTHON= chooses the Python for the virtual environment, PYTEST_OPTIONS= what pytest is told;
 # QEMU_COMPANION_PLATFORM= runs tests and demo with QEMU and Linux of another Debian: tests/rig/debian/platforms.py.
 
@@ -32,7 +33,7 @@ OTHERS = $(filter-out $(or $(QEMU_COMPANION_PLATFORM),$(firstword $(PLATFORMS)))
 # PYTEST_OPTIONS may choose nothing of one part of the tests: pytest ends with 5 then.
 NONE = $(if $(PYTEST_OPTIONS),|| [ $$? -eq 5 ])
 
-.PHONY: help setup demo guest test test-all lint uml unit unit-tests guest-tests uml-tests peer-tests fuzz bench clean
+.PHONY: help setup demo guest test test-all lint uml unit unit-tests guest-tests uml-tests peer-tests fuzz bench tables clean
 
 help:
 	@sed -n '2,/^$$/s/^# //p' Makefile
@@ -107,6 +108,9 @@ bench: setup
 	$(RUN)/python -m tests.bench.vhost_user
 	$(RUN)/python -m tests.bench.net
 	$(RUN)/python -m tests.bench.ivshmem
+
+tables: $(VENV)/.done
+	@$(RUN)/python -m tests.docs.tables
 
 clean:
 	rm -rf $(VENV) .cache .fuzz build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

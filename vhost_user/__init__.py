@@ -1,8 +1,6 @@
 """Vhost-user back-ends: virtio devices in Python, outside of QEMU's process."""
 
-from protocol.vhost_user.features import ProtocolFeature
-from protocol.vhost_user.validation import RefusedError
-from protocol.vhost_user.values import ConfigFlag
+from protocol.vhost_user import ConfigFlag, ProtocolFeature, RefusedError
 from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
 from vhost_user.backend.server import serve

@@ -1,24 +1,25 @@
-"""The vhost-user protocol, without I/O: messages, and a session for each end of both sockets."""
+"""The vhost-user protocol, without I/O: messages, and sessions for each side of both sockets."""
 
-from protocol.vhost_user.backend_session import BackendChannel, BackendSession
 from protocol.vhost_user.features import ProtocolFeature
 from protocol.vhost_user.framing import HEADER_SIZE, Frame, Framer, Packet, pack
-from protocol.vhost_user.frontend_messages import FRONTEND_REQUESTS
-from protocol.vhost_user.frontend_session import FrontendChannel, FrontendSession
 from protocol.vhost_user.message import (
     Ack,
     BackendMessage,
     Empty,
     FrontendMessage,
     Message,
+    Number,
     Reply,
     Request,
     describe,
+    payload_fields,
 )
+from protocol.vhost_user.messages import BACKEND_REQUESTS, FRONTEND_REQUESTS
 from protocol.vhost_user.messages.backend import (
-    BACKEND_REQUESTS,
     BackendIotlbMsg,
     ConfigChange,
+    LookedUpObject,
+    MapFlag,
     SharedObjectAdd,
     SharedObjectLookup,
     SharedObjectRemove,
@@ -31,22 +32,36 @@ from protocol.vhost_user.messages.backend import (
 from protocol.vhost_user.messages.device_types import (
     CloseCryptoSession,
     CreateCryptoSession,
+    CryptoSession,
     GpuSetSocket,
     NetSetMtu,
     SendRarp,
 )
 from protocol.vhost_user.messages.memory import (
+    MAX_SHARED_MEMORY_REGIONS,
+    MAX_TABLE_REGIONS,
     AddMemReg,
     GetMaxMemSlots,
     GetSharedObject,
     GetShmemConfig,
     IotlbMsg,
+    IotlbType,
+    MappedRegion,
+    MappedTable,
+    MemoryRegion,
+    Permission,
     RemMemReg,
     SetMemTable,
+    SharedMemory,
+    SharedObject,
+    XenMapFlag,
+    XenMapping,
 )
 from protocol.vhost_user.messages.migration import (
     CheckDeviceState,
     GetInflightFd,
+    Inflight,
+    MigrationPhase,
     PostcopyAdvise,
     PostcopyEnd,
     PostcopyListen,
@@ -54,13 +69,21 @@ from protocol.vhost_user.messages.migration import (
     SetInflightFd,
     SetLogBase,
     SetLogFd,
+    TransferChannel,
+    TransferDirection,
+    UserFault,
 )
 from protocol.vhost_user.messages.setup import (
+    MAX_CONFIG_SIZE,
+    Config,
+    ConfigFlag,
+    Features,
     GetConfig,
     GetFeatures,
     GetProtocolFeatures,
     GetQueueNum,
     GetStatus,
+    ProtocolFeatures,
     ResetDevice,
     ResetOwner,
     SetBackendReqFd,
@@ -69,6 +92,7 @@ from protocol.vhost_user.messages.setup import (
     SetOwner,
     SetProtocolFeatures,
     SetStatus,
+    Status,
 )
 from protocol.vhost_user.messages.vrings import (
     GetVringBase,
@@ -81,47 +105,18 @@ from protocol.vhost_user.messages.vrings import (
     SetVringErr,
     SetVringKick,
     SetVringNum,
+    VringAddressFlag,
+    VringBase,
     VringKick,
 )
 from protocol.vhost_user.negotiation import ALWAYS_ACCEPTED, Negotiation, ObservedNegotiation, Requirement
 from protocol.vhost_user.numbers import BackendRequest, FrontendRequest
 from protocol.vhost_user.observer import Observed, Observer
-from protocol.vhost_user.payloads import MAX_PAYLOAD
-from protocol.vhost_user.replies import (
-    Config,
-    CryptoSession,
-    Features,
-    Inflight,
-    LookedUpObject,
-    MappedRegion,
-    MappedTable,
-    Number,
-    ProtocolFeatures,
-    SharedMemory,
-    SharedObject,
-    Status,
-    TransferChannel,
-    UserFault,
-    VringBase,
-)
+from protocol.vhost_user.payload import MAX_PAYLOAD
 from protocol.vhost_user.requester import Requester
 from protocol.vhost_user.responder import Refused, Responder
+from protocol.vhost_user.sessions import BackendChannel, BackendSession, FrontendChannel, FrontendSession
 from protocol.vhost_user.validation import RefusedError
-from protocol.vhost_user.values import (
-    MAX_CONFIG_SIZE,
-    MAX_SHARED_MEMORY_REGIONS,
-    MAX_TABLE_REGIONS,
-    ConfigFlag,
-    IotlbType,
-    MapFlag,
-    MemoryRegion,
-    MigrationPhase,
-    Permission,
-    TransferDirection,
-    VringAddressFlag,
-    XenMapFlag,
-    XenMapping,
-)
 
 __all__ = [
     "ALWAYS_ACCEPTED",
@@ -240,4 +235,5 @@ __all__ = [
     "XenMapping",
     "describe",
     "pack",
+    "payload_fields",
 ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
-from protocol.vhost_user.payloads import MAX_PAYLOAD
+from protocol.vhost_user.payload import MAX_PAYLOAD
 from protocol.words import plural
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import Field, dataclass, field, fields
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from protocol.errors import LocalProtocolError
 from protocol.vhost_user.features import ProtocolFeature
 from protocol.vhost_user.negotiation import Requirement
-from protocol.vhost_user.payloads import EMPTY, VALUE, Payload
+from protocol.vhost_user.payload import EMPTY, VALUE, Payload
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -27,8 +27,6 @@ HEX: Final = {"base": 16}
 """Metadata of a dataclass field that people read in hexadecimal: addresses, sizes of memory."""
 
 _SHOWN_BYTES = 32
-
-_RequestType = TypeVar("_RequestType", bound="Request")
 
 
 @dataclass(repr=False)
@@ -156,6 +154,14 @@ class Ack(Reply):
 
 
 @dataclass(repr=False)
+class Number(Reply):
+    """How many there are: queues, or memory slots."""
+
+    payload = VALUE
+    value: int
+
+
+@dataclass(repr=False)
 class Request(Message):
     """What one side asks of the other."""
 
@@ -216,16 +222,6 @@ class BackendMessage(Request):
     """A request of a back-end. Its subclasses are in backend_messages."""
 
     number: ClassVar[BackendRequest]
-
-
-def by_number(base: type[_RequestType]) -> dict[int, type[_RequestType]]:
-    """Return every class of message that derives from `base` by its number."""
-    kinds: dict[int, type[_RequestType]] = {}
-    for kind in base.__subclasses__():
-        if "number" in vars(kind):
-            kinds[kind.number] = kind
-        kinds |= by_number(kind)
-    return kinds
 
 
 def describe(message: Message) -> str:

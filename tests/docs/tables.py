@@ -1,4 +1,4 @@
-"""The tables of docs/protocol.md: `python -m tests.docs.tables` writes them anew from the code.
+"""The tables of docs/protocol.md: `make tables` writes them again from the code.
 
 The last column is written by hand and stays; a new row's is empty until somebody fills it in.
 """
@@ -16,6 +16,7 @@ from protocol.vhost_user import (
     FrontendMessage,
     GpuSetSocket,
     ProtocolFeature,
+    SetMemTable,
 )
 from protocol.virtio.features import Feature
 from tests.docs.documents import PROJECT
@@ -56,17 +57,30 @@ def verdict(needed: ProtocolFeature) -> str:
 
 
 def frontend_messages() -> Iterable[Row]:
-    """Return number, name, needs, answer and verdict of each."""
+    """Return number, name, payload size, descriptors, needs, answer and verdict of each."""
     for number, kind in sorted(FRONTEND_REQUESTS.items()):
         assert kind in HANDLERS
         here = "device" if kind is GpuSetSocket else verdict(kind.requirement.protocol)
-        yield str(number), f"`{kind.number.name}`", needs(kind), answer(kind), here
+        yield str(number), f"`{kind.number.name}`", size(kind), fds(kind), needs(kind), answer(kind), here
 
 
 def backend_messages() -> Iterable[Row]:
-    """Return number, name, needs and answer of each."""
+    """Return number, name, payload size, descriptors, needs and answer of each."""
     for number, kind in sorted(BACKEND_REQUESTS.items()):
-        yield str(number), f"`{kind.number.name}`", needs(kind), answer(kind)
+        yield str(number), f"`{kind.number.name}`", size(kind), fds(kind), needs(kind), answer(kind)
+
+
+VARYING_SIZES = {"memory regions": "8+32n", "configuration space": "12+n", "crypto session": "any"}
+
+
+def size(kind: type[FrontendMessage | BackendMessage]) -> str:
+    """Return the sizes that the payload may have, in bytes."""
+    return VARYING_SIZES.get(kind.payload.name) or ", ".join(map(str, sorted(kind.payload.sizes)))
+
+
+def fds(kind: type[FrontendMessage | BackendMessage]) -> str:
+    """Return how many descriptors may come with it."""
+    return "n" if kind is SetMemTable else ", ".join(map(str, sorted(kind.fd_counts)))
 
 
 def needs(kind: type[FrontendMessage | BackendMessage]) -> str:
@@ -82,9 +96,10 @@ def needs(kind: type[FrontendMessage | BackendMessage]) -> str:
 
 def answer(kind: type[FrontendMessage | BackendMessage]) -> str:
     """Return how it is answered: "ack" only if it asks for that."""
-    if kind.reply is not Ack:
-        return kind.reply.__name__
-    return "result" if kind.always_replied else "ack"
+    name = kind.reply.__name__
+    if kind.reply is Ack:
+        name = "result" if kind.always_replied else "ack"
+    return f"{name} ({kind.postcopy_reply.__name__})" if kind.postcopy_reply else name
 
 
 def features() -> Iterable[Row]:
@@ -104,8 +119,8 @@ def protocol_features() -> Iterable[Row]:
 
 
 TABLES = {
-    "| # | message | needs | answer | here | what is done |": frontend_messages,
-    "| # | message | needs | answer | when it is sent |": backend_messages,
+    "| # | message | size | fds | needs | answer | here | what is done |": frontend_messages,
+    "| # | message | size | fds | needs | answer | when it is sent |": backend_messages,
     "| bit | feature | here | what for |": features,
     "| bit | protocol feature | here | what for |": protocol_features,
 }

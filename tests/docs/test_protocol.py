@@ -1,4 +1,4 @@
-"""docs/protocol.md is true: its tables are what the code says, and every row says what is done."""
+"""The tables of docs/protocol.md agree with the code, and every row says what is done."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.docs.tables import DOCUMENT, TABLES, rewritten
 
 
 def test_tables_are_those_of_the_code() -> None:
-    assert DOCUMENT.read_text() == rewritten(DOCUMENT.read_text()), "run python -m tests.docs.tables"
+    assert DOCUMENT.read_text() == rewritten(DOCUMENT.read_text()), "stale: run make tables"
 
 
 @pytest.mark.parametrize("heading", TABLES)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from protocol.vhost_user import ConfigFlag
 from protocol.vhost_user.validation import RefusedError
-from protocol.vhost_user.values import ConfigFlag
 from protocol.virtio.input import CONFIG_SIZE, EVENT, U_SIZE, ConfigSelect, Event
 from protocol.virtio.input_codes import EventType, Led
 from tests.fuzz.harness import DefectError

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.program.command_line import UserError
+from protocol.vhost_user import MAX_CONFIG_SIZE
 from protocol.vhost_user.features import ProtocolFeature
-from protocol.vhost_user.values import MAX_CONFIG_SIZE
 from protocol.virtio.ids import DeviceId
 from vhost_user.attachment.qemu import DEFAULT_PROGRAM, ask_version
 

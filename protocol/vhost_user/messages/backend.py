@@ -1,22 +1,6 @@
-"""The requests of a back-end, a class each; they go over the socket that SET_BACKEND_REQ_FD passed.
+"""The back-end's own messages, over the socket that SET_BACKEND_REQ_FD passed.
 
-QEMU docs/interop/vhost-user.rst, "Back-end message types"; the columns are as in frontend_messages.
-A request with a descriptor also needs BACKEND_SEND_FD.
-
-==  =======================  ======  ====  ==============  ==========================================
- #  request                  size    fds   answer          needs
-==  =======================  ======  ====  ==============  ==========================================
- 1  IOTLB_MSG                26, 32  0     ack             feature ACCESS_PLATFORM and BACKEND_REQ
- 2  CONFIG_CHANGE_MSG        0       0     ack             BACKEND_REQ|CONFIG
- 3  VRING_HOST_NOTIFIER_MSG  24      0, 1  ack             BACKEND_REQ|HOST_NOTIFIER
- 4  VRING_CALL               8       0     ack             REPLY_ACK|BACKEND_REQ|INBAND_NOTIFICATIONS
- 5  VRING_ERR                8       0     ack             REPLY_ACK|BACKEND_REQ|INBAND_NOTIFICATIONS
- 6  SHARED_OBJECT_ADD        16      0     ack             BACKEND_REQ|SHARED_OBJECT
- 7  SHARED_OBJECT_REMOVE     16      0     ack             BACKEND_REQ|SHARED_OBJECT
- 8  SHARED_OBJECT_LOOKUP     16      0     LookedUpObject  BACKEND_REQ|SHARED_OBJECT
- 9  SHMEM_MAP                40      1     ack             BACKEND_REQ|SHMEM
-10  SHMEM_UNMAP              40      0     ack             BACKEND_REQ|SHMEM
-==  =======================  ======  ====  ==============  ==========================================
+A message with a descriptor also needs BACKEND_SEND_FD.
 """
 
 from __future__ import annotations
@@ -24,12 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from protocol.vhost_user import payloads, replies
+from construct import Int8un, Int64un, Padding, Struct
+
 from protocol.vhost_user.features import ProtocolFeature
-from protocol.vhost_user.message import HEX, BackendMessage, by_number
+from protocol.vhost_user.message import HEX, Ack, BackendMessage
+from protocol.vhost_user.messages.memory import IOTLB, SHARED_OBJECT, IotlbType, Permission
+from protocol.vhost_user.messages.vrings import VRING_ONLY
 from protocol.vhost_user.negotiation import Requirement
 from protocol.vhost_user.numbers import BackendRequest
-from protocol.vhost_user.values import IotlbType, MapFlag, Permission
+from protocol.vhost_user.payload import FdWord, Payload, typed
+from protocol.virtio.bits import Bits
 from protocol.virtio.features import Feature
 
 if TYPE_CHECKING:
@@ -37,19 +25,26 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 
-def _requirement(
-    bits: ProtocolFeature = ProtocolFeature.NONE, feature: Feature = Feature.NONE
+class MapFlag(Bits):
+    """How SHMEM_MAP maps."""
+
+    READ_ONLY = 0
+    READ_WRITE = 1
+
+
+def _requires(
+    protocol: ProtocolFeature = ProtocolFeature.NONE, feature: Feature = Feature.NONE
 ) -> Requirement:
-    return Requirement(feature, bits | ProtocolFeature.BACKEND_REQ)
+    return Requirement(feature, protocol | ProtocolFeature.BACKEND_REQ)
 
 
 @dataclass(repr=False)
 class BackendIotlbMsg(BackendMessage):
-    """Report a translation that is missing, or an access that one does not allow."""
+    """Report a missing translation, or an access that a translation does not allow."""
 
     number = BackendRequest.IOTLB_MSG
-    payload = payloads.IOTLB
-    requirement = _requirement(feature=Feature.ACCESS_PLATFORM)
+    payload = IOTLB
+    requirement = _requires(feature=Feature.ACCESS_PLATFORM)
     iova: int = field(metadata=HEX)
     size: int = field(metadata=HEX)
     user_address: int = field(metadata=HEX)
@@ -61,20 +56,20 @@ class ConfigChange(BackendMessage):
     """Report that the configuration space has changed."""
 
     number = BackendRequest.CONFIG_CHANGE_MSG
-    requirement = _requirement(ProtocolFeature.CONFIG)
+    requirement = _requires(ProtocolFeature.CONFIG)
 
 
 @dataclass(repr=False)
 class VringHostNotifier(BackendMessage):
-    """Have the guest notify hardware itself: `size` bytes from `offset` on of the file that comes along.
+    """Let the guest notify hardware itself: `size` bytes from `offset` on in the message's file.
 
-    With `no_fd` the notifier is taken away again.
+    With `no_fd` the notifier is removed.
     """
 
     number = BackendRequest.VRING_HOST_NOTIFIER_MSG
-    payload = payloads.VRING_AREA
+    payload = Payload("vring area", FdWord("index", "size" / Int64un, "offset" / Int64un), {24})
     fd_counts = (0, 1)
-    requirement = _requirement(ProtocolFeature.HOST_NOTIFIER)
+    requirement = _requires(ProtocolFeature.HOST_NOTIFIER)
     index: int
     no_fd: bool
     size: int = field(metadata=HEX)
@@ -87,8 +82,8 @@ class VringHostNotifier(BackendMessage):
 
 @dataclass(repr=False)
 class _VringOnly(BackendMessage):
-    payload = payloads.VRING_ONLY
-    requirement = _requirement(ProtocolFeature.INBAND_NOTIFICATIONS | ProtocolFeature.REPLY_ACK)
+    payload = VRING_ONLY
+    requirement = _requires(ProtocolFeature.INBAND_NOTIFICATIONS | ProtocolFeature.REPLY_ACK)
     index: int
 
 
@@ -106,34 +101,52 @@ class VringErr(_VringOnly):
 
 @dataclass(repr=False)
 class _SharedObject(BackendMessage):
-    payload = payloads.SHARED_OBJECT
-    requirement = _requirement(ProtocolFeature.SHARED_OBJECT)
+    payload = SHARED_OBJECT
+    requirement = _requires(ProtocolFeature.SHARED_OBJECT)
     uuid: UUID
 
 
 class SharedObjectAdd(_SharedObject):
-    """Announce an object that other devices may ask this back-end for."""
+    """Announce an object; other devices may then ask this back-end for it."""
 
     number = BackendRequest.SHARED_OBJECT_ADD
 
 
 class SharedObjectRemove(_SharedObject):
-    """Withdraw an object that was announced."""
+    """Withdraw an announced object."""
 
     number = BackendRequest.SHARED_OBJECT_REMOVE
+
+
+@dataclass(repr=False)
+class LookedUpObject(Ack):
+    """A front-end's answer to SHARED_OBJECT_LOOKUP: 0 and a dma-buf, or an error."""
+
+    fd_counts = (0, 1)
 
 
 class SharedObjectLookup(_SharedObject):
     """Ask for the dma-buf of an object that another device has announced."""
 
     number = BackendRequest.SHARED_OBJECT_LOOKUP
-    reply = replies.LookedUpObject
+    reply = LookedUpObject
 
 
 @dataclass(repr=False)
 class _Mapping(BackendMessage):
-    payload = payloads.MAPPING
-    requirement = _requirement(ProtocolFeature.SHMEM)
+    payload = Payload(
+        "mmap",
+        Struct(
+            "shmid" / Int8un,
+            Padding(7),
+            "fd_offset" / Int64un,
+            "shm_offset" / Int64un,
+            "size" / Int64un,
+            "flags" / typed(Int64un, MapFlag),
+        ),
+        {40},
+    )
+    requirement = _requires(ProtocolFeature.SHMEM)
     shmid: int
     fd_offset: int = field(metadata=HEX)
     shm_offset: int = field(metadata=HEX)
@@ -142,7 +155,7 @@ class _Mapping(BackendMessage):
 
 
 class ShmemMap(_Mapping):
-    """Map `size` bytes of the file that comes along into the guest's shared memory region `shmid`."""
+    """Map `size` bytes of the message's file into the guest's shared memory region `shmid`."""
 
     number = BackendRequest.SHMEM_MAP
     fd_counts = (1,)
@@ -152,7 +165,3 @@ class ShmemUnmap(_Mapping):
     """Unmap a whole mapping from the guest's shared memory region `shmid`."""
 
     number = BackendRequest.SHMEM_UNMAP
-
-
-BACKEND_REQUESTS = by_number(BackendMessage)
-"""The class of every back-end request by its number."""

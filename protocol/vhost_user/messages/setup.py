@@ -1,30 +1,76 @@
-"""Requests of a front-end: features, ownership, status, configuration space."""
+"""Messages for setting up: features, owner, status, reset, the back-end's socket, configuration space."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from protocol.vhost_user import payloads, replies
+from construct import Bytes, Int32un, Padding, Rebuild, Struct, Terminated, len_, this
+
 from protocol.vhost_user.features import ProtocolFeature
-from protocol.vhost_user.message import FrontendMessage, Reply
+from protocol.vhost_user.message import FrontendMessage, Number, Reply
 from protocol.vhost_user.negotiation import Requirement
 from protocol.vhost_user.numbers import FrontendRequest
-from protocol.vhost_user.values import (
-    ConfigFlag,
-)
+from protocol.vhost_user.payload import Payload, typed, word
+from protocol.virtio.bits import Bits
 from protocol.virtio.features import Feature
+from protocol.virtio.status import DeviceStatus
 
 if TYPE_CHECKING:
     from protocol.vhost_user.negotiation import Negotiation
-    from protocol.virtio.status import DeviceStatus
+
+MAX_CONFIG_SIZE = 256
+"""Most bytes of configuration space in one message."""
+
+
+class ConfigFlag(Bits):
+    """Flags of GET_CONFIG and SET_CONFIG: who changes the configuration space."""
+
+    DRIVER = 0
+    MIGRATION = 1
+    """Live migration restores it, with the fields that are read-only to the driver."""
+
+
+def _config_size(size: int) -> int:
+    if size > MAX_CONFIG_SIZE:
+        raise ValueError(f"{size} bytes of configuration space are more than {MAX_CONFIG_SIZE}")
+    return size
+
+
+_FEATURES = word("features", Feature)
+_PROTOCOL_FEATURES = word("features", ProtocolFeature)
+_STATUS = word("status", DeviceStatus)
+_CONFIG_SIZES = range(12, 12 + MAX_CONFIG_SIZE + 1)
+_CONFIG = Payload(
+    "configuration space",
+    Struct(
+        "offset" / Int32un,
+        "size" / Rebuild(Int32un, len_(this.data)),
+        "flags" / typed(Int32un, ConfigFlag),
+        "data" / Bytes(this.size),
+        Terminated,
+    ),
+    _CONFIG_SIZES,
+)
+
+
+@dataclass(repr=False)
+class Features(Reply):
+    """The features that the back-end offers."""
+
+    payload = _FEATURES
+    features: Feature
+
+    def negotiate(self, negotiation: Negotiation) -> None:
+        """Record the offer."""
+        negotiation.offered = self.features
 
 
 class GetFeatures(FrontendMessage):
     """Ask for the features that the back-end offers; also a barrier, at any time."""
 
     number = FrontendRequest.GET_FEATURES
-    reply = replies.Features
+    reply = Features
 
 
 @dataclass(repr=False)
@@ -32,7 +78,7 @@ class SetFeatures(FrontendMessage):
     """Turn features on. Without PROTOCOL_FEATURES it enables all rings."""
 
     number = FrontendRequest.SET_FEATURES
-    payload = payloads.FEATURES
+    payload = _FEATURES
     features: Feature
 
     def negotiate(self, negotiation: Negotiation) -> None:
@@ -40,12 +86,24 @@ class SetFeatures(FrontendMessage):
         negotiation.set_features(self.features)
 
 
+@dataclass(repr=False)
+class ProtocolFeatures(Reply):
+    """The protocol features that the back-end offers."""
+
+    payload = _PROTOCOL_FEATURES
+    features: ProtocolFeature
+
+    def negotiate(self, negotiation: Negotiation) -> None:
+        """Record the offer."""
+        negotiation.offered_protocol = self.features
+
+
 class GetProtocolFeatures(FrontendMessage):
     """Ask for the protocol features that the back-end offers."""
 
     number = FrontendRequest.GET_PROTOCOL_FEATURES
     requirement = Requirement(Feature.PROTOCOL_FEATURES, offered=True)
-    reply = replies.ProtocolFeatures
+    reply = ProtocolFeatures
 
 
 @dataclass(repr=False)
@@ -53,7 +111,7 @@ class SetProtocolFeatures(FrontendMessage):
     """Turn protocol features on."""
 
     number = FrontendRequest.SET_PROTOCOL_FEATURES
-    payload = payloads.PROTOCOL_FEATURES
+    payload = _PROTOCOL_FEATURES
     requirement = Requirement(Feature.PROTOCOL_FEATURES, offered=True)
     features: ProtocolFeature
 
@@ -83,11 +141,19 @@ class ResetDevice(FrontendMessage):
 
 @dataclass(repr=False)
 class SetStatus(FrontendMessage):
-    """Tell the device status that the driver has set."""
+    """Pass on the device status that the driver has set."""
 
     number = FrontendRequest.SET_STATUS
-    payload = payloads.STATUS
+    payload = _STATUS
     requirement = Requirement(protocol=ProtocolFeature.STATUS)
+    status: DeviceStatus
+
+
+@dataclass(repr=False)
+class Status(Reply):
+    """The device status."""
+
+    payload = _STATUS
     status: DeviceStatus
 
 
@@ -96,7 +162,7 @@ class GetStatus(FrontendMessage):
 
     number = FrontendRequest.GET_STATUS
     requirement = Requirement(protocol=ProtocolFeature.STATUS)
-    reply = replies.Status
+    reply = Status
 
 
 class GetQueueNum(FrontendMessage):
@@ -104,7 +170,7 @@ class GetQueueNum(FrontendMessage):
 
     number = FrontendRequest.GET_QUEUE_NUM
     requirement = Requirement(protocol=ProtocolFeature.MQ, offered=True)
-    reply = replies.Number
+    reply = Number
 
 
 class SetBackendReqFd(FrontendMessage):
@@ -116,23 +182,41 @@ class SetBackendReqFd(FrontendMessage):
 
 
 @dataclass(repr=False)
+class Config(Reply):
+    """Bytes of the configuration space: exactly as many as the request asks for."""
+
+    payload = _CONFIG
+    offset: int
+    data: bytes
+    flags: ConfigFlag = ConfigFlag.DRIVER
+
+
+@dataclass(repr=False)
 class GetConfig(FrontendMessage):
     """Ask for `size` bytes of the configuration space from `offset` on."""
 
     number = FrontendRequest.GET_CONFIG
-    payload = payloads.CONFIG_QUERY
+    payload = Payload(
+        "configuration space",
+        Struct(
+            "offset" / Int32un,
+            "size" / typed(Int32un, _config_size, _config_size),
+            "flags" / typed(Int32un, ConfigFlag),
+            Padding(this.size),
+            Terminated,
+        ),
+        _CONFIG_SIZES,
+    )
     requirement = Requirement(protocol=ProtocolFeature.CONFIG)
-    reply = replies.Config
+    reply = Config
     offset: int
     size: int
     flags: ConfigFlag = ConfigFlag.DRIVER
 
     def is_answered_by(self, reply: Reply) -> bool:
-        """Return whether `reply` is of the very bytes that were asked for."""
-        return isinstance(reply, replies.Config) and (reply.offset, len(reply.data)) == (
-            self.offset,
-            self.size,
-        )
+        """Return whether `reply` has exactly the bytes that this request asks for."""
+        asked = (self.offset, self.size)
+        return isinstance(reply, Config) and (reply.offset, len(reply.data)) == asked
 
 
 @dataclass(repr=False)
@@ -140,7 +224,7 @@ class SetConfig(FrontendMessage):
     """Write to the configuration space from `offset` on."""
 
     number = FrontendRequest.SET_CONFIG
-    payload = payloads.CONFIG
+    payload = _CONFIG
     requirement = Requirement(protocol=ProtocolFeature.CONFIG)
     offset: int
     data: bytes

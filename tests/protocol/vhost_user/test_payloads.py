@@ -160,7 +160,7 @@ def test_room_for_more_regions_is_ignored() -> None:
         (IotlbMsg, struct.pack("=QQQBB6x", 0, 0, 0, 0, 5), "5 is not a valid IotlbType"),
         (SetDeviceStateFd, struct.pack("=II", 2, 0), "2 is not a valid TransferDirection"),
         (SetDeviceStateFd, struct.pack("=II", 0, 1), "1 is not a valid MigrationPhase"),
-        (SetVringEndian, struct.pack("=II", 0, 2), "2 is no endianness"),
+        (SetVringEndian, struct.pack("=II", 0, 2), "2 is not a byte order"),
     ],
 )
 def test_contradictory_payload_is_refused(kind: type[Message], payload: bytes, text: str) -> None:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from protocol.io import FdStream
 from protocol.vhost_user import (
     Config,
+    Features,
     GetConfig,
     GetFeatures,
     GetProtocolFeatures,
     GetQueueNum,
     GetStatus,
+    ProtocolFeatures,
     ResetDevice,
     ResetOwner,
     SetBackendReqFd,
@@ -23,7 +25,6 @@ from protocol.vhost_user import (
     SetStatus,
     Status,
 )
-from protocol.vhost_user.replies import Features, ProtocolFeatures
 from protocol.vhost_user.validation import RefusedError
 from protocol.virtio.features import Feature
 from vhost_user.backend.handlers.registration import handles
