@@ -1,4 +1,4 @@
-"""`vhost-user trace`: prints what any front-end and any back-end say to each other."""
+"""`vhost-user trace`: prints the messages between any front-end and any back-end."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ from protocol.program import notify, signals
 from protocol.program.access import access_from, add_access_options
 from protocol.program.command_line import BROKEN_PIPE, EMPTY, UserError, fail, raise_open_files_limit
 from protocol.program.socket_errors import cause_and_remedy
-from vhost_user.trace.format import DEVICE_FEATURES, Json, Text
-from vhost_user.trace.proxy import trace
+from vhost_user.trace import DEVICE_FEATURES, Json, Text, trace
 
 if TYPE_CHECKING:
     from protocol.io import Listener
     from protocol.program.access import SocketAccess
-    from vhost_user.trace.format import Format
-    from vhost_user.trace.proxy import Event
+    from vhost_user.trace import Event, Format
 
 PROGRAM = "vhost-user trace"
 
@@ -47,28 +45,34 @@ def add_trace_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPar
     """Add the command `trace`; its options hold `run_trace` as `run`."""
     parser = subparsers.add_parser(
         "trace",
-        help="print what a front-end and a back-end say to each other",
+        help="print the messages between a front-end and a back-end",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--listen", metavar="PATH", required=True, help="socket to make, for the front-end")
+    parser.add_argument("--listen", metavar="PATH", required=True, help="socket to create, for the front-end")
     add_access_options(parser, "socket of --listen")
     parser.add_argument("--connect", metavar="PATH", required=True, help="socket of the back-end")
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="what to print (default: %(default)s)"
     )
     parser.add_argument(
-        "--device", choices=sorted(DEVICE_FEATURES), default="", help="name the feature bits of this type"
+        "--device",
+        choices=sorted(DEVICE_FEATURES),
+        default="",
+        help="name the feature bits of this device type",
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="print to FILE, anew (default: standard output)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="overwrite FILE (default: standard output)",
     )
     parser.set_defaults(run=run_trace)
 
 
 def run_trace(options: argparse.Namespace) -> int:
-    """Run `vhost-user trace` until it is told to end; return its exit code."""
+    """Run `vhost-user trace` until a signal ends it; return its exit code."""
     raise_open_files_limit()
     try:
         _check_target(options)
@@ -102,7 +106,7 @@ class _Printer:
             self._fail(error)
 
     async def watch_reader(self) -> None:
-        """Fail as soon as nobody reads what is printed: two ends that have nothing to say would keep us."""
+        """Fail as soon as the output has no reader: without a message the printer would not see that."""
         try:
             await fail_without_reader(self._output.fileno())
         except BrokenPipeError as error:
@@ -128,7 +132,7 @@ async def _trace_until_signal(listener: Listener, path: str, printer: _Printer) 
 
 
 def _check_target(options: argparse.Namespace) -> None:
-    """Raise UserError for a --connect to which nothing could ever connect."""
+    """Raise UserError for a --connect that can never work."""
     try:
         check_path(options.connect)
     except OSError as error:
@@ -147,7 +151,7 @@ def _listener(path: str, access: SocketAccess) -> Listener:
 
 
 def _output(path: str | None) -> FileIO:
-    """Open what to print to, without a buffer: each line is out at once, and none is left to fail later."""
+    """Open the output without a buffer: each line is written at once, and no write is left to fail later."""
     if path is None:
         return FileIO(sys.stdout.fileno(), "w", closefd=False)
     try:

@@ -1,4 +1,4 @@
-"""Writes what a trace sees: a line of text for people, or a JSON object for programs."""
+"""Formats of a trace's events: a line of text for people, or a JSON object for programs."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from enum import Enum, Flag
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from protocol.vhost_user import payload_fields
 from protocol.vhost_user.feature_names import names_of
-from protocol.vhost_user.message import payload_fields
 from protocol.virtio import device_features
 from protocol.virtio.device_features import short_name
-from vhost_user.trace.proxy import Message, Side
+from vhost_user.trace.events import Message, Side
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeAlias
 
     from protocol.fds import OwnedFd
     from protocol.vhost_user.feature_names import FeatureNames
-    from vhost_user.trace.proxy import Event, Note
+    from vhost_user.trace.events import Event, Note
 
-    Format: TypeAlias = Callable[[Event], str]
+Format: TypeAlias = "Callable[[Event], str]"
+"""A format: returns the line for an event."""
 
 SHOWN_BYTES = 64
-"""How much is shown of what could not be decoded."""
+"""Most bytes that are shown of a payload that could not be decoded."""
 
 DEVICE_FEATURES = {short_name(device).lower(): device for device in device_features.DEVICE_FEATURES}
-"""The types whose feature bits have names, by what command lines call them."""
+"""The device types whose feature bits have names, by their names on command lines."""
 
 
 class Text:
-    """Lines for people: seconds since the trace began, the connection, who speaks, what is said."""
+    """Lines for people: seconds since the trace began, connection, sender, message."""
 
     def __init__(self, start: float, device: str = "") -> None:
         """`start` is when the trace began, in seconds since the epoch; `device` is of DEVICE_FEATURES."""
@@ -42,12 +42,12 @@ class Text:
 
     def __call__(self, event: Event) -> str:
         """Return the line for `event`."""
-        says = _said(event, self._names) if isinstance(event, Message) else _noted(event)
+        says = _message_text(event, self._names) if isinstance(event, Message) else _note_text(event)
         return f"{event.time - self._start:11.6f} #{event.connection} {says}"
 
 
 class Json:
-    """JSON objects, one a line, with everything there is to know of an event."""
+    """JSON objects, one a line, with everything that is known of an event."""
 
     def __init__(self, device: str = "") -> None:
         """`device` is one of DEVICE_FEATURES."""
@@ -63,7 +63,7 @@ class Json:
         return json.dumps(entry)
 
 
-def _said(event: Message, names: FeatureNames | None) -> str:
+def _message_text(event: Message, names: FeatureNames | None) -> str:
     arrow = ">" if event.sender is Side.FRONTEND else "<"
     where = "channel " if event.channel else ""
     text = _name_bits(event, event.observed.text, names)
@@ -83,11 +83,11 @@ def _names(device: str) -> FeatureNames | None:
 
 
 def _name_bits(event: Message, text: str, names: FeatureNames | None) -> str:
-    """Name the bits of the device's own type in `text`, where the message has a word of features."""
+    """Name the bits of the device's own type in `text`, if the message has a word of features."""
     return text if names is None else names.explain_message(text, event.observed.message)
 
 
-def _noted(event: Note) -> str:
+def _note_text(event: Note) -> str:
     return f"- {event.text}" + (f" {_hex(event.data)}" if event.data else "")
 
 
@@ -146,7 +146,7 @@ def _plain(value: object) -> object:
 
 
 def describe_fd(fd: OwnedFd) -> str:
-    """Say in a few words what an open file is; eventfds with their number, by which they are known again."""
+    """Return a few words on an open file; of an eventfd its number, by which it is recognised again."""
     try:
         name = str(Path(f"/proc/self/fd/{fd.fileno()}").readlink())
         if name == "anon_inode:[eventfd]":

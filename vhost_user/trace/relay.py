@@ -1,4 +1,10 @@
-"""Passes on what comes over two sockets, message by message and with its files, while somebody looks."""
+"""Passes on what comes over two sockets, message by message and with its files, to a listener first.
+
+How it works: one task a direction reads a message, shows it to the listener and sends it on; the message
+owns its descriptors for that time, and they are closed when it was sent. One side's end is passed on as
+the end of that direction only: the other direction goes on, so that replies under way still arrive. A
+side that is gone ends both.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +25,14 @@ if TYPE_CHECKING:
     from protocol.io import FdStream
 
 RAW_BYTES = 65536
-"""How much is read at once where there are no messages any more."""
+"""Most bytes that are read at once after framing is lost."""
 
 _LATE = "file descriptors came after the first byte"
 
 
 @dataclass
 class Raw:
-    """Bytes that are no message, as they came, and why they are none. It owns `fds`."""
+    """Bytes that are not a message, as they came, and the reason. It owns `fds`."""
 
     data: bytes
     fds: list[OwnedFd]
@@ -38,21 +44,8 @@ class Raw:
             fd.close()
 
 
-class Witness(Protocol):
-    """Sees everything before it is passed on; may put other descriptors into a frame."""
-
-    def message(self, frame: Frame, *, from_requester: bool) -> None:
-        """A message is about to be passed on."""
-
-    def raw(self, raw: Raw, *, from_requester: bool) -> None:
-        """Bytes that are no message are about to be passed on."""
-
-    def ended(self, reason: str, *, from_requester: bool) -> None:
-        """Nothing more comes from that side; `reason` is "closed" and the like."""
-
-
 class MessageReader:
-    """Cuts what comes into messages; from where that is impossible on, hands out the bytes as they come."""
+    """Reads messages from a stream; where framing is lost, the bytes from there on as they come."""
 
     def __init__(self, stream: FdStream) -> None:
         """Read from `stream`, which stays the caller's."""
@@ -63,7 +56,7 @@ class MessageReader:
         self._lost = ""
 
     async def receive(self) -> Frame | Raw | None:
-        """Return what comes next, for the caller to close; None at the end. Raises OSError."""
+        """Return the next message or bytes, for the caller to close; None at the end. Raises OSError."""
         while True:
             wanted = RAW_BYTES if self._lost else self._framer.bytes_wanted
             data, fds = await self._stream.receive(wanted, MAX_FDS)
@@ -105,17 +98,30 @@ class MessageReader:
             fd.close()
 
 
-class Relay:
-    """Two sockets, what one says is passed on to the other, until both have ended or one is gone."""
+class RelayListener(Protocol):
+    """Gets everything before it is passed on; may put other descriptors into a frame."""
 
-    def __init__(self, requester: FdStream, responder: FdStream, witness: Witness) -> None:
-        """The streams stay the caller's."""
+    def message(self, frame: Frame, *, from_requester: bool) -> None:
+        """Called before a message is passed on."""
+
+    def raw(self, raw: Raw, *, from_requester: bool) -> None:
+        """Called before bytes are passed on that are not a message."""
+
+    def ended(self, reason: str, *, from_requester: bool) -> None:
+        """Called when no more comes from that side; `reason` is "closed", "half-closed" or "broken (...)"."""
+
+
+class Relay:
+    """Passes everything between two sockets, until both have ended or one is gone."""
+
+    def __init__(self, requester: FdStream, responder: FdStream, listener: RelayListener) -> None:
+        """Relay between `requester` and `responder`, which stay the caller's."""
         self._requester = requester
         self._responder = responder
-        self._witness = witness
+        self._listener = listener
 
     async def run(self) -> None:
-        """Pass everything on, and return when there is nothing more to pass on."""
+        """Pass everything on; return when both sides have ended or one is gone."""
         async with trio.open_nursery() as nursery:
             for from_requester in (True, False):
                 nursery.start_soon(self._pass_on, from_requester, nursery.cancel_scope)
@@ -129,7 +135,7 @@ class Relay:
                 with contextlib.closing(item):
                     self._show(item, from_requester)
                     if not await _was_sent(item, target):
-                        # What came from there before is still passed on, in the other task.
+                        # What the target sent before is still passed on, by the other task.
                         _shut(source, socket.SHUT_RD)
                         return
         _shut(target, socket.SHUT_WR)
@@ -142,20 +148,20 @@ class Relay:
         try:
             item = await reader.receive()
         except OSError as error:
-            self._witness.ended(f"broken ({error.strerror})", from_requester=from_requester)
+            self._listener.ended(f"broken ({error.strerror})", from_requester=from_requester)
             scope.cancel()
             return None
         if item is None:
             source = self._requester if from_requester else self._responder
             gone = has_hung_up(source.fileno())
-            self._witness.ended("closed" if gone else "half-closed", from_requester=from_requester)
+            self._listener.ended("closed" if gone else "half-closed", from_requester=from_requester)
         return item
 
     def _show(self, item: Frame | Raw, from_requester: bool) -> None:
         if isinstance(item, Frame):
-            self._witness.message(item, from_requester=from_requester)
+            self._listener.message(item, from_requester=from_requester)
         else:
-            self._witness.raw(item, from_requester=from_requester)
+            self._listener.raw(item, from_requester=from_requester)
 
 
 async def _was_sent(item: Frame | Raw, target: FdStream) -> bool:
@@ -167,7 +173,7 @@ async def _was_sent(item: Frame | Raw, target: FdStream) -> bool:
 
 
 def _shut(stream: FdStream, how: int) -> None:
-    """End one direction of a socket for whoever is on its other end; to no effect if that is gone."""
+    """Shut one direction of a socket down; nothing happens if its other end is gone."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=stream.fileno())
     try:
         with contextlib.suppress(OSError):

@@ -29,8 +29,7 @@ from protocol.vhost_user import (
     SetVringKick,
 )
 from protocol.virtio.features import Feature
-from vhost_user.trace.format import Json, Text
-from vhost_user.trace.proxy import Message, Note, Side
+from vhost_user.trace import Json, Message, Note, Side, Text
 
 START = 1_700_000_000.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import select
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.fds import OwnedFd
-from protocol.io import FdStream, connect, listen
+from protocol.io import FdStream, Listener, connect, exhaustion, listen
 from protocol.io.stream import MAX_FDS
 from protocol.vhost_user import (
     BackendChannel,
@@ -40,15 +41,14 @@ from protocol.vhost_user import (
     pack,
 )
 from protocol.virtio.features import Feature
-from vhost_user.trace.proxy import Message, Note, trace
+from vhost_user.trace import Message, Note, trace
 from vhost_user.trace.relay import Relay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from protocol.io import Listener
     from protocol.vhost_user import Frame, Packet, Reply
-    from vhost_user.trace.proxy import Event
+    from vhost_user.trace import Event
     from vhost_user.trace.relay import Raw
 
 SECONDS = 60
@@ -292,7 +292,7 @@ async def test_backend_channel_that_is_no_socket_is_passed_on(rig: Rig) -> None:
         _, fds = await backend.receive_exactly(12, 1)
         assert os.fstat(fds[0].fileno()).st_ino == os.fstat(file.fileno()).st_ino
         fds[0].close()
-    assert "the back-end's requests cannot be seen: Socket operation on non-socket" in rig.notes()
+    assert "the back-end's requests cannot be traced: Socket operation on non-socket" in rig.notes()
 
 
 async def test_unknown_messages_pass_unchanged(rig: Rig) -> None:
@@ -324,7 +324,7 @@ async def test_what_is_no_message_passes_unchanged(rig: Rig, lost: bytes) -> Non
         fds[0].close()
         await backend.send(b"HTTP/1.1 400 Bad Request")
         assert (await frontend.receive_exactly(24))[0] == b"HTTP/1.1 400 Bad Request"
-    assert any("from the front-end on the connection are no message" in note for note in rig.notes())
+    assert any("from the front-end on the connection are not a message" in note for note in rig.notes())
 
 
 async def test_part_of_a_message_passes_when_its_sender_ends(rig: Rig) -> None:
@@ -429,11 +429,34 @@ async def test_frontend_is_hung_up_on_while_no_backend_is_there_and_served_later
         rig.backend.close()
         with await connect(rig.path) as frontend:
             assert await frontend.receive_exactly(1) == (b"", [])
-        assert f"nobody to connect it with at {directory}/backend: No such file or directory" in rig.notes()
+        assert f"cannot connect to {directory}/backend: No such file or directory" in rig.notes()
         with listen(str(directory / "backend")) as rig.backend:
             one, other = await rig.pair()
             with one, other:
                 await negotiate(Frontend(one), Backend(other))
+
+
+async def test_accepting_is_tried_again_and_one_note_says_why(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exhaustion, "RETRY_SECONDS", 0.01)
+    failures = [errno.EMFILE, errno.EMFILE, errno.ENOMEM]
+    accept = Listener.accept
+
+    async def accept_at_the_limit(listener: Listener) -> FdStream:
+        if listener.path.endswith("trace") and failures:
+            number = failures.pop(0)
+            raise OSError(number, os.strerror(number))
+        return await accept(listener)
+
+    monkeypatch.setattr(Listener, "accept", accept_at_the_limit)
+    async with tracing(directory) as rig:
+        one, other = await rig.pair()
+        with one, other:
+            await negotiate(Frontend(one), Backend(other))
+    assert [note for note in rig.notes() if "accepted" in note] == [
+        "no connection can be accepted: Too many open files; raise the limit of open files (ulimit -n)"
+    ]
 
 
 async def test_name_of_a_process_may_be_in_no_encoding(directory: Path) -> None:
@@ -458,11 +481,11 @@ async def test_backend_may_be_the_one_that_connects(directory: Path) -> None:
         "front-end: GET_FEATURES",
         "back-end: reply to GET_FEATURES features=PROTOCOL_FEATURES",
     ]
-    assert rig.notes()[1] == "it is the back-end: the other side speaks first"
+    assert rig.notes()[1] == "this is the back-end: the other side speaks first"
 
 
 class Silent:
-    """A witness that lets everything pass."""
+    """A listener that lets everything pass."""
 
     def message(self, frame: Frame, *, from_requester: bool) -> None:
         pass
