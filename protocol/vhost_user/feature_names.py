@@ -1,4 +1,4 @@
-"""What the feature bits of a device are called: those of its type, of its rings, and of vhost-user."""
+"""The names of a device's feature bits: those of its type, of its rings, and of vhost-user."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 _BIT = re.compile(r"\bbit (\d+)\b")
 
 _SHARED = ("VIRTIO", "VIRTIO_RING", "VHOST", "VHOST_USER")
-"""What stands before the names of features that all types share, as in VIRTIO_RING_F_EVENT_IDX."""
+"""The prefixes of features that all types share, as in VIRTIO_RING_F_EVENT_IDX."""
 
 _PROTOCOL = "VHOST_USER_PROTOCOL"
 
 
 class FeatureNames:
-    """The names of one type of device."""
+    """The names of one device type's features."""
 
     def __init__(self, device: DeviceId, flags: type = int) -> None:
-        """Know the type by its number. One that has no names here may have those of `flags`, an IntFlag."""
+        """`flags`, an IntFlag, has the names of a type that this project does not know."""
         is_own = issubclass(flags, IntFlag) and flags is not Feature
         self._own = DEVICE_FEATURES.get(device) or (flags if is_own else IntFlag)
         self._prefix = f"VIRTIO_{short_name(device)}"
         self._bits = {member.bit_length() - 1: name for name, member in _single_bits(self._own)}
 
     def explain(self, text: str) -> str:
-        """Name the type's own bits in a text that has words such as `VERSION_1|bit 15`."""
+        """Return `text`, which has words such as `VERSION_1|bit 15`, with the type's own bits named."""
         return _BIT.sub(lambda bit: self._bits.get(int(bit[1]), bit[0]), text)
 
     def explain_message(self, text: str, message: object) -> str:
-        """Do that in the text of a message, if it is one of virtio's features."""
+        """Return the text of a message, with the bits named if the message has virtio features."""
         return self.explain(text) if isinstance(getattr(message, "features", None), Feature) else text
 
     def find(self, text: str) -> Feature | ProtocolFeature:
-        """Return the feature that is called so: in any case, and with its specification's prefix or without.
+        """Return the feature of this name, in upper or lower case, with or without its prefix.
 
-        Raises KeyError where there is none, and ValueError, in words for the user, where there are two.
+        Raises KeyError if there is none, and ValueError, with a text for the user, if there are two.
         """
         prefix, _, name = text.upper().replace("-", "_").rpartition("_F_")
         found = {
@@ -62,7 +62,7 @@ class FeatureNames:
         return member if isinstance(member, ProtocolFeature) else Feature(int(member))
 
     def choices(self, own: int, shared: Feature, protocol: ProtocolFeature) -> list[str]:
-        """Return names for `find()` of the features that are set, with a prefix where two have the same."""
+        """Return names for `find()` of the features that are set, with a prefix where a name is ambiguous."""
         found = [(self._prefix, name) for bit, name in self._bits.items() if own >> bit & 1]
         found += [("VIRTIO", name) for name, member in _single_bits(Feature) if shared & member]
         found += [(_PROTOCOL, name) for name, member in _single_bits(ProtocolFeature) if protocol & member]
@@ -72,7 +72,7 @@ class FeatureNames:
         return sum(name in bits.__members__ for _, bits in self._tables("")) > 1
 
     def _tables(self, prefix: str) -> Iterable[tuple[str, type[IntFlag]]]:
-        """Yield what a prefix can be for, with the prefix."""
+        """Yield the enumerations that a prefix may stand for, each with its prefix."""
         if prefix in {"", self._prefix}:
             yield self._prefix, self._own
         if prefix in {"", *_SHARED}:
@@ -83,7 +83,7 @@ class FeatureNames:
 
 @functools.cache
 def names_of(device: DeviceId, flags: type = int) -> FeatureNames:
-    """Return the names of a type of device, which are made once."""
+    """Return the names of a device type; each type's object is made once."""
     return FeatureNames(device, flags)
 
 

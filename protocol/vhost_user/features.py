@@ -6,7 +6,7 @@ from protocol.virtio.bits import Bits
 
 
 class ProtocolFeature(Bits):
-    """What GET_PROTOCOL_FEATURES offers and SET_PROTOCOL_FEATURES turns on."""
+    """The bits of GET_PROTOCOL_FEATURES and SET_PROTOCOL_FEATURES."""
 
     NONE = 0
     MQ = 1 << 0
@@ -31,6 +31,6 @@ class ProtocolFeature(Bits):
     DEVICE_STATE = 1 << 19
     GET_VRING_BASE_INFLIGHT = 1 << 20
     GPA_ADDRESSES = 1 << 21
-    """User addresses are guest physical addresses: regions and rings are named by the same numbers."""
+    """User addresses are guest physical addresses: regions and rings have the same addresses."""
     SHMEM = 1 << 22
     GET_VRING_BASE_SKIP_DRAIN = 1 << 23

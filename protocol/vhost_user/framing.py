@@ -1,6 +1,14 @@
 """Framing of vhost-user: a header of 12 bytes, a payload, and descriptors on the first byte.
 
 QEMU docs/interop/vhost-user.rst, "Header". Numbers are in the machine's byte order.
+
+How it works: a framer is a state machine of two states, header and payload, with `bytes_wanted` bytes
+missing to the end of either. The kernel attaches the descriptors of a sendmsg() to its first byte, and
+whoever reads that byte gets them. A read of at most `bytes_wanted` never crosses the end of a message, so
+the descriptors that it returns belong to the message under way. Descriptors that come with a later byte
+belong to that message, too, and are its fault. The framer owns them until the `Frame` is complete, and the
+frame owns them then. After an error framing is lost: the framer holds nothing, and its owner must end the
+connection.
 """
 
 from __future__ import annotations
@@ -32,7 +40,7 @@ _HEADER = struct.Struct("=III")
 
 
 class Packet(NamedTuple):
-    """What to send in one sendmsg: `await stream.send(*packet)`. The fds stay their owner's."""
+    """Bytes and descriptors for one sendmsg(): `await stream.send(*packet)`. The fds stay their owner's."""
 
     data: bytes
     fds: tuple[int, ...] = ()
@@ -40,23 +48,23 @@ class Packet(NamedTuple):
 
 @dataclass
 class Frame:
-    """One message as it came: not decoded, not checked. It owns `fds`."""
+    """A message as it came: not decoded, not checked. It owns `fds`."""
 
     number: int
     flags: int
     payload: bytes
     fds: list[OwnedFd] = field(default_factory=list)
     fault: str = ""
-    """What is wrong with how it came; empty if nothing is."""
+    """What is wrong with the way it came; empty if nothing is."""
 
     @property
     def need_reply(self) -> bool:
-        """True where the sender asks for a reply."""
+        """True if the sender asks for a reply."""
         return bool(self.flags & NEED_REPLY)
 
     @property
     def is_reply(self) -> bool:
-        """True where the sender says that it is a reply."""
+        """True if the sender says that it is a reply."""
         return bool(self.flags & REPLY)
 
     @property
@@ -65,12 +73,12 @@ class Frame:
         return pack(self.number, self.flags, self.payload)
 
     def take_fds(self) -> tuple[OwnedFd, ...]:
-        """Return the descriptors; the caller closes them now."""
+        """Return the descriptors, which are the caller's to close from now on."""
         fds, self.fds = tuple(self.fds), []
         return fds
 
     def close(self) -> None:
-        """Close the descriptors that nobody took."""
+        """Close the descriptors that were not taken."""
         for fd in self.take_fds():
             fd.close()
 
@@ -81,11 +89,7 @@ def pack(number: int, flags: int, payload: bytes) -> bytes:
 
 
 class Framer:
-    """Puts messages together from reads that never cross a message's end.
-
-    The kernel gives descriptors to whoever reads the first byte that they were sent with: only reads
-    of at most `bytes_wanted` tell whose they are.
-    """
+    """Assembles messages from reads of at most `bytes_wanted` bytes."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -95,16 +99,15 @@ class Framer:
 
     @property
     def bytes_wanted(self) -> int:
-        """How many bytes are missing to the end of the header or payload under way, at least 1."""
+        """Bytes missing to the end of the header or payload under way, at least 1."""
         return self._end - len(self._buffer)
 
     def feed(self, data: bytes, fds: Sequence[OwnedFd] = ()) -> Frame | None:
-        """Take what one read returned; return the message if it is complete.
+        """Take the result of one read; return the message if it is complete.
 
-        The framer owns `fds` from here on, and closes what it holds where it raises. Empty `data`
-        is the end of the connection. Raises RemoteProtocolError where framing is lost: a wrong
-        version, too large a size, an end inside a message. Raises LocalProtocolError for more bytes
-        than were wanted.
+        The framer owns `fds` from here on, and closes all that it holds before it raises. Empty `data`
+        is the end of the connection. Raises RemoteProtocolError if framing is lost: a wrong version, too
+        large a size, an end inside a message. Raises LocalProtocolError for more bytes than were wanted.
         """
         if fds and self._buffer:
             self._fault = "file descriptors came after the first byte"

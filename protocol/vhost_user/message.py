@@ -1,8 +1,8 @@
-"""What every vhost-user message class states, and the code that they share.
+"""The base classes of all vhost-user messages: requests and replies.
 
-A message is an object of a class that says what the specification says of it: its number, its
-payload, how many file descriptors come with it, what has to be negotiated first, how it is answered.
-Nothing outside the class depends on which message it is.
+A message is an object of a class that states what the specification says about it: its number, its
+payload, its file descriptors, what has to be negotiated first, how it is answered. The sessions know no
+single message: they act on what the classes state.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ if TYPE_CHECKING:
     from protocol.vhost_user.numbers import BackendRequest, FrontendRequest
 
 HEX: Final = {"base": 16}
-"""Metadata of a dataclass field that people read in hexadecimal: addresses, sizes of memory."""
+"""Metadata of a dataclass field that is printed in hexadecimal: addresses, sizes of memory."""
 
 _SHOWN_BYTES = 32
 
 
 @dataclass(repr=False)
 class Message:
-    """A request or a reply. It owns `fds` until somebody takes them; `close()` closes what is left."""
+    """A request or a reply. It owns `fds` until they are taken; `close()` closes those that are left."""
 
     payload: ClassVar[Payload] = EMPTY
     fd_counts: ClassVar[Collection[int]] = {0}
+    """How many file descriptors messages of this class may have."""
 
     fds: tuple[OwnedFd, ...] = field(default=(), kw_only=True, compare=False)
 
     @property
     def label(self) -> str:
-        """What the message is, for people."""
+        """The name of the message, for logs."""
         raise NotImplementedError
 
     def allowed_fds(self) -> Collection[int]:
@@ -55,37 +56,39 @@ class Message:
         except ValueError as error:
             raise LocalProtocolError(f"{self.label}: {error}") from None
         if not self.payload.fits(len(data), xen):
-            raise LocalProtocolError(f"{self.label}: {len(data)} bytes are no {self.payload.name}")
+            raise LocalProtocolError(
+                f"{self.label}: {len(data)} bytes of payload do not fit ({self.payload.name})"
+            )
         return data
 
     @classmethod
     def decode(cls, data: bytes, xen: bool = False) -> Self:
         """Return the message with this payload. Raises ValueError, in one line, for any other payload."""
         if not cls.payload.fits(len(data), xen):
-            raise ValueError(f"{len(data)} bytes are no payload of it ({cls.payload.name})")
+            raise ValueError(f"{len(data)} bytes of payload do not fit ({cls.payload.name})")
         values = cls.payload.parse(data, xen)
         return cls(**{each.name: values[each.name] for each in payload_fields(cls)})
 
     def negotiate(self, negotiation: Negotiation) -> None:
-        """Note in `negotiation` what this message changes. Raises ValueError if it must not."""
+        """Record in `negotiation` what this message changes. Raises ValueError if it must not change it."""
 
     def take_fds(self) -> tuple[OwnedFd, ...]:
-        """Return the descriptors; the caller closes them now."""
+        """Return the descriptors, which are the caller's to close from now on."""
         fds, self.fds = self.fds, ()
         return fds
 
     def take_fd(self) -> OwnedFd | None:
-        """Return the descriptor of a message with at most one; the caller closes it now."""
+        """Return the descriptor of a message with at most one; it is the caller's to close from now on."""
         fds = self.take_fds()
         return fds[0] if fds else None
 
     def close(self) -> None:
-        """Close the descriptors that nobody took."""
+        """Close the descriptors that were not taken."""
         for fd in self.take_fds():
             fd.close()
 
     def field_texts(self) -> Iterator[str]:
-        """Yield `name=value` for everything there is to say of the message."""
+        """Yield `name=value` for each field, and the number of descriptors."""
         for each in payload_fields(type(self)):
             yield f"{each.name}={_text(getattr(self, each.name), each)}"
         if self.fds:
@@ -97,7 +100,7 @@ class Message:
 
 @dataclass(repr=False)
 class Reply(Message):
-    """What answers a request."""
+    """An answer to a request."""
 
     answers: Request | None = field(default=None, kw_only=True, compare=False)
     """The request, in a reply that was received."""
@@ -109,15 +112,15 @@ class Reply(Message):
 
     @property
     def failed(self) -> bool:
-        """True where the other side says that it did not do what was asked for."""
+        """True if it says that the request was not done."""
         return False
 
     @classmethod
     def outcome(cls, ok: bool) -> Reply:
-        """Return the reply that says no more than `ok`.
+        """Return the reply that says `ok` and nothing else.
 
-        A failed request whose reply has no room to say so is answered without payload, as the
-        specification has it for GET_CONFIG: a front-end that waits sees an error at once.
+        If the request failed and its reply has no field for that, the reply has no payload, as the
+        specification demands for GET_CONFIG: a front-end that waits sees an error at once.
         Raises LocalProtocolError for a success that needs values.
         """
         if ok:
@@ -127,11 +130,11 @@ class Reply(Message):
 
 @dataclass(repr=False)
 class Empty(Reply):
-    """A reply without payload, where one was due: the request failed."""
+    """A reply without payload where a payload was due: the request failed."""
 
     @property
     def failed(self) -> bool:
-        """True: that is all it can say."""
+        """True."""
         return True
 
 
@@ -163,21 +166,21 @@ class Number(Reply):
 
 @dataclass(repr=False)
 class Request(Message):
-    """What one side asks of the other."""
+    """A request of one side to the other."""
 
     number: ClassVar[IntEnum]
     requirement: ClassVar[Requirement] = Requirement()
     reply: ClassVar[type[Reply]] = Ack
     always_replied: ClassVar[bool] = False
-    """False: only where REPLY_ACK is on and the request asks for it."""
+    """False: it is acknowledged only if REPLY_ACK is on and the request asks for it."""
     postcopy_reply: ClassVar[type[Reply] | None] = None
-    """The reply between POSTCOPY_LISTEN and POSTCOPY_END, where it is another one then."""
+    """The reply between POSTCOPY_LISTEN and POSTCOPY_END, if it differs then."""
     discarded_fds: ClassVar[int] = 0
-    """How many descriptors too many are closed unused and not held against the sender."""
+    """How many descriptors beyond `fd_counts` are closed unused instead of refusing the request."""
 
     need_reply: bool = field(default=False, kw_only=True)
     reply_owed: bool = field(default=False, init=False, compare=False)
-    """True where the session that received it owes it a reply."""
+    """True while the session that received it owes it a reply."""
 
     @property
     def label(self) -> str:
@@ -186,7 +189,7 @@ class Request(Message):
 
     @classmethod
     def is_always_replied(cls) -> bool:
-        """Return True where the sender waits for a reply whether it asks for one or not."""
+        """Return whether the request is replied also if it does not ask for it."""
         return cls.always_replied or cls.reply is not Ack
 
     def is_replied(self, negotiation: Negotiation) -> bool:
@@ -202,30 +205,30 @@ class Request(Message):
         return (self.postcopy_reply if negotiation.postcopy else None) or self.reply
 
     def is_answered_by(self, reply: Reply) -> bool:
-        """Return whether `reply`, of the right class, is one to this very request."""
+        """Return whether the fields of `reply`, which is of the right class, match this request."""
         return True
 
     def field_texts(self) -> Iterator[str]:
-        """Yield `name=value` for everything there is to say of the request."""
+        """Yield `name=value` for each field, the number of descriptors, and `need_reply`."""
         yield from super().field_texts()
         if self.need_reply:
             yield "need_reply"
 
 
 class FrontendMessage(Request):
-    """A request of a front-end. Its subclasses are in frontend_messages."""
+    """A request of a front-end; its subclasses are in `protocol.vhost_user.messages`."""
 
     number: ClassVar[FrontendRequest]
 
 
 class BackendMessage(Request):
-    """A request of a back-end. Its subclasses are in backend_messages."""
+    """A request of a back-end; its subclasses are in `protocol.vhost_user.messages.backend`."""
 
     number: ClassVar[BackendRequest]
 
 
 def describe(message: Message) -> str:
-    """Return the message in one line for people: `SET_VRING_NUM index=0 num=256 need_reply`."""
+    """Return the message in one line, for logs: `SET_VRING_NUM index=0 num=256 need_reply`."""
     return " ".join([message.label, *message.field_texts()])
 
 
@@ -234,14 +237,14 @@ def payload_fields(type_: type[Message]) -> list[Field[Any]]:
     return [each for each in fields(type_) if each.init and not each.kw_only]
 
 
-def _text(value: object, where: Field[Any]) -> str:
+def _text(value: object, of: Field[Any]) -> str:
     if isinstance(value, tuple):
-        return f"[{', '.join(_text(each, where) for each in value)}]"
+        return f"[{', '.join(_text(each, of) for each in value)}]"
     if isinstance(value, bytes):
         more = f"... ({len(value)} bytes)" if len(value) > _SHOWN_BYTES else ""
         return (value[:_SHOWN_BYTES].hex(" ") or "-") + more
     if isinstance(value, IntEnum):
         return value.name
-    if where.metadata == HEX and isinstance(value, int):
+    if of.metadata == HEX and isinstance(value, int):
         return hex(value)
     return str(value)

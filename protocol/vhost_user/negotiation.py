@@ -1,4 +1,4 @@
-"""What two sides have agreed on, and what that permits them to send."""
+"""The features that two sides have negotiated, and what a request requires of them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ALWAYS_ACCEPTED = (
 )
 """Features that a front-end may turn on although the back-end did not offer them.
 
-QEMU's rng and i2c (7.2) pass on what the driver accepted of QEMU's own offer, whatever the back-end
-offered. The driver relies on it, so a back-end has to do as they say. RING_RESET needs nothing of it.
+QEMU's rng and i2c (7.2) pass on the features that the driver accepted of QEMU's own offer, whatever the
+back-end offered. The driver relies on them, so a back-end has to follow. RING_RESET needs nothing from it.
 """
 
 
@@ -37,7 +37,7 @@ class Requirement:
 
 
 class UnusableError(ValueError):
-    """Features were turned on together that cannot be: the connection must not go on."""
+    """Features were turned on that exclude each other: the connection must end."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Negotiation:
 
     @property
     def xen(self) -> bool:
-        """True where memory regions have the fields of XEN_MMAP."""
+        """True if memory regions have the fields of XEN_MMAP."""
         return ProtocolFeature.XEN_MMAP in self.protocol_features
 
     def missing(self, requirement: Requirement) -> str:
@@ -65,7 +65,7 @@ class Negotiation:
         return " and ".join(str(bits) for bits in (features, protocol) if bits)
 
     def set_features(self, features: Feature) -> None:
-        """Turn features on. Raises ValueError for some that were not offered; nothing changes then."""
+        """Turn features on. Raises ValueError if some were not offered; nothing changes then."""
         if unknown := features.without(self.offered | ALWAYS_ACCEPTED):
             raise ValueError(f"features {unknown} were not offered")
         self.features = features
@@ -73,8 +73,8 @@ class Negotiation:
     def set_protocol_features(self, features: ProtocolFeature) -> None:
         """Turn protocol features on.
 
-        Raises ValueError for some that were not offered, and UnusableError for in-band notifications
-        without what they need; nothing changes then.
+        Raises ValueError if some were not offered, and UnusableError for in-band notifications without
+        the features that they need; nothing changes then.
         """
         if unknown := features.without(self.offered_protocol):
             raise ValueError(f"protocol features {unknown} were not offered")

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class FrontendRequest(IntEnum):
-    """What a front-end asks of a back-end, on the socket that both were started with."""
+    """Requests of a front-end, on the first socket of a connection."""
 
     GET_FEATURES = 1
     SET_FEATURES = 2
@@ -56,7 +56,7 @@ class FrontendRequest(IntEnum):
 
 
 class BackendRequest(IntEnum):
-    """What a back-end asks of its front-end, on the socket that SET_BACKEND_REQ_FD passed."""
+    """Requests of a back-end, on the socket that SET_BACKEND_REQ_FD passed."""
 
     IOTLB_MSG = 1
     CONFIG_CHANGE_MSG = 2

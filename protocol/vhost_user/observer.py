@@ -1,4 +1,7 @@
-"""Decodes what two others say to each other over one socket, and refuses nothing: for a trace."""
+"""An observer of one socket between two others: decodes messages and refuses none, for a trace.
+
+Its frames keep their descriptors, to be passed on; the messages that it returns have none.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Observed:
-    """What a frame says, in one line, and what is wrong with it, if anything."""
+    """A decoded frame: its text in one line, and its fault, if any."""
 
     text: str
     problem: str = ""
     message: Message | None = None
-    """The message without its descriptors, which the frame keeps; None where it could not be decoded."""
+    """The message without its descriptors, which the frame keeps; None if it could not be decoded."""
     request: Request | None = None
-    """Of a reply: what it answers."""
+    """Of a reply: its request."""
 
     def __str__(self) -> str:
         return f"{self.text} (wrong: {self.problem})" if self.problem else self.text
@@ -38,8 +41,7 @@ class Observed:
 class Observer:
     """Follows one socket: requests of one side, replies of the other.
 
-    The two sockets of a connection have an observer each, with the same `negotiation`. Frames keep
-    their descriptors, to be passed on.
+    The two sockets of a connection have an observer each, with the same `negotiation`.
     """
 
     def __init__(self, table: Mapping[int, type[Request]], negotiation: ObservedNegotiation) -> None:
@@ -48,7 +50,7 @@ class Observer:
         self._waiting: deque[tuple[Request, type[Reply]]] = deque()
 
     def request(self, frame: Frame) -> Observed:
-        """Decode what came from the side that makes requests."""
+        """Decode a frame from the side that makes requests."""
         try:
             request = decode_request(frame, self._table, self._negotiation.xen)
         except ValueError as error:
@@ -62,7 +64,7 @@ class Observer:
         return Observed(_text(request, frame), _joined(problems), request)
 
     def reply(self, frame: Frame) -> Observed:
-        """Decode what came from the side that answers."""
+        """Decode a frame from the side that answers."""
         text = f"reply to {_undecoded(frame, self._table)}"
         if not any(request.number == frame.number for request, _ in self._waiting):
             return Observed(text, "no such reply is due")
@@ -78,7 +80,7 @@ class Observer:
         return Observed(_text(reply, frame), _joined(problems), reply, request)
 
     def _next(self, number: int) -> tuple[Request, type[Reply]]:
-        """Return the first request with this number that waits; earlier ones were never answered."""
+        """Return the first waiting request with this number; the ones before it were never answered."""
         while self._waiting[0][0].number != number:
             self._waiting.popleft()
         return self._waiting.popleft()
@@ -97,7 +99,7 @@ def _joined(problems: list[str]) -> str:
 
 
 def _text(message: Message, frame: Frame) -> str:
-    """Describe the message, and give its descriptors back to the frame."""
+    """Return the message as text, and its descriptors to the frame."""
     text = describe(message)
     frame.fds = list(message.take_fds())
     return text

@@ -1,4 +1,14 @@
-"""The side that sends requests and gets them answered, of either socket; no I/O."""
+"""The requesting end of either socket: sends requests and matches their replies; no I/O.
+
+How it works: a request that will be replied is put on a queue, with the class of its reply as the
+negotiation is at that moment; a feature that is turned on later does not change it. The other side
+answers in order, so each reply is that of the first request on the queue; its number must agree. A
+request's effect on the negotiation is recorded when it is sent, that of a reply (an offer) when it comes.
+
+The descriptors of a request stay the request's: its owner closes them when the packet was sent. Those of
+a reply are the framer's until the reply is returned, which owns them then. The first fault of the other
+side breaks the session for good, with nothing left open; requests on the queue get no reply.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +31,10 @@ if TYPE_CHECKING:
 
 
 class Requester:
-    """Encodes requests, and matches the replies that come with the requests that wait for them.
+    """Encodes requests, and matches replies with the requests that wait for them.
 
-    Read at most `bytes_wanted` bytes at a time. Several requests may be under way; they are
-    answered in the order in which they were sent.
+    Read at most `bytes_wanted` bytes at a time. Several requests may be under way; they are answered in
+    the order in which they were sent.
     """
 
     def __init__(self, negotiation: Negotiation) -> None:
@@ -35,7 +45,7 @@ class Requester:
 
     @property
     def bytes_wanted(self) -> int:
-        """How many bytes are missing to the end of the header or payload under way, at least 1."""
+        """Bytes missing to the end of the header or payload under way, at least 1."""
         return self._framer.bytes_wanted
 
     @property
@@ -44,11 +54,11 @@ class Requester:
         return tuple(request for request, _ in self._waiting)
 
     def request(self, message: Request, need_reply: bool = False) -> Packet:
-        """Return what to send; the descriptors stay the message's, to be closed once it was sent.
+        """Return the packet to send; the descriptors stay the message's, to be closed after sending.
 
-        `need_reply` asks for an acknowledgement; requests whose reply says more get it anyhow.
-        Raises LocalProtocolError for a request that was not negotiated, for one whose values or
-        descriptors do not fit, and for `need_reply` without REPLY_ACK.
+        `need_reply` asks for an acknowledgement; a request with a reply of its own gets that in any case.
+        Raises LocalProtocolError for a request that was not negotiated, for values or descriptors that
+        do not fit, and for `need_reply` without REPLY_ACK.
         """
         if need_reply and ProtocolFeature.REPLY_ACK not in self._negotiation.protocol_features:
             raise LocalProtocolError(
@@ -60,18 +70,18 @@ class Requester:
             raise LocalProtocolError(f"{message.label}: {error}") from None
         payload, fds = message.encode(self._negotiation.xen), tuple(fd.fileno() for fd in message.fds)
         message.need_reply = need_reply
-        self._note(message)
+        self._record(message)
         if message.is_replied(self._negotiation):
             self._waiting.append((message, message.reply_type(self._negotiation)))
         flags = VERSION | (NEED_REPLY if need_reply else 0)
         return Packet(pack(message.number, flags, payload), fds)
 
     def receive(self, data: bytes, fds: Sequence[OwnedFd] = ()) -> list[Reply]:
-        """Take what one read returned; return the reply that it completed, if any.
+        """Take the result of one read; return the reply that it completed, if any.
 
-        The session owns `fds` from here on; the reply that is returned owns those that belong to
-        it. Empty `data` is the end of the connection. Raises RemoteProtocolError for anything but
-        the reply that is due; the session is then broken and raises on every further call.
+        The session owns `fds` from here on; the reply that is returned owns those that belong to it.
+        Empty `data` is the end of the connection. Raises RemoteProtocolError for anything but the reply
+        that is due; the session is then broken and raises at each further call.
         """
         if self._broken:
             for fd in fds:
@@ -85,11 +95,11 @@ class Requester:
             raise
 
     def close(self) -> None:
-        """Close the descriptors that no reply has handed out. The session is broken afterwards."""
+        """Close the descriptors that no reply owns. The session is broken afterwards."""
         self._broken = True
         self._framer.close()
 
-    def _note(self, message: Request) -> None:
+    def _record(self, message: Request) -> None:
         try:
             message.negotiate(self._negotiation)
         except ValueError as error:
@@ -107,9 +117,9 @@ class Requester:
         return reply
 
     def _match(self, frame: Frame) -> Reply:
-        """Return the reply, which owns the frame's descriptors. Raises ValueError if it is none."""
+        """Return the reply, which owns the descriptors. Raises ValueError if another one is due."""
         if not self._waiting:
-            raise ValueError(f"message {frame.number} came, where no reply is due")
+            raise ValueError(f"message {frame.number} came while no reply was due")
         request, kind = self._waiting[0]
         if frame.number != request.number or frame.flags != REPLY_FLAGS or frame.fault:
             raise ValueError(
@@ -122,7 +132,7 @@ class Requester:
 
 
 def decode_reply(frame: Frame, request: Request, kind: type[Reply], xen: bool = False) -> Reply:
-    """Return the reply, which owns the frame's descriptors. Raises ValueError if it is none to `request`."""
+    """Return the reply, which owns the descriptors. Raises ValueError if it does not fit `request`."""
     may_be_empty = kind.payload.fits(0, xen) and (frame.fds or 0 in kind.fd_counts)
     if frame.payload or may_be_empty:
         try:

@@ -1,4 +1,16 @@
-"""The side that receives requests and answers them, of either socket; no I/O."""
+"""The answering end of either socket: receives requests, checks and answers them; no I/O.
+
+How it works: each request passes the same steps. Its frame is decoded; descriptors that the specification
+tolerates are dropped; requirement and number of descriptors are checked; its effect on the negotiation is
+recorded. A request that fails one of them becomes a `Refused`, with its descriptors closed, and the
+connection goes on. If the sender waits for a reply, the request or refusal is put on a queue, with the
+class of the reply as the negotiation is at that moment.
+
+Replies leave in the order of the queue: to answer any but the first is an error of ours, as the other
+side could not tell whose reply it is. So a handler may take its time, and the next request may be read,
+but not be answered before it. A request that is returned owns its descriptors; those of a reply stay
+their owner's until the packet was sent. Lost framing breaks the session for good, with nothing left open.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +35,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Refused:
-    """A request that the session did not let through; the connection goes on.
+    """A request that failed a check; the connection goes on.
 
-    Its descriptors are closed. `acknowledge(refused, ok=False)` answers it, if it is to be answered.
+    Its descriptors are closed. `acknowledge(refused, ok=False)` answers it if a reply is owed.
     """
 
     number: int
@@ -38,10 +50,9 @@ class Refused:
 
 
 class Responder:
-    """Turns what comes into requests that passed every check, and remembers which of them wait.
+    """Decodes requests, lets through those that pass every check, and encodes their replies in order.
 
-    Read at most `bytes_wanted` bytes at a time. Replies go out in the order of the requests, which
-    is how the other side tells whose they are.
+    Read at most `bytes_wanted` bytes at a time.
     """
 
     def __init__(self, table: Mapping[int, type[Request]], negotiation: Negotiation) -> None:
@@ -53,21 +64,21 @@ class Responder:
 
     @property
     def bytes_wanted(self) -> int:
-        """How many bytes are missing to the end of the header or payload under way, at least 1."""
+        """Bytes missing to the end of the header or payload under way, at least 1."""
         return self._framer.bytes_wanted
 
     @property
     def owed(self) -> tuple[Request | Refused, ...]:
-        """The requests that wait for an answer, in the order in which they get it."""
+        """The requests that wait for a reply, in the order in which they get it."""
         return tuple(request for request, _ in self._owed)
 
     def receive(self, data: bytes, fds: Sequence[OwnedFd] = ()) -> list[Request | Refused]:
-        """Take what one read returned; return the request that it completed, if any.
+        """Take the result of one read; return the request that it completed, if any.
 
-        The session owns `fds` from here on; the request that is returned owns those that belong to
-        it. Empty `data` is the end of the connection. Raises RemoteProtocolError where framing is
-        lost or the other side must be left; the session is then broken and raises on every further
-        call. Whatever comes, it raises nothing else.
+        The session owns `fds` from here on; the request that is returned owns those that belong to it.
+        Empty `data` is the end of the connection. Raises RemoteProtocolError, and nothing else whatever
+        comes, if framing is lost or the connection must end; the session is then broken and raises at
+        each further call.
         """
         if self._broken:
             _close(fds)
@@ -80,21 +91,20 @@ class Responder:
             raise
 
     def acknowledge(self, request: Request | Refused, ok: bool = True) -> Packet | None:
-        """Return what to send to say that `request` was done or failed; None if nothing is owed.
+        """Return the packet that says whether `request` was done; None if no reply is owed.
 
-        Raises LocalProtocolError if an earlier request is still to be answered, and for the success
-        of one that asks for more than that.
+        Raises LocalProtocolError if an earlier request is not answered yet, and for the success of a
+        request whose reply has values.
         """
         if not request.reply_owed:
             return None
         return self._answer(request, self._due(request).outcome(ok), ())
 
     def reply(self, request: Request, value: Reply | int, fds: Sequence[int] = ()) -> Packet:
-        """Return what to send to answer `request` with `value`: a reply, or the one number in it.
+        """Return the packet that answers `request` with `value`: a reply, or its only number.
 
-        `fds` (and those that the reply owns) stay their owner's. Raises LocalProtocolError if no
-        reply is owed, if an earlier request is still to be answered, and for a reply that is not
-        the request's.
+        `fds` (and those that the reply owns) stay their owner's. Raises LocalProtocolError if no reply
+        is owed, if an earlier request is not answered yet, and for a reply that is not the request's.
         """
         if not request.reply_owed:
             raise LocalProtocolError(f"{request.label} waits for no reply")
@@ -105,7 +115,7 @@ class Responder:
         return self._answer(request, reply, fds)
 
     def close(self) -> None:
-        """Close the descriptors that no request has handed out. The session is broken afterwards."""
+        """Close the descriptors that no request owns. The session is broken afterwards."""
         self._broken = True
         self._framer.close()
 
@@ -156,7 +166,7 @@ class Responder:
 def _from_number(kind: type[Reply], value: int) -> Reply:
     names = [each.name for each in payload_fields(kind)]
     if len(names) != 1:
-        raise LocalProtocolError(f"a {kind.__name__} is no single number")
+        raise LocalProtocolError(f"a {kind.__name__} is not a single number")
     values: dict[str, Any] = {names[0]: value}
     return kind(**values)
 

@@ -1,6 +1,6 @@
-"""The checks that every request passes, at the one who sends it and at the one who receives it.
+"""The checks that every request passes, where it is sent and where it is received.
 
-They know no message: all they enforce is stated by the message's class.
+They are the same for all messages, and enforce what the message's class states.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 class RefusedError(ValueError):
-    """A message is refused; the text says why, in one line."""
+    """A message is refused; the text is the reason, in one line."""
 
 
 def decode_request(frame: Frame, table: Mapping[int, type[Request]], xen: bool = False) -> Request:
-    """Return the request, which owns the frame's descriptors now.
+    """Return the request, which owns the frame's descriptors from now on.
 
-    Only its form is checked here. Raises ValueError for an unknown number and a wrong payload; the
-    frame keeps its descriptors then.
+    Only its form is checked. Raises ValueError for an unknown number and for a wrong payload; the frame
+    keeps its descriptors then.
     """
     if frame.fault:
         raise RefusedError(frame.fault)
     if frame.is_reply:
-        raise RefusedError("it is a reply, where requests are due")
+        raise RefusedError("it is a reply where a request is due")
     kind = table.get(frame.number)
     if kind is None:
-        raise RefusedError(f"no request with the number {frame.number} is known")
+        raise RefusedError("its number is not known")
     request = kind.decode(frame.payload, xen)
     request.need_reply = frame.need_reply
     request.fds = frame.take_fds()
@@ -51,15 +51,15 @@ def check_request(request: Request, negotiation: Negotiation) -> None:
 
 
 def check_fds(message: Message) -> None:
-    """Raise RefusedError if not as many descriptors came with `message` as belong to it."""
+    """Raise RefusedError if more or fewer descriptors came with `message` than belong to it."""
     allowed = message.allowed_fds()
     if len(message.fds) not in allowed:
         due = " or ".join(str(count) for count in sorted(allowed))
-        raise RefusedError(f"{len(message.fds)} file descriptors came with it, where {due} belong to it")
+        raise RefusedError(f"{len(message.fds)} file descriptors came with it; {due} belong to it")
 
 
 def drop_discarded(request: Request) -> None:
-    """Close descriptors that should not have come, where the specification tolerates them."""
+    """Close superfluous descriptors that the specification tolerates."""
     if len(request.fds) <= request.discarded_fds:
         request.close()
 

@@ -161,7 +161,7 @@ def test_number_is_enough_for_a_reply_with_one_field() -> None:
 
 def test_number_is_not_enough_for_others() -> None:
     session = backend()
-    with pytest.raises(LocalProtocolError, match="a VringBase is no single number"):
+    with pytest.raises(LocalProtocolError, match="a VringBase is not a single number"):
         session.reply(ask(session, GetVringBase, GetVringBase(0).encode()), 4)
 
 

@@ -155,7 +155,7 @@ def test_wrong_number_of_descriptors_is_refused_and_closed(
     count = data.draw(st.integers(0, 10).filter(lambda count: count not in tolerated))
     fds = new_fds(count)
     event = refused(send(backend(), kind, message.encode(), fds=fds))
-    assert event.reason.startswith(f"{count} file descriptors came with it, where ")
+    assert event.reason.startswith(f"{count} file descriptors came with it; ")
     assert all(fd.closed for fd in fds)
 
 
@@ -175,13 +175,13 @@ def test_ring_descriptor_and_its_bit_must_agree(kind: type[SetVringKick | SetVri
 def test_memory_table_has_a_descriptor_for_each_region() -> None:
     table = SetMemTable((MemoryRegion(0, 4096, 0),) * 3)
     event = refused(send(backend(), SetMemTable, table.encode(), fds=new_fds(2)))
-    assert event.reason == "2 file descriptors came with it, where 3 belong to it"
+    assert event.reason == "2 file descriptors came with it; 3 belong to it"
 
 
 def test_refused_payload_closes_descriptors() -> None:
     fds = new_fds(2)
     event = refused(send(backend(), SetMemTable, bytes(7), fds=fds))
-    assert str(event) == "SET_MEM_TABLE is refused: 7 bytes are no payload of it (memory regions)"
+    assert str(event) == "SET_MEM_TABLE is refused: 7 bytes of payload do not fit (memory regions)"
     assert all(fd.closed for fd in fds)
 
 
@@ -197,7 +197,7 @@ def test_late_descriptors_are_refused_and_closed() -> None:
 def test_reply_where_requests_are_due_is_refused_and_not_answered() -> None:
     session = backend()
     event = refused(send(session, GetFeatures, flags=VERSION | REPLY | NEED_REPLY))
-    assert event.reason == "it is a reply, where requests are due"
+    assert event.reason == "it is a reply where a request is due"
     assert session.acknowledge(event, ok=False) is None
 
 

@@ -127,7 +127,7 @@ def test_object_that_is_not_there_is_an_error_without_descriptor() -> None:
 def test_front_ends_requests_are_unknown_here() -> None:
     _, theirs = channel()
     event = refused(send(theirs, 11, bytes(8)))
-    assert str(event) == "request 11 is refused: no request with the number 11 is known"
+    assert str(event) == "request 11 is refused: its number is not known"
 
 
 def test_call_is_a_ring_index() -> None:

@@ -156,14 +156,14 @@ def test_reply_to_something_else_is_refused() -> None:
 def test_reply_that_nobody_waits_for_is_refused() -> None:
     session = frontend()
     session.request(SetVringNum(0, 1))
-    with pytest.raises(RemoteProtocolError, match="message 8 came, where no reply is due"):
+    with pytest.raises(RemoteProtocolError, match="message 8 came while no reply was due"):
         get(session, 8, bytes(8))
 
 
 @pytest.mark.parametrize(
     ("request_", "payload", "text"),
     [
-        (GetQueueNum(), bytes(7), "reply to GET_QUEUE_NUM: 7 bytes are no payload"),
+        (GetQueueNum(), bytes(7), "reply to GET_QUEUE_NUM: 7 bytes of payload do not fit"),
         (GetConfig(0, 8), Config(0, bytes(9)).encode(), "is not answered by"),
         (GetConfig(0, 8), Config(1, bytes(8)).encode(), "is not answered by"),
         (GetVringBase(1), VringBase(2, 0).encode(), "is not answered by"),
@@ -247,7 +247,7 @@ def test_failed_transfer_of_device_state_brings_no_channel(word: int) -> None:
 
 def test_broken_session_closes_what_still_comes() -> None:
     session = frontend()
-    with pytest.raises(RemoteProtocolError, match="no reply is due"):
+    with pytest.raises(RemoteProtocolError, match="no reply was due"):
         get(session, 1, b"")
     fds = new_fds(1)
     with pytest.raises(RemoteProtocolError, match="given up after an earlier error"):

@@ -101,7 +101,7 @@ def test_any_bytes_of_its_size_decode_or_are_refused_in_one_line(
 @given(st.data())
 def test_any_other_size_is_refused(kind: type[Message], data: st.DataObject) -> None:
     size = data.draw(st.sampled_from([size for size in range(5000) if size not in kind.payload.sizes]))
-    with pytest.raises(ValueError, match=f"^{size} bytes are no payload of it"):
+    with pytest.raises(ValueError, match=f"^{size} bytes of payload do not fit"):
         kind.decode(bytes(size))
 
 

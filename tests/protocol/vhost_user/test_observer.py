@@ -106,20 +106,19 @@ def test_both_sockets_share_what_was_negotiated() -> None:
     [
         (
             Frame(99, VERSION, b"abc"),
-            "request 99 flags=0x1 size=3 fds=0 (wrong: no request with the number 99 is known)",
+            "request 99 flags=0x1 size=3 fds=0 (wrong: its number is not known)",
         ),
         (
             Frame(8, VERSION, b"abc"),
-            "SET_VRING_NUM flags=0x1 size=3 fds=0 (wrong: 3 bytes are no payload of it (vring state))",
+            "SET_VRING_NUM flags=0x1 size=3 fds=0 (wrong: 3 bytes of payload do not fit (vring state))",
         ),
         (
             Frame(12, VERSION, bytes(8)),
-            "SET_VRING_KICK index=0 no_fd=False"
-            " (wrong: 0 file descriptors came with it, where 1 belong to it)",
+            "SET_VRING_KICK index=0 no_fd=False (wrong: 0 file descriptors came with it; 1 belong to it)",
         ),
         (
             Frame(3, REPLY_FLAGS, b""),
-            "SET_OWNER flags=0x5 size=0 fds=0 (wrong: it is a reply, where requests are due)",
+            "SET_OWNER flags=0x5 size=0 fds=0 (wrong: it is a reply where a request is due)",
         ),
         (
             frame(SetFeatures(Feature(1 << 60))),
@@ -157,8 +156,8 @@ def test_what_was_wrongly_turned_on_is_followed_all_the_same() -> None:
         ),
         (
             Frame(17, REPLY_FLAGS, bytes(4)),
-            "reply to GET_QUEUE_NUM flags=0x5 size=4 fds=0 (wrong: reply to GET_QUEUE_NUM: 4 bytes are no"
-            " payload of it (u64))",
+            "reply to GET_QUEUE_NUM flags=0x5 size=4 fds=0 (wrong: reply to GET_QUEUE_NUM: 4 bytes of"
+            " payload do not fit (u64))",
         ),
         (
             Frame(1, REPLY_FLAGS, bytes(8)),

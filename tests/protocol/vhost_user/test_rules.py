@@ -209,7 +209,7 @@ def test_rule_13_no_waiting_on_the_channel_while_the_front_end_waits() -> None:
 def test_rule_14_unknown_request_is_answered_with_an_error_if_asked_for() -> None:
     session = backend()
     event = refused(send(session, 46, bytes(100), VERSION | NEED_REPLY))
-    assert str(event) == "request 46 is refused: no request with the number 46 is known"
+    assert str(event) == "request 46 is refused: its number is not known"
     packet = session.acknowledge(event, ok=False)
     assert packet is not None
     assert packet.data == pack(46, VERSION | REPLY, struct.pack("=Q", 1))

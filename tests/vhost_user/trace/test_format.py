@@ -110,7 +110,7 @@ def test_text_says_what_is_wrong_and_shows_what_is_not_understood() -> None:
     observed = Observer(FRONTEND_REQUESTS, ObservedNegotiation()).request(frame)
     line = text(Message(1, Side.BACKEND, True, frame, observed, False, None, START))
     assert line.startswith("   0.000000 #1 channel < SET_VRING_NUM flags=0x1 size=70 fds=0 00 01 02 03")
-    assert "3e 3f... (wrong: 70 bytes are no payload of it" in line
+    assert "3e 3f... (wrong: 70 bytes of payload do not fit" in line
 
 
 def test_text_of_a_note() -> None:

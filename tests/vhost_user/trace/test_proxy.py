@@ -306,10 +306,7 @@ async def test_unknown_messages_pass_unchanged(rig: Rig) -> None:
         await backend.send(reply)
         assert (await frontend.receive_exactly(len(reply)))[0] == reply
     asked, answered = rig.messages()
-    assert asked == (
-        "front-end: request 4711 flags=0xfffffff9 size=8 fds=1"
-        " (wrong: no request with the number 4711 is known)"
-    )
+    assert asked == ("front-end: request 4711 flags=0xfffffff9 size=8 fds=1 (wrong: its number is not known)")
     assert "reply to request 4711" in answered
 
 
