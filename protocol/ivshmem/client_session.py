@@ -1,6 +1,15 @@
 """The client's side of an ivshmem connection, without I/O: bytes and fds in, events out.
 
 QEMU docs/specs/ivshmem-spec.rst, "The ivshmem Client-Server Protocol", version 0.
+
+How it works: the set-up is a sequence of states, version, id, memory; then the client is connected, and
+each message is the vector of a peer (with a descriptor) or its leave (without). A peer's vectors have no
+number on the wire: they come in order, so the session counts them for each peer, and for itself by its
+own id. A leave ends the count; the same id may join again later.
+
+A descriptor is the session's until its message is complete, and the event's from then on. The first
+message that no server may send breaks the session: it closes what it holds, and raises at each further
+call. Events that were returned before stay valid.
 """
 
 from __future__ import annotations
@@ -28,23 +37,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class IdAssigned:
-    """The server gave us our id (message 2 of the specification)."""
+    """The server has assigned our id (message 2 of the specification)."""
 
     id: int
 
 
 @dataclass(frozen=True)
 class MemoryReceived:
-    """The shared memory has come (message 3). Whoever takes the event owns `fd`."""
+    """The shared memory has come (message 3). The event owns `fd`, until its receiver takes it."""
 
     fd: OwnedFd
 
 
 @dataclass(frozen=True)
 class VectorReceived:
-    """An eventfd has come: for interrupting the peer `id`, or for our own interrupts if `id` is ours.
+    """An eventfd has come: it interrupts the peer `id`, or is our own interrupt if `id` is ours.
 
-    `vector` counts up from 0 for each peer. Whoever takes the event owns `fd`.
+    `vector` counts from 0 for each peer. The event owns `fd`, until its receiver takes it.
     """
 
     id: int
@@ -71,15 +80,15 @@ class _State(Enum):
 
 
 class ClientSession:
-    """Turns what a server sends into events, and refuses what no server may send.
+    """Decodes a server's messages into events, and refuses messages that no server may send.
 
-    Read at most `bytes_wanted` bytes at a time: the kernel attaches a descriptor to the first byte
-    of its message, and only a read that never crosses a message's end tells whose it is.
+    Read at most `bytes_wanted` bytes at a time: the kernel attaches a descriptor to the first byte of its
+    message, so a read must not cross the end of a message.
     """
 
     def __init__(self) -> None:
         self.id: int | None = None
-        """Our id, once the server has told."""
+        """Our id; None until the server has assigned it."""
         self._state = _State.VERSION
         self._buffer = b""
         self._fds: list[OwnedFd] = []
@@ -88,35 +97,35 @@ class ClientSession:
 
     @property
     def bytes_wanted(self) -> int:
-        """How many bytes are missing to the end of the message under way: 1 to 8."""
+        """Bytes missing to the end of the message under way: 1 to 8."""
         return MESSAGE_SIZE - len(self._buffer)
 
     @property
     def vectors(self) -> int:
-        """How many of our own vectors have come so far."""
+        """How many of our own vectors have come."""
         return 0 if self.id is None else self._vectors.get(self.id, 0)
 
     @property
     def expected(self) -> str:
-        """What the server owes us next, for a message to people whose set-up hangs."""
+        """What the server has to send next, for an error about a set-up that hangs."""
         if self._version != PROTOCOL_VERSION:
             return f"our id ({_wrong_version(self._version)})"
         return _EXPECTED.get(self._state, "our vectors")
 
     def receive(self, data: bytes, fds: Sequence[OwnedFd] = ()) -> list[Event]:
-        """Take what one read returned; return the events that it completed (none or one).
+        """Take the result of one read; return the events that it completed (none or one).
 
-        The session owns `fds` from here on, and closes them where it raises. Empty `data` is the
-        end of the connection. Raises RemoteProtocolError for anything a server may not send, and
-        for an end inside a message or before the set-up was complete; the session is then broken
-        and raises on every further call. Never raises anything else, whatever comes.
+        The session owns `fds` from here on, and closes them before it raises. Empty `data` is the end of
+        the connection. Raises RemoteProtocolError, and nothing else whatever comes, for a message that no
+        server may send, and for an end inside a message or before the set-up was complete; the session is
+        then broken and raises at each further call.
         """
         self._fds += fds
         try:
             if self._state is _State.BROKEN:
                 raise RemoteProtocolError("the connection was given up after an earlier error")
             if len(data) > self.bytes_wanted:
-                raise RemoteProtocolError(f"{len(data)} bytes came where {self.bytes_wanted} were asked for")
+                raise RemoteProtocolError(f"{len(data)} bytes came where {self.bytes_wanted} were wanted")
             if not data:
                 return self._end()
             self._buffer += data
@@ -128,7 +137,7 @@ class ClientSession:
             raise
 
     def close(self) -> None:
-        """Close every descriptor that no event has handed out. The session is broken afterwards."""
+        """Close the descriptors that no event owns. The session is broken afterwards."""
         self._state = _State.BROKEN
         for fd in self._fds:
             fd.close()
@@ -157,7 +166,7 @@ class ClientSession:
             raise RemoteProtocolError(f"the server refused: {Refusal(value).text}")
         if not PROTOCOL_VERSION <= value <= MAX_ID:
             raise RemoteProtocolError(_wrong_version(value))
-        # A server before QEMU 2.5 sends our id here, and the memory next: only that tells it apart.
+        # A server before QEMU 2.5 sends our id here and the memory next: nothing else distinguishes it.
         self._version = value
         self._state = _State.ID
 
@@ -195,7 +204,7 @@ class ClientSession:
         if peer == self.id:
             raise RemoteProtocolError(f"the server says that we, peer {peer}, have left")
         if self._vectors.pop(peer, None) is None:
-            raise RemoteProtocolError(f"peer {peer} left, which was not there")
+            raise RemoteProtocolError(f"peer {peer} left, but was not connected")
         return PeerDisconnected(peer)
 
 

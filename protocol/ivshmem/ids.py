@@ -1,7 +1,7 @@
-"""Which id the next client of an ivshmem server may have.
+"""Allocation of ids to the clients of an ivshmem server.
 
-A QEMU that sees an id again after it saw its disconnect uses freed memory, so an id becomes free
-only when nobody who saw it leave is connected any more.
+A QEMU to which an id is announced again after its disconnect uses freed memory. So an id becomes free
+only when no client that was told of the disconnect is connected any longer.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from protocol.ivshmem.messages import MAX_ID
 
 
 class IdAllocator:
-    """Hands out the lowest id that no connected client has seen leave.
+    """Allocates the lowest id whose disconnect no connected client was told of.
 
-    Times are any growing integers, the same clock for all calls.
+    Times are growing integers, of one clock for all calls.
     """
 
     def __init__(self) -> None:
         self.reserved = 0
-        """How many ids, from 0 on, are not ours to give."""
+        """How many ids, from 0 on, are never allocated."""
         self._unused = 0
         self._free: list[int] = []
         self._left: deque[tuple[int, int]] = deque()
 
     def reserve(self, count: int) -> None:
-        """Give none of the first `count` ids from now on; called again with fewer, it frees the others."""
+        """Allocate none of the first `count` ids from now on; a later call with fewer frees the others."""
         if self._unused == self.reserved < count:  # before the first client
             self.reserved = self._unused = min(count, MAX_ID + 1)
         for id_ in range(count, self.reserved):
@@ -34,9 +34,9 @@ class IdAllocator:
         self.reserved = min(self.reserved, count)
 
     def allocate(self, oldest_join: int | None) -> int | None:
-        """Return an id for a new client, or None where there is none.
+        """Return an id for a new client, or None if none is free.
 
-        `oldest_join` is when the longest-connected client joined, None where there is no client.
+        `oldest_join` is the time at which the longest-connected client joined, None without clients.
         """
         self._set_free(oldest_join)
         if self._free:
@@ -47,12 +47,12 @@ class IdAllocator:
         return self._unused - 1
 
     def available(self, oldest_join: int | None) -> int:
-        """Return how many ids there are for new clients, of MAX_ID + 1."""
+        """Return how many of the MAX_ID + 1 ids are free for new clients."""
         self._set_free(oldest_join)
         return len(self._free) + MAX_ID + 1 - self._unused
 
     def release(self, id_: int, now: int) -> None:
-        """Note that the client `id_` left at the time `now`, no earlier than any other call's."""
+        """Record that the client `id_` left at the time `now`, not earlier than that of any earlier call."""
         self._left.append((now, id_))
 
     def _set_free(self, oldest_join: int | None) -> None:

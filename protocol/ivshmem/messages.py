@@ -1,4 +1,4 @@
-"""The ivshmem client-server protocol's one message: eight bytes, sometimes with a file descriptor.
+"""The message of the ivshmem client-server protocol: eight bytes, with or without a descriptor.
 
 QEMU docs/specs/ivshmem-spec.rst, "The ivshmem Client-Server Protocol", version 0.
 """
@@ -11,29 +11,29 @@ from enum import IntEnum
 from protocol.errors import LocalProtocolError
 
 MESSAGE_SIZE = 8
-"""Bytes of every message: one little-endian signed integer."""
+"""Bytes of a message: one little-endian signed integer."""
 
 PROTOCOL_VERSION = 0
-"""The only version there is since QEMU 2.5."""
+"""The only version since QEMU 2.5."""
 
 MEMORY_MESSAGE = -1
-"""The value that comes with the shared memory's file descriptor."""
+"""The value of the message with the shared memory's file descriptor."""
 
 MAX_ID = 0xFFFF
-"""Highest peer id: the Doorbell register has 16 bits for it."""
+"""Highest peer id: the Doorbell register has 16 bits for the id."""
 
 MAX_VECTORS = 2048
-"""Most vectors a peer may have: the MSI-X table of a PCI function ends there."""
+"""Most vectors of a peer: an MSI-X table has no more entries."""
 
 _MESSAGE = struct.Struct("<q")
 
 
 class Refusal(IntEnum):
-    """Why a server refuses a client, sent in the place of the protocol version.
+    """The reason why a server refuses a client, sent in place of the protocol version.
 
-    The protocol knows no refusal, and QEMU spins for ever on a server that just closes; an unknown
-    version makes every client give up with an error that shows the number. These numbers are
-    qemu-companion's own; no version of the protocol will ever be negative.
+    The protocol has no refusal, and QEMU spins for ever on a server that only closes; an unknown version
+    makes each client end with an error that shows the number. These numbers are qemu-companion's own;
+    versions of the protocol are not negative.
     """
 
     FULL = -2
@@ -43,7 +43,7 @@ class Refusal(IntEnum):
 
     @property
     def text(self) -> str:
-        """What the number means, for people."""
+        """The reason in words."""
         return _REFUSAL_TEXTS[self]
 
 
@@ -63,7 +63,7 @@ def encode(value: int) -> bytes:
     try:
         return _MESSAGE.pack(value)
     except struct.error:
-        raise LocalProtocolError(f"{value} does not fit a message of 64 bits") from None
+        raise LocalProtocolError(f"{value} does not fit into a message of 64 bits") from None
 
 
 def decode(data: bytes) -> int:

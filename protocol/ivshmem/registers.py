@@ -1,4 +1,4 @@
-"""The ivshmem PCI device as its guest sees it: identity, BARs and the registers of BAR0.
+"""The guest's view of the ivshmem PCI device: identity, BARs and the registers of BAR0.
 
 QEMU docs/specs/ivshmem-spec.rst, "The ivshmem PCI device's guest interface".
 """
@@ -23,11 +23,11 @@ MSIX_BAR_MIN_SIZE = 4096
 MEMORY_BAR = 2
 
 MIN_MEMORY_SIZE = 4096
-"""QEMU refuses shared memory below one page, and aborts on a size that is no power of two."""
+"""QEMU refuses shared memory below one page, and aborts on a size that is not a power of two."""
 
 
 class Register(IntEnum):
-    """Offsets in BAR0, bytes; each register has four."""
+    """Offsets in BAR0 in bytes; a register has four bytes."""
 
     INTERRUPT_MASK = 0
     INTERRUPT_STATUS = 4
@@ -41,7 +41,7 @@ REGISTER_SIZE = 4
 def doorbell(peer: int, vector: int) -> int:
     """Return the word that interrupts `peer` on `vector` when a guest writes it to the Doorbell register.
 
-    Raises LocalProtocolError where one of them does not fit its 16 bits.
+    Raises LocalProtocolError if one of them does not fit into 16 bits.
     """
     if not 0 <= peer <= MAX_ID or not 0 <= vector <= 0xFFFF:
         raise LocalProtocolError(f"the Doorbell register cannot name peer {peer}, vector {vector}")

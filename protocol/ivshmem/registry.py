@@ -1,6 +1,20 @@
-"""Who is connected to an ivshmem server, and who must be told of whom; no I/O.
+"""The members of an ivshmem server, and the messages that a join or leave sends them; no I/O.
 
 QEMU docs/specs/ivshmem-spec.rst, "The ivshmem server".
+
+How it works: a join makes an `Announcement` (id and eventfds) and a `Member`. The member's own session
+gets its set-up, with the announcements of all others; the sessions of the others get the newcomer's. A
+leave queues the disconnect for the others and withdraws the announcement, whose eventfds are closed then:
+sessions that have not begun to send it skip it. The id is free again when no client that was told of the
+disconnect is connected any longer (`ids`).
+
+Sticky, a leave tells no other member. The slot, with id and eventfds still open, is a vacancy; the next
+client gets the vacant slot with the lowest id. Members that joined before the vacancy know the eventfds
+already; those that joined since are told of them.
+
+Owners: eventfds belong to the announcement from `join()` until `leave()` or `close()`; the shared
+memory's descriptor stays the caller's. Times are ticks of one counter, so that joins, leaves and
+vacancies are ordered. The registry lives in one task, and no method waits: each call leaves it whole.
 """
 
 from __future__ import annotations
@@ -21,12 +35,12 @@ if TYPE_CHECKING:
 
 
 class IdsExhaustedError(Exception):
-    """No id is free that every connected client would survive."""
+    """No id is free: a connected client was told of the disconnect of each."""
 
 
 @dataclass(eq=False, slots=True)
 class Member:
-    """A connected client: what it is to be sent, and how the others know it."""
+    """A connected client: the session with the messages for it, and its announcement to the others."""
 
     announcement: Announcement
     joined: int
@@ -39,7 +53,7 @@ class Member:
 
 
 class _Vacancy(NamedTuple):
-    """A slot whose client has left; those who joined before `since` know its eventfds."""
+    """A slot whose client has left; members that joined before `since` know its eventfds."""
 
     id: int
     announcement: Announcement
@@ -47,10 +61,10 @@ class _Vacancy(NamedTuple):
 
 
 class Registry:
-    """The members of one server, and the messages that joins and leaves give rise to.
+    """The members of one server; joins and leaves queue messages in their sessions.
 
-    With `sticky`, a leave is kept from the others: the slot (id and eventfds) waits for the next
-    client. That avoids what crashes QEMU after a disconnect, at the price that peers get no notice.
+    With `sticky`, the others are not told of a leave: the slot (id and eventfds) waits for the next
+    client. QEMU, which may crash after a disconnect, then sees none; peers get no notice in return.
     """
 
     def __init__(self, memory: int, vectors: int, *, sticky: bool = False) -> None:
@@ -69,15 +83,15 @@ class Registry:
         return len(self._members)
 
     def __iter__(self) -> Iterator[Member]:
-        """Iterate over the members in the order they joined."""
+        """Iterate over the members in the order in which they joined."""
         return iter(self._members.values())
 
     def join(self, make_eventfds: Callable[[int], Sequence[OwnedFd]]) -> Member:
         """Admit a client: queue its set-up, and its connect notification for the others.
 
-        `make_eventfds(vectors)` is called where no vacant slot brings eventfds along; what it
-        raises goes through. Raises IdsExhaustedError. Nothing has changed where this raises.
-        The member owns the eventfds until `leave()`.
+        `make_eventfds(vectors)` is called if there is no vacant slot, which has eventfds; its exceptions
+        are passed on. Raises IdsExhaustedError. After an exception nothing has changed. The member owns
+        the eventfds until `leave()`.
         """
         vacancy = heapq.heappop(self._vacancies) if self._vacancies else None
         announcement = vacancy.announcement if vacancy else self._announce(make_eventfds)
@@ -90,7 +104,7 @@ class Registry:
         return member
 
     def leave(self, member: Member) -> None:
-        """Let a client go: queue its disconnect notification for the others, or vacate its slot."""
+        """Remove a client: queue its disconnect notification for the others, or vacate its slot."""
         if self._members.get(member.id) is not member:
             raise LocalProtocolError(f"client {member.id} is not connected")
         del self._members[member.id]
@@ -109,19 +123,19 @@ class Registry:
 
     @property
     def reserved_ids(self) -> int:
-        """How many ids, from 0 on, `reserve()` has taken out."""
+        """How many ids, from 0 on, are reserved."""
         return self._ids.reserved
 
     def reserve(self, count: int) -> None:
-        """Give no client one of the first `count` ids: others have them of whom we do not know.
+        """Give no client one of the first `count` ids: clients of an earlier server may have them.
 
-        Call it before the first client joins, and later with fewer: the rest is given then, too.
+        Call it before the first client joins; a later call with fewer frees the others.
         """
         self._ids.reserve(count)
 
     @property
     def available_ids(self) -> int:
-        """How many clients may still join, be it one after the other, before somebody else leaves."""
+        """How many clients may still join while no member leaves."""
         return self._ids.available(self._oldest_join()) + self.vacant
 
     def close(self) -> None:

@@ -1,6 +1,16 @@
-"""The server's side of one ivshmem connection, without I/O: what to send next, in an order clients survive.
+"""The server's side of one ivshmem connection, without I/O: its messages, in an order that is safe.
 
 QEMU docs/specs/ivshmem-spec.rst, "The ivshmem Client-Server Protocol", version 0.
+
+How it works: a session is a queue of whole messages. The set-up comes first: version, id, memory, the
+other peers, the own eventfds, in that order, because QEMU crashes on eventfds before the memory. Joins
+and leaves of others follow as they happen. A message is one sendmsg(), and is removed from the queue when
+the kernel has taken all of it; a client that reads slowly delays no other.
+
+A peer that joins and leaves while a client does not read must not fill that client's queue, nor keep its
+eventfds open: `withdraw()` closes them at once, the queue skips messages of a withdrawn announcement, and
+only a client that was sent a part of the announcement gets the leave. Announcements are sent in the order
+of joins, so one number, the last join of which a message was sent, says which were begun.
 """
 
 from __future__ import annotations
@@ -22,8 +32,8 @@ if TYPE_CHECKING:
 class Message:
     """One message ready for one sendmsg: `socket.sendmsg(m.buffers, m.ancillary)`.
 
-    QEMU binds a descriptor to the message it came with only if every message is a sendmsg of its own.
-    The same object serves every client, so that a join costs no encoding per client.
+    QEMU binds a descriptor to its message only if each message is a sendmsg of its own. All clients share
+    the object, so a join is encoded once.
     """
 
     __slots__ = ("ancillary", "buffers", "origin")
@@ -35,21 +45,21 @@ class Message:
 
     @property
     def withdrawn(self) -> bool:
-        """True for an announcement of a peer that has left: it is not sent any more."""
+        """True for an announcement of a peer that has left: it is not sent any longer."""
         return self.origin is not None and self.origin.withdrawn
 
 
 class Announcement:
-    """A client's id and eventfds, as every other client is told of them (messages 4, 5 and 6).
+    """A client's id and eventfds, as they are sent to all clients (messages 4, 5 and 6).
 
-    Owns the eventfds; `withdraw()` closes them. `joined` is the time of the join on the server's clock.
+    It owns the eventfds; `withdraw()` closes them. `joined` is the time of the join on the registry's clock.
     """
 
     __slots__ = ("eventfds", "id", "joined", "left", "messages", "withdrawn")
 
     def __init__(self, id_: int, joined: int, eventfds: Sequence[OwnedFd]) -> None:
         if not 0 <= id_ <= MAX_ID:
-            raise LocalProtocolError(f"{id_} is no peer id: 0..{MAX_ID}")
+            raise LocalProtocolError(f"{id_} is not a peer id: 0..{MAX_ID}")
         self.id = id_
         self.joined = joined
         self.eventfds = eventfds
@@ -58,14 +68,14 @@ class Announcement:
         self.withdrawn = False
 
     def withdraw(self) -> None:
-        """Close the eventfds: sessions that have not begun to send this announcement skip it."""
+        """Close the eventfds; sessions that have not begun to send this announcement skip it."""
         self.withdrawn = True
         for fd in self.eventfds:
             fd.close()
 
 
 _WITHDRAWN_KEPT = 64
-"""How many withdrawn messages a queue may hold, beside as many as wait to be sent."""
+"""How many withdrawn messages a queue may hold beyond the number of messages to send."""
 
 
 class _State(Enum):
@@ -75,11 +85,11 @@ class _State(Enum):
 
 
 class ServerSession:
-    """What one client is still to be sent: a queue of whole messages.
+    """The queue of messages for one client.
 
-    The transport takes `next_message()`, sends it, and says `sent()`, with nothing in between; a
-    message is whole or not begun. Nothing is ever dropped: a join that a client has not been told
-    when the peer is gone again is withdrawn together with its leave.
+    The transport takes `next_message()`, sends it, and calls `sent()`, with nothing in between; a message
+    is sent whole or not at all. None is dropped, but if a peer leaves before a client was sent its join,
+    join and leave are withdrawn together.
     """
 
     def __init__(self) -> None:
@@ -93,13 +103,13 @@ class ServerSession:
 
     @property
     def backlog(self) -> int:
-        """Messages waiting that came up after the client's own set-up."""
+        """Messages waiting that are not part of the client's own set-up."""
         return self.queued - self._setup_left
 
     def welcome(self, own: Announcement, memory: Message, peers: Iterable[Announcement]) -> None:
         """Queue the whole set-up (messages 1 to 5): version, id, memory, each peer, the own eventfds.
 
-        QEMU dies of own eventfds that come before the memory. `peers` come in the order they joined.
+        QEMU crashes on eventfds of its own before the memory. `peers` are in the order in which they joined.
         """
         self._expect(_State.NEW)
         self._state, self._own = _State.WELCOMED, own
@@ -110,7 +120,7 @@ class ServerSession:
         self.queued = self._setup_left = len(self._queue)
 
     def refuse(self, reason: Refusal) -> None:
-        """Queue a version that no client knows, the one refusal that does not make QEMU spin."""
+        """Queue a version that no client knows: QEMU spins on any other refusal."""
         self._expect(_State.NEW)
         self._state = _State.REFUSED
         self._queue.append(Message(reason))
@@ -125,11 +135,11 @@ class ServerSession:
     def peer_left(self, peer: Announcement) -> None:
         """Queue the disconnect notification of `peer` (message 6, without a descriptor).
 
-        Call it before `peer.withdraw()`. What of its join has not been sent is not sent any more.
+        Call it before `peer.withdraw()`. Messages of its join that were not sent are skipped.
         """
         self._expect(_State.WELCOMED)
         if peer is self._own:
-            raise LocalProtocolError(f"client {peer.id} cannot be told of its own leave")
+            raise LocalProtocolError(f"client {peer.id} cannot be sent its own leave")
         unsent = self._unsent(peer)
         self.queued -= unsent
         if self._own and peer.joined < self._own.joined:
@@ -138,11 +148,11 @@ class ServerSession:
             self._queue.append(peer.left)
             self.queued += 1
         if len(self._queue) > 2 * self.queued + _WITHDRAWN_KEPT:
-            # Peers that come and go would fill the queue of a client that does not read, uncounted.
+            # Uncounted, peers that come and go would fill the queue of a client that does not read.
             self._queue = deque(message for message in self._queue if not message.withdrawn)
 
     def next_message(self) -> Message | None:
-        """Return the message to send now, or None. The same one again until `sent()` is called."""
+        """Return the message to send, or None; the same one until `sent()` is called."""
         queue = self._queue
         while queue:
             message = queue[0]
@@ -152,7 +162,7 @@ class ServerSession:
         return None
 
     def sent(self) -> None:
-        """Note that the message from `next_message()` was taken whole by the kernel."""
+        """Record that the kernel has taken the whole message from `next_message()`."""
         if not self._queue:
             raise LocalProtocolError("no message was due")
         message = self._queue.popleft()
@@ -163,7 +173,7 @@ class ServerSession:
             self._begun = message.origin.joined
 
     def _unsent(self, peer: Announcement) -> int:
-        """Count the messages of `peer`'s announcement still queued. Announcements are sent in join order."""
+        """Count the messages of `peer`'s announcement that are still queued."""
         if peer.joined > self._begun:
             return len(peer.messages)
         if peer.joined < self._begun:

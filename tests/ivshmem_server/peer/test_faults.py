@@ -75,7 +75,7 @@ async def test_setup_may_come_byte_by_byte(path: Path, vectors: int | None) -> N
         ([VERSION, ID, (-1, "memory", "memory")], "came with 2 file descriptors"),
         ([VERSION, ID, (-1, "memory", *["eventfd"] * 200)], "came with 201 file descriptors"),
         ([VERSION, ID, MEMORY, (US,)], "we, peer 5, have left"),
-        ([VERSION, ID, MEMORY, (PEER,)], "peer 2 left, which was not there"),
+        ([VERSION, ID, MEMORY, (PEER,)], "peer 2 left, but was not connected"),
         ([*ALONE, (-7, "eventfd")], "a peer id was due"),
         ([VERSION, ID, (-1, "small")], "memory is unusable: 4095 bytes long; 4096 are the least"),
         ([VERSION, ID, (-1, "empty")], "memory is unusable: 0 bytes"),

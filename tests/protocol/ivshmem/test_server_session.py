@@ -257,7 +257,7 @@ def test_client_is_welcomed_once(fds: Descriptors, peers: Peers) -> None:
 def test_client_is_not_told_of_its_own_leave(fds: Descriptors, peers: Peers) -> None:
     own = peers.new()
     session = welcomed(fds, own)
-    with pytest.raises(LocalProtocolError, match="client 0 cannot be told of its own leave"):
+    with pytest.raises(LocalProtocolError, match="client 0 cannot be sent its own leave"):
         session.peer_left(own)
 
 
@@ -268,7 +268,7 @@ def test_nothing_is_sent_that_was_not_due() -> None:
 
 @pytest.mark.parametrize("id_", [-1, MAX_ID + 1])
 def test_announcement_of_an_impossible_id(id_: int) -> None:
-    with pytest.raises(LocalProtocolError, match=f"{id_} is no peer id"):
+    with pytest.raises(LocalProtocolError, match=f"{id_} is not a peer id"):
         Announcement(id_, 0, [])
 
 
