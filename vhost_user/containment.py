@@ -143,7 +143,7 @@ def in_time(seconds: float = CALL_SECONDS) -> Iterator[None]:
         raise TimeoutError(f"it has not returned within {seconds:g} s, and was cancelled")
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """Return what an exception says, and where in code that is not ours it comes from."""
     said = " ".join(str(error).split())
     text = f"{type(error).__name__}: {said}" if said else type(error).__name__

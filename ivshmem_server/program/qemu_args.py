@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import html
-import shlex
 from pathlib import Path
+
+from protocol.program.qemu import socket_chardev
 
 
 def qemu_args(socket_path: str, vectors: int) -> str:
     """Return the QEMU options, quoted for a shell. Never add reconnect= to the chardev: QEMU hangs."""
-    path = str(Path(socket_path).absolute()).replace(",", ",,")  # QEMU's own quoting of a comma
-    chardev = shlex.quote(f"socket,path={path},id=ivshmem0")
-    return f"-chardev {chardev} -device ivshmem-doorbell,chardev=ivshmem0,vectors={vectors}"
+    chardev = socket_chardev(",id=ivshmem0", path=socket_path)
+    return f"{chardev} -device ivshmem-doorbell,chardev=ivshmem0,vectors={vectors}"
 
 
 def libvirt_xml(socket_path: str, vectors: int) -> str:

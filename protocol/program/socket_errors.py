@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 
-from protocol.io import RemediedError, exhaustion
+from protocol.io import RemediedError, SocketInUseError, exhaustion
+from protocol.program.command_line import EMPTY, UserError
 
 _REMEDIES = {
     errno.EACCES: "choose a directory that you may write to",
@@ -25,3 +26,10 @@ def cause_and_remedy(error: OSError) -> str:
     if exhaustion.is_exhausted(error):
         return exhaustion.cause_and_remedy(error)
     return f"{error.strerror}; {_REMEDIES.get(error.errno or 0, 'choose another path')}"
+
+
+def cannot_listen(path: str, error: OSError) -> UserError:
+    """Return what to tell the user of a socket that cannot be made at `path`."""
+    if isinstance(error, SocketInUseError):
+        return UserError(f"socket {path} is in use by another program; stop it or choose another path")
+    return UserError(f"cannot listen on {path or EMPTY}: {cause_and_remedy(error)}")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.program.command_line import UserError
+from protocol.program.qemu import socket_chardev
 from protocol.vhost_user import MAX_CONFIG_SIZE
 from protocol.vhost_user.features import ProtocolFeature
 from protocol.virtio.ids import DeviceId
@@ -132,13 +131,12 @@ def attachment(device: type[VirtioDevice], options: argparse.Namespace, properti
 
     The options are those `for_each_socket()`. Raises UserError.
     """
-    path = str(Path(options.socket_path).absolute()).replace(",", ",,")  # QEMU's own quoting of a comma
     name = f"{_identifier(device.name)}{options.number if device.for_one_guest else 0}"
     if options.iommu:
         legacy = ",disable-legacy=on" if device.device_id in _TRANSITIONAL else ""
         properties += f",iommu_platform=on,ats=on{legacy}"
-    quoted = shlex.quote(f"socket,id={name},path={path}{_chardev_properties(device, options)}")
-    return f"-chardev {quoted} {device.qemu_attachment(options, name, properties)}"
+    chardev = socket_chardev(_chardev_properties(device, options), id=name, path=options.socket_path)
+    return f"{chardev} {device.qemu_attachment(options, name, properties)}"
 
 
 def _identifier(name: str) -> str:

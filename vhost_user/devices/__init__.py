@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from importlib.metadata import entry_points
 
 from protocol.program.command_line import UserError
-from vhost_user.containment import in_one_line
+from vhost_user.class_loading import load_class
 from vhost_user.device import VirtioDevice
 
 GROUP = "vhost_user.devices"
@@ -50,23 +49,3 @@ def _load(where: str) -> type[VirtioDevice]:
     if found.run_queue is VirtioDevice.run_queue:
         raise UserError(f"{where} has no run_queue(); write that method to serve its queues")
     return found
-
-
-def load_class(where: str, kind: str) -> object:
-    """Return what is called MODULE:CLASS, a `kind` in words, and may not be one; None: it is not there.
-
-    Raises UserError where there is no such module, or it cannot be imported.
-    """
-    module_name, _, class_name = where.partition(":")
-    if not all(part.isidentifier() for part in [*module_name.split("."), class_name]):
-        example = f"package.module:My{kind.capitalize()}"
-        raise UserError(f"'{where}' names no {kind}; give MODULE:CLASS, as in {example}")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(
-            f"cannot import {module_name}: {error}; is it installed, or in PYTHONPATH?"
-        ) from error
-    except Exception as error:  # whatever somebody's module does wrong
-        raise UserError(f"cannot import {module_name}: {in_one_line(error)}") from error
-    return getattr(module, class_name, None)

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.io import SocketInUseError
 from protocol.io.background import unwrap_group
 from protocol.program import notify
 from protocol.program.access import SocketAccess, access_from
 from protocol.program.command_line import EMPTY, UserError
-from protocol.program.socket_errors import cause_and_remedy
+from protocol.program.socket_errors import cannot_listen, cause_and_remedy
 from vhost_user.backend.server import serve
 from vhost_user.simulation.control_server import serve_control
 
@@ -113,10 +112,3 @@ async def _serve_control(device: VirtioDevice, path: str, *, task_status: trio.T
         await serve_control(device.simulation, path, task_status=task_status)
     except OSError as error:
         raise cannot_listen(path, error) from None
-
-
-def cannot_listen(path: str, error: OSError) -> UserError:
-    """Return what to tell the user of a socket that cannot be made at `path`."""
-    if isinstance(error, SocketInUseError):
-        return UserError(f"socket {path} is in use by another program; stop it or choose another path")
-    return UserError(f"cannot listen on {path or EMPTY}: {cause_and_remedy(error)}")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.program.command_line import UserError, parsed_by
+from vhost_user.class_loading import load_class
 from vhost_user.containment import in_one_line
-from vhost_user.devices import load_class
 from vhost_user.devices.i2c.chips.at24 import MODELS, At24
 from vhost_user.devices.i2c.chips.chip import I2cChip
 from vhost_user.devices.i2c.chips.lm75 import Lm75

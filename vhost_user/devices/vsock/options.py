@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeVar
 
 from protocol.program.command_line import TWO_SOCKETS, UserError, whole_number
+from protocol.program.socket_errors import cannot_listen
 from protocol.virtio.vsock import FIRST_GUEST_CID, LAST_GUEST_CID
 from vhost_user.devices.vsock.host import UnixSockets
 from vhost_user.devices.vsock.siblings import Siblings
-from vhost_user.program.serving import cannot_listen
 from vhost_user.simulation.simulation import Simulation
 
 if TYPE_CHECKING:

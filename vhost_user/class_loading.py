@@ -1,0 +1,30 @@
+"""Classes that a command line names as MODULE:CLASS: devices and chips of the user's own."""
+
+from __future__ import annotations
+
+import importlib
+
+from protocol.program.command_line import UserError
+from vhost_user.containment import in_one_line
+
+
+def load_class(where: str, kind: str) -> object:
+    """Return what MODULE:CLASS names, which need not be a class; None where the module has no such name.
+
+    `kind` is a word for messages, such as "device". Raises UserError where the name is malformed, and
+    where the module is missing or cannot be imported, whatever it raises: also SystemExit.
+    """
+    module_name, _, class_name = where.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), class_name]):
+        example = f"package.module:My{kind.capitalize()}"
+        raise UserError(f"'{where}' names no {kind}; give MODULE:CLASS, as in {example}")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"cannot import {module_name}: {said}; is it installed, or in PYTHONPATH?") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever somebody's module does wrong: a script may end in sys.exit()
+        raise UserError(f"cannot import {module_name}: {in_one_line(error)}") from error
+    return getattr(module, class_name, None)
