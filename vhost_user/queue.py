@@ -45,7 +45,7 @@ class QueueOwner(Protocol):
     def broke(self, reason: str) -> None:
         """Report that the driver broke the ring, and how."""
 
-    def looks_unshared(self) -> None:
+    def memory_not_shared(self) -> None:
         """Report that the driver kicked, but its ring has never held anything but zeros."""
 
     async def resolve(self, miss: IotlbMissError) -> None:
@@ -76,7 +76,7 @@ class Virtqueue:
         *,
         begins_anew: bool = True,
     ) -> None:
-        """Use `ring`, which somebody else must not use meanwhile. `owner` runs `publish_late()` beside."""
+        """Use `ring`, which nobody else must use meanwhile. The owner runs `publish_deferred()` beside."""
         self.index = index
         """The queue's number, from 0."""
         self.size = size
@@ -277,7 +277,7 @@ class Virtqueue:
         while not (self._stopping and self._is_idle()):
             await self._changed.park()
 
-    async def publish_late(self) -> None:
+    async def publish_deferred(self) -> None:
         """Publish what could not be published at once; runs beside the device until cancelled."""
         while True:
             while not self._is_late:
@@ -376,7 +376,7 @@ class Virtqueue:
         elif self._kicks >= _KICKS_OF_A_DRIVER and not self._taken:
             self._kicks = 0
             if self._ring.all_zero():
-                self._owner.looks_unshared()
+                self._owner.memory_not_shared()
         return elements
 
     async def _until_kicked(self) -> None:

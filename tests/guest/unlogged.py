@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vhost_user.backend.state import Backend
+from vhost_user.backend.state import ConnectionState
 from vhost_user.devices.blk.device import Blk
 
 
@@ -10,8 +10,8 @@ class Unlogged(Blk):
     """A disk that takes the dirty log, as QEMU does not migrate otherwise, and never marks a page in it."""
 
 
-def _use_no_log(self: Backend) -> None:
+def _use_no_log(self: ConnectionState) -> None:
     """Leave memory without a log, whatever the features say."""
 
 
-Backend.use_log = _use_no_log  # type: ignore[method-assign]
+ConnectionState.use_log = _use_no_log  # type: ignore[method-assign]

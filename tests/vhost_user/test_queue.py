@@ -41,7 +41,7 @@ class Owner:
     def broke(self, reason: str) -> None:
         self.reasons.append(reason)
 
-    def looks_unshared(self) -> None:
+    def memory_not_shared(self) -> None:
         self.unshared += 1
 
     async def resolve(self, miss: IotlbMissError) -> None:
@@ -93,7 +93,7 @@ async def publisher(queue: Virtqueue) -> AsyncIterator[trio.Nursery]:
     """Run what the owner of a queue runs beside it."""
     with trio.fail_after(SECONDS):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(queue.publish_late)
+            nursery.start_soon(queue.publish_deferred)
             yield nursery
             nursery.cancel_scope.cancel()
 

@@ -14,7 +14,7 @@ from protocol.io.stream import MAX_FDS
 from protocol.vhost_user import FrontendRequest, Refused, Reply, describe
 from protocol.vhost_user.validation import RefusedError
 from vhost_user.backend.handlers import HANDLERS
-from vhost_user.backend.state import Backend
+from vhost_user.backend.state import ConnectionState
 from vhost_user.memory.mapping import MappingError
 from vhost_user.memory.regions import BadRegionError
 
@@ -35,20 +35,20 @@ async def serve_connection(device: VirtioDevice, stream: FdStream) -> None:
     """
     with stream, contextlib.ExitStack() as stack:
         async with trio.open_nursery() as nursery:
-            backend = Backend(device, nursery, stream.peer_credentials().pid)
-            stack.enter_context(contextlib.closing(backend))
+            state = ConnectionState(device, nursery, stream.peer_credentials().pid)
+            stack.enter_context(contextlib.closing(state))
             device.reset()
             nursery.start_soon(device.run, name="device")
-            await _serve_requests(backend, stream)
-            await backend.stop_vrings()
+            await _serve_requests(state, stream)
+            await state.stop_vrings()
             nursery.cancel_scope.cancel()
 
 
-async def _serve_requests(backend: Backend, stream: FdStream) -> None:
-    while (requests := await _receive(backend.session, stream)) is not None:
+async def _serve_requests(state: ConnectionState, stream: FdStream) -> None:
+    while (requests := await _receive(state.session, stream)) is not None:
         for request in requests:
-            ok, answer = await _handle(backend, request)
-            if not await _answer(backend.session, stream, request, ok, answer):
+            ok, answer = await _handle(state, request)
+            if not await _answer(state.session, stream, request, ok, answer):
                 return
 
 
@@ -63,16 +63,16 @@ async def _receive(session: BackendSession, stream: FdStream) -> list[Request | 
     return requests if data else None
 
 
-async def _handle(backend: Backend, request: Request | Refused) -> tuple[bool, Answer]:
+async def _handle(state: ConnectionState, request: Request | Refused) -> tuple[bool, Answer]:
     """Do what is asked for; return whether it was done, and what to answer."""
-    names = backend.device.feature_names()
+    names = state.device.feature_names()
     if isinstance(request, Refused):
         text = names.explain(str(request)) if request.number == FrontendRequest.SET_FEATURES else str(request)
         _log.error("%s%s", text, _remedy(request))
         return False, None
     _log.debug("< %s", names.explain_message(describe(request), request))
     try:
-        return True, await HANDLERS[type(request)](backend, request)
+        return True, await HANDLERS[type(request)](state, request)
     except (RefusedError, BadRegionError, MappingError) as error:
         _log.error("%s is refused: %s", request.label, str(error))  # no traceback is kept
         return False, None

@@ -1,4 +1,4 @@
-"""Backend: all that one front-end sets up with its requests, from its connection to its end."""
+"""ConnectionState: all that one front-end sets up with its requests, from its connection to its end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_MEMORY_SLOTS = 509
 _log = logging.getLogger("vhost_user")
 
 
-class Backend:
+class ConnectionState:
     """The state of one connection. Tasks run in `nursery`; `close()` closes the rest in the end."""
 
     def __init__(self, device: VirtioDevice, nursery: trio.Nursery, front_end_pid: int) -> None:
@@ -161,7 +161,7 @@ class Backend:
                 *(index, size, buffer.num_queues, buffer.queue_size),
             )
 
-    def looks_unshared(self, index: int) -> None:
+    def memory_not_shared(self, index: int) -> None:
         """Say, once, that the guest's memory is not what we see."""
         if not self._told_unshared:
             self._told_unshared = True

@@ -90,7 +90,7 @@ class VringOwner(Protocol):
     def untracked(self, index: int, size: int) -> None:
         """Report that queue `index`, with a ring of `size`, has no room in the in-flight buffer, if any."""
 
-    def looks_unshared(self, index: int) -> None:
+    def memory_not_shared(self, index: int) -> None:
         """Report that the ring of queue `index` holds nothing, although the driver kicks."""
 
     def resumed(self) -> None:
@@ -120,8 +120,8 @@ class Vring:
         self._has_called = False
         self._run: _Run | None = None
         self._ring: Ring | None = None
-        self._left_at: int | None = None
-        self._stopped_at: int | None = None
+        self._base_at_stop: int | None = None
+        self._last_base: int | None = None
         self._told_untracked = False
 
     @property
@@ -211,14 +211,14 @@ class Vring:
         The first base with a buffer says nothing of that: the front-end of a back-end that died
         cannot know how far it had come, and a machine's old state may come back with its buffer.
         """
-        if self._left_at not in {None, self._whole(base)}:
+        if self._base_at_stop not in {None, self._whole(base)}:
             self._forget_inflight()
-        self._left_at = None
+        self._base_at_stop = None
         self.setup.base = base
 
-    def trust_inflight(self) -> None:
+    def keep_inflight(self) -> None:
         """Believe the buffer, which the front-end has just given, whatever base comes next."""
-        self._left_at = None
+        self._base_at_stop = None
         self._told_untracked = False
 
     def call(self) -> None:
@@ -256,9 +256,9 @@ class Vring:
         _log.error("queue %d is broken and stopped: %s", self.index, reason)
         self._signal("err", VringErr(self.index))
 
-    def looks_unshared(self) -> None:
+    def memory_not_shared(self) -> None:
         """Report that the ring holds nothing, although the driver kicks."""
-        self._owner.looks_unshared(self.index)
+        self._owner.memory_not_shared(self.index)
 
     async def resolve(self, miss: IotlbMissError) -> None:
         """Have the front-end say what is at an address. Raises BadAddressError where nothing is."""
@@ -291,7 +291,7 @@ class Vring:
         finally:
             self.setup.base = self.base
             if self._ring is not None:
-                self._left_at = self._stopped_at = self._ring.base
+                self._base_at_stop = self._last_base = self._ring.base
                 self._ring.close()
             self._ring = self._run = None
             run.ended.set()
@@ -304,7 +304,7 @@ class Vring:
             begins_anew=begins_anew and ring.given_base is None,
         )
         publisher = trio.CancelScope()
-        self._owner.nursery.start_soon(_publish_late, queue, publisher)
+        self._owner.nursery.start_soon(_publish_deferred, queue, publisher)
         device = self._owner.device
         features = device.feature_names().explain(str(self._owner.features))
         _log.debug("queue %d starts at %d, with %s", self.index, ring.base, features)
@@ -334,7 +334,7 @@ class Vring:
     def _begins_anew(self) -> bool:
         """Tell whether the ring is another one than the one that stopped, here or in another back-end."""
         base = self._given_base
-        return base == self._first_base if self._stopped_at is None else base != self._stopped_at
+        return base == self._first_base if self._last_base is None else base != self._last_base
 
     async def _make_ring(self) -> Ring:
         """Return the ring, once all its parts are known. Raises BrokenRingError, BadAddressError."""
@@ -347,7 +347,7 @@ class Vring:
         )
         inflight = self._inflight_part()
         base = self._given_base
-        doubted = base == self._first_base and self._stopped_at is None
+        doubted = base == self._first_base and self._last_base is None
         ring: Ring | None = None
         while ring is None:
             try:
@@ -402,9 +402,9 @@ def _fault_of_driver(error: Exception) -> str | None:
     return str(error)
 
 
-async def _publish_late(queue: Virtqueue, scope: trio.CancelScope) -> None:
+async def _publish_deferred(queue: Virtqueue, scope: trio.CancelScope) -> None:
     with scope:
-        await queue.publish_late()
+        await queue.publish_deferred()
 
 
 def _log_address(address: SetVringAddr) -> int | None:

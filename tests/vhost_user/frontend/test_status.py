@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import trio
 
     from protocol.vhost_user import Request
-    from vhost_user.backend.state import Backend
+    from vhost_user.backend.state import ConnectionState
 
 ACCEPTED = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER | DeviceStatus.FEATURES_OK
 RUNNING = ACCEPTED | DeviceStatus.DRIVER_OK
@@ -145,8 +145,8 @@ async def test_next_backend_is_told_where_the_driver_is(
 async def test_device_that_takes_features_ok_back_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a device does that accepts each of the features, but not all of them together."""
 
-    async def get_status(backend: Backend, request: Request) -> Status:
-        return Status(backend.status.without(DeviceStatus.FEATURES_OK))
+    async def get_status(state: ConnectionState, request: Request) -> Status:
+        return Status(state.status.without(DeviceStatus.FEATURES_OK))
 
     monkeypatch.setitem(HANDLERS, GetStatus, get_status)
     with pytest.raises(BackendError, match=r"does not accept the features .*VERSION_1.* together"):

@@ -20,69 +20,69 @@ from protocol.vhost_user import (
     SharedObject,
 )
 from protocol.vhost_user.validation import RefusedError
-from vhost_user.backend.handlers.registration import handles
+from vhost_user.backend.handlers.registration import register
 
 if TYPE_CHECKING:
-    from vhost_user.backend.state import Backend
+    from vhost_user.backend.state import ConnectionState
 
 
-@handles(SendRarp)
-async def send_rarp(backend: Backend, request: SendRarp) -> None:
+@register(SendRarp)
+async def send_rarp(state: ConnectionState, request: SendRarp) -> None:
     """Leave it to the device."""
-    backend.device.send_rarp(request.mac)
+    state.device.send_rarp(request.mac)
 
 
-@handles(NetSetMtu)
-async def net_set_mtu(backend: Backend, request: NetSetMtu) -> None:
+@register(NetSetMtu)
+async def net_set_mtu(state: ConnectionState, request: NetSetMtu) -> None:
     """Leave it to the device."""
-    backend.device.set_mtu(request.mtu)
+    state.device.set_mtu(request.mtu)
 
 
-@handles(CreateCryptoSession)
-async def create_crypto_session(backend: Backend, request: CreateCryptoSession) -> CryptoSession:
+@register(CreateCryptoSession)
+async def create_crypto_session(state: ConnectionState, request: CreateCryptoSession) -> CryptoSession:
     """Leave it to the device."""
-    return CryptoSession(backend.device.create_crypto_session(request.data))
+    return CryptoSession(state.device.create_crypto_session(request.data))
 
 
-@handles(CloseCryptoSession)
-async def close_crypto_session(backend: Backend, request: CloseCryptoSession) -> None:
+@register(CloseCryptoSession)
+async def close_crypto_session(state: ConnectionState, request: CloseCryptoSession) -> None:
     """Leave it to the device."""
-    backend.device.close_crypto_session(request.session)
+    state.device.close_crypto_session(request.session)
 
 
-@handles(GpuSetSocket)
-async def gpu_set_socket(backend: Backend, request: GpuSetSocket) -> None:
+@register(GpuSetSocket)
+async def gpu_set_socket(state: ConnectionState, request: GpuSetSocket) -> None:
     """Leave it to the device."""
     (fd,) = request.take_fds()
-    backend.device.set_gpu_socket(fd)
+    state.device.set_gpu_socket(fd)
 
 
-@handles(GetSharedObject)
-async def get_shared_object(backend: Backend, request: GetSharedObject) -> SharedObject:
+@register(GetSharedObject)
+async def get_shared_object(state: ConnectionState, request: GetSharedObject) -> SharedObject:
     """Leave it to the device."""
-    return SharedObject(fds=(backend.device.shared_object(request.uuid),))
+    return SharedObject(fds=(state.device.shared_object(request.uuid),))
 
 
-@handles(GetShmemConfig)
-async def get_shmem_config(backend: Backend, request: GetShmemConfig) -> SharedMemory:
+@register(GetShmemConfig)
+async def get_shmem_config(state: ConnectionState, request: GetShmemConfig) -> SharedMemory:
     """Say how large the device's shared memory regions are."""
-    sizes = backend.device.shared_memory
+    sizes = state.device.shared_memory
     return SharedMemory(tuple(sizes.get(region, 0) for region in range(max(sizes, default=-1) + 1)))
 
 
-@handles(PostcopyAdvise)
-async def postcopy_advise(backend: Backend, request: PostcopyAdvise) -> None:
+@register(PostcopyAdvise)
+async def postcopy_advise(state: ConnectionState, request: PostcopyAdvise) -> None:
     """Refuse postcopy, which is not offered."""
     raise RefusedError("postcopy migration is not supported")
 
 
-@handles(PostcopyListen)
-async def postcopy_listen(backend: Backend, request: PostcopyListen) -> None:
+@register(PostcopyListen)
+async def postcopy_listen(state: ConnectionState, request: PostcopyListen) -> None:
     """Refuse postcopy, which is not offered."""
     raise RefusedError("postcopy migration is not supported")
 
 
-@handles(PostcopyEnd)
-async def postcopy_end(backend: Backend, request: PostcopyEnd) -> None:
+@register(PostcopyEnd)
+async def postcopy_end(state: ConnectionState, request: PostcopyEnd) -> None:
     """Refuse postcopy, which is not offered."""
     raise RefusedError("postcopy migration is not supported")

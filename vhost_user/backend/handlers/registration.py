@@ -9,32 +9,31 @@ from protocol.vhost_user import Reply, Request
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from vhost_user.backend.state import Backend
+    from vhost_user.backend.state import ConnectionState
+
+    _R = TypeVar("_R", bound=Request)
+    _Handler: TypeAlias = Callable[[ConnectionState, _R], Awaitable["Answer"]]
 
 Answer: TypeAlias = Reply | int | None
-"""What a handler returns: the reply, whose descriptors are closed once it is sent; the one number in
-it; or None where the request is acknowledged, if anything.
+"""What a handler returns.
+
+A reply, whose descriptors are closed once it is sent; the only number in the reply; or None if the request
+is acknowledged at most.
 """
 
-_R = TypeVar("_R", bound=Request)
-
-HANDLERS: dict[type[Request], Callable[[Backend, Any], Awaitable[Answer]]] = {}
+HANDLERS: dict[type[Request], Callable[[ConnectionState, Any], Awaitable[Answer]]] = {}
 """The handler of each request.
 
 It refuses by raising RefusedError, BadRegionError or MappingError: the front-end gets a non-zero
-acknowledgement if it asked for one, and the log a line in any case. Never does a handler wait for
-the front-end, which waits for it.
+acknowledgement if it asked for one, and the log a line in any case. A handler never waits for the
+front-end, which waits for it.
 """
 
 
-def handles(
-    request: type[_R],
-) -> Callable[[Callable[[Backend, _R], Awaitable[Answer]]], Callable[[Backend, _R], Awaitable[Answer]]]:
+def register(request: type[_R]) -> Callable[[_Handler[_R]], _Handler[_R]]:
     """Make the decorated function the handler of a request."""
 
-    def enter(
-        handler: Callable[[Backend, _R], Awaitable[Answer]],
-    ) -> Callable[[Backend, _R], Awaitable[Answer]]:
+    def enter(handler: _Handler[_R]) -> _Handler[_R]:
         HANDLERS[request] = handler
         return handler
 

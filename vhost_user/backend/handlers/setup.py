@@ -27,82 +27,82 @@ from protocol.vhost_user import (
 )
 from protocol.vhost_user.validation import RefusedError
 from protocol.virtio.features import Feature
-from vhost_user.backend.handlers.registration import handles
+from vhost_user.backend.handlers.registration import register
 
 if TYPE_CHECKING:
-    from vhost_user.backend.state import Backend
+    from vhost_user.backend.state import ConnectionState
 
 
-@handles(GetFeatures)
-async def get_features(backend: Backend, request: GetFeatures) -> Features:
+@register(GetFeatures)
+async def get_features(state: ConnectionState, request: GetFeatures) -> Features:
     """Say what is offered."""
-    return Features(backend.session.negotiation.offered)
+    return Features(state.session.negotiation.offered)
 
 
-@handles(SetFeatures)
-async def set_features(backend: Backend, request: SetFeatures) -> None:
+@register(SetFeatures)
+async def set_features(state: ConnectionState, request: SetFeatures) -> None:
     """Note the features, which the session has accepted, in rings, memory and device."""
-    backend.memory.use_iotlb(Feature.ACCESS_PLATFORM in request.features)
-    backend.use_log()
-    backend.device.negotiated(request.features)
+    state.memory.use_iotlb(Feature.ACCESS_PLATFORM in request.features)
+    state.use_log()
+    state.device.negotiated(request.features)
     if Feature.PROTOCOL_FEATURES not in request.features:
-        for vring in backend.vrings:
+        for vring in state.vrings:
             await vring.enable(True)
 
 
-@handles(GetProtocolFeatures)
-async def get_protocol_features(backend: Backend, request: GetProtocolFeatures) -> ProtocolFeatures:
+@register(GetProtocolFeatures)
+async def get_protocol_features(state: ConnectionState, request: GetProtocolFeatures) -> ProtocolFeatures:
     """Say what is offered."""
-    return ProtocolFeatures(backend.session.negotiation.offered_protocol)
+    return ProtocolFeatures(state.session.negotiation.offered_protocol)
 
 
-@handles(SetProtocolFeatures)
-async def set_protocol_features(backend: Backend, request: SetProtocolFeatures) -> None:
+@register(SetProtocolFeatures)
+async def set_protocol_features(state: ConnectionState, request: SetProtocolFeatures) -> None:
     """Do nothing: the session has noted them."""
 
 
-@handles(SetOwner)
-async def set_owner(backend: Backend, request: SetOwner) -> None:
+@register(SetOwner)
+async def set_owner(state: ConnectionState, request: SetOwner) -> None:
     """Do nothing: a connection has one owner."""
 
 
-@handles(ResetOwner)
-async def reset_owner(backend: Backend, request: ResetOwner) -> None:
+@register(ResetOwner)
+async def reset_owner(state: ConnectionState, request: ResetOwner) -> None:
     """Disable all rings, and keep everything else."""
-    for vring in backend.vrings:
+    for vring in state.vrings:
         vring.setup.enabled = False
-    await backend.stop_vrings()
+    await state.stop_vrings()
 
 
-@handles(ResetDevice)
-async def reset_device(backend: Backend, request: ResetDevice) -> None:
+@register(ResetDevice)
+async def reset_device(state: ConnectionState, request: ResetDevice) -> None:
     """Disable all rings and forget what the driver has changed in the device."""
-    for vring in backend.vrings:
+    for vring in state.vrings:
         vring.setup.enabled = vring.setup.started = False
-    await backend.stop_vrings()
-    backend.device.reset()
+    await state.stop_vrings()
+    state.device.reset()
 
 
-@handles(SetStatus)
-async def set_status(backend: Backend, request: SetStatus) -> None:
+@register(SetStatus)
+async def set_status(state: ConnectionState, request: SetStatus) -> None:
     """Note the status. QEMU sets 0 also where it only pauses the device: nothing is forgotten."""
-    backend.status = request.status
+    state.status = request.status
 
 
-@handles(GetStatus)
-async def get_status(backend: Backend, request: GetStatus) -> Status:
+@register(GetStatus)
+async def get_status(state: ConnectionState, request: GetStatus) -> Status:
     """Return the status as it was set."""
-    return Status(backend.status)
+    return Status(state.status)
 
 
-@handles(GetQueueNum)
-async def get_queue_num(backend: Backend, request: GetQueueNum) -> int:
+@register(GetQueueNum)
+async def get_queue_num(state: ConnectionState, request: GetQueueNum) -> int:
     """Say how many queues the device has."""
-    return len(backend.vrings)
+    return len(state.vrings)
 
 
-@handles(SetBackendReqFd)
-async def set_backend_req_fd(backend: Backend, request: SetBackendReqFd) -> None:
+@register(SetBackendReqFd)
+async def set_backend_req_fd(state: ConnectionState, request: SetBackendReqFd) -> None:
     """Make our own requests over this socket."""
     (fd,) = request.take_fds()
     with fd:
@@ -111,19 +111,19 @@ async def set_backend_req_fd(backend: Backend, request: SetBackendReqFd) -> None
         except OSError as error:
             raise RefusedError(f"what came is no socket: {error.strerror}") from None
         fd.detach()
-    backend.open_channel(stream)
+    state.open_channel(stream)
 
 
-@handles(GetConfig)
-async def get_config(backend: Backend, request: GetConfig) -> Config:
+@register(GetConfig)
+async def get_config(state: ConnectionState, request: GetConfig) -> Config:
     """Return as many bytes as were asked for; beyond the end of the configuration space they are zeros."""
-    if backend.channel is not None:
-        backend.channel.config_read()
-    data = backend.device.read_config(request.offset, request.size)[: request.size]
+    if state.channel is not None:
+        state.channel.config_read()
+    data = state.device.read_config(request.offset, request.size)[: request.size]
     return Config(request.offset, data.ljust(request.size, b"\0"), request.flags)
 
 
-@handles(SetConfig)
-async def set_config(backend: Backend, request: SetConfig) -> None:
+@register(SetConfig)
+async def set_config(state: ConnectionState, request: SetConfig) -> None:
     """Leave it to the device."""
-    backend.device.write_config(request.offset, request.data, request.flags)
+    state.device.write_config(request.offset, request.data, request.flags)
