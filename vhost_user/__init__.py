@@ -4,9 +4,10 @@ from protocol.vhost_user import ConfigFlag, ProtocolFeature, RefusedError
 from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
 from vhost_user.backend.server import serve
+from vhost_user.buffers import ChainError, Readable, Writable
 from vhost_user.device import RING_FEATURES, VirtioDevice
 from vhost_user.queue import Virtqueue
-from vhost_user.ring.chain import Chain, ChainError, Readable, Writable
+from vhost_user.ring.chain import Chain
 from vhost_user.simulation.calls import CallError
 from vhost_user.simulation.simulation import Simulation, call
 from vhost_user.transport.channel import FrontendError

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 from trio.lowlevel import current_task
 
+from vhost_user.buffers import sizeof
 from vhost_user.memory.regions import BadAddressError, IotlbMissError
 from vhost_user.requests import Requests
 from vhost_user.ring import BrokenRingError
-from vhost_user.ring.chain import Chain, sizeof
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
     from protocol.io import EventFd
     from protocol.virtio.features import Feature
-    from vhost_user.ring import Element, Ring
-    from vhost_user.ring.chain import Layout
+    from vhost_user.buffers import Layout
+    from vhost_user.ring import Batch, Chain, Ring
 
 BATCH = 64
 """How many chains one look at the ring takes at most, where the device does not say."""
@@ -27,7 +28,9 @@ BATCH = 64
 POLL_SECONDS = 0.001
 """How often to look at the ring of a driver that gave no kick descriptor (SET_VRING_KICK, bit 8)."""
 
-_TURNS_WITHOUT_CHECKPOINT = 16
+TURN_SECONDS = 0.005
+"""How long a queue's task may go on without a checkpoint, where its driver is quicker than the device."""
+
 _KICKS_OF_A_DRIVER = 2
 """QEMU itself kicks once when it starts a ring; a second kick is the driver's."""
 
@@ -76,7 +79,7 @@ class Virtqueue:
         *,
         begins_anew: bool = True,
     ) -> None:
-        """Use `ring`, which nobody else must use meanwhile. The owner runs `publish_deferred()` beside."""
+        """Use `ring`, which must have no other user meanwhile. `owner` runs `publish_deferred()` beside."""
         self.index = index
         """The queue's number, from 0."""
         self.size = size
@@ -96,27 +99,26 @@ class Virtqueue:
         self._task: trio.lowlevel.Task | None = None
         self._stopping = False
         self._finished = False
-        # Taken from the ring and not handed to the device, the next one last.
+        ring.completions = self
         self._ready: list[Chain] = []
-        self._taken = 0
+        """Popped from the ring and not delivered to the device, the next one last."""
+        self._popped = False
         self._asked_for_kicks = True
-        # Handed to the device and not completed.
-        self._open: set[Chain] = set()
-        # Completed and not published. The iterating task's own may wait while it holds a batch.
-        self._done: list[tuple[Element, int]] = []
+        self._done: list[Chain] = []
+        """Completed and not published. The iterating task's own may wait while it holds a batch."""
         self._holding = False
         self._late = trio.lowlevel.ParkingLot()
         self._is_late = False
         self._missed: IotlbMissError | None = None
         self._kicks = 0
-        self._turns = 0
+        self._turn_ends = monotonic() + TURN_SECONDS
         self._changed = trio.lowlevel.ParkingLot()
         self._scopes: set[trio.CancelScope] = set()
 
     @property
     def outstanding(self) -> int:
         """How many chains the device has and has not completed."""
-        return len(self._open)
+        return len(self._with_device())
 
     @property
     def stopping(self) -> bool:
@@ -129,16 +131,16 @@ class Virtqueue:
     async def __anext__(self) -> Chain:
         """Wait for the next chain. A driver that is quick is served many chains without a checkpoint."""
         if not self._ready:
-            self._ready = (await self._take(BATCH))[::-1]
+            self._ready = [*reversed(await self._take(BATCH))]
+        elif monotonic() >= self._turn_ends:
+            await self._checkpoint()
         if self._stopping:
             raise StopAsyncIteration
         self._holding = False
-        chain = self._ready.pop()
-        self._open.add(chain)
-        return chain
+        return self._ready.pop()
 
-    def batches(self, limit: int = BATCH) -> AsyncIterator[list[Chain]]:
-        """Iterate over lists of 1 to `limit` chains, as many as are there.
+    def batches(self, limit: int = BATCH) -> AsyncIterator[Batch]:
+        """Iterate over batches of 1 to `limit` chains, as many as are there.
 
         What the iterating task completes is published when it asks for the next batch, or by
         `flush()`: one notification a batch. What other tasks complete is published at once.
@@ -164,19 +166,19 @@ class Virtqueue:
         sizeof(header)
         return Requests(self, header, room, refusal)
 
-    async def next_batch(self, limit: int) -> list[Chain]:
-        """Wait for 1 to `limit` chains, as `batches()` does; an empty list is the end."""
+    async def next_batch(self, limit: int) -> Batch:
+        """Wait for 1 to `limit` chains, as `batches()` does; an empty batch is the end."""
         if self._ready:
-            batch, self._ready = self._ready[: -limit - 1 : -1], self._ready[:-limit]
+            batch: Batch = self._next_ready(limit)
         else:
             batch = await self._take(limit)
         if self._stopping:
-            self._ready += batch[::-1]
+            self._ready += reversed(batch)
             return []
-        self._hand_out(batch)
+        self._holding = True
         return batch
 
-    def take_now(self, limit: int = BATCH) -> list[Chain]:
+    def take_now(self, limit: int = BATCH) -> Batch:
         """Return at most `limit` chains that are there, without waiting; the driver is not asked to kick.
 
         For a device that wants chains in stock, as for receiving; it completes them together. Not to
@@ -185,16 +187,16 @@ class Virtqueue:
         if self._stopping:
             return []
         if self._ready:
-            batch, self._ready = self._ready[: -limit - 1 : -1], self._ready[:-limit]
+            batch: Batch = self._next_ready(limit)
         else:
             try:
-                batch = self._row(self._pop(limit))
+                batch = self._pop(limit)
             except IotlbMissError:
-                return []  # available() has the front-end say what is there
+                return []  # available() asks the front-end for the address
             except BrokenRingError as error:
                 self._break(error)
                 return []
-        self._hand_out(batch)
+        self._holding = True
         return batch
 
     async def available(self) -> bool:
@@ -203,7 +205,7 @@ class Virtqueue:
         One task may wait.
         """
         if not self._ready:
-            self._ready = (await self._take(BATCH))[::-1]
+            self._ready = [*reversed(await self._take(BATCH))]
         return not self._stopping
 
     def complete_together(self, done: Sequence[tuple[Chain, int]]) -> None:
@@ -214,11 +216,9 @@ class Virtqueue:
         """
         if self._finished:
             return
-        finished = self._done
         for chain, written in done:
-            chain.completed = True
-            finished.append((chain.element, written))
-        self._open.difference_update([chain for chain, _ in done])
+            chain.written = written
+        self._done += [chain for chain, _ in done]
 
     def flush(self) -> None:
         """Publish completed chains now: the driver sees them, and is called if it wants to be."""
@@ -235,9 +235,6 @@ class Virtqueue:
             self._break(error)
             return
         self._done = []
-        for element, _ in done:  # whoever still refers to one must not keep memory that is taken away
-            element.readable.clear()
-            element.writable.clear()
         if self._stopping:
             self.recheck()
         self._owner.published(wants_call)
@@ -259,7 +256,7 @@ class Virtqueue:
     @property
     def unfinished(self) -> int:
         """How many chains the device has yet to complete before the queue can stop."""
-        return sum(not chain.is_put_back for chain in self._open)
+        return sum(not chain.is_put_back for chain in self._with_device())
 
     def stop(self) -> None:
         """End the iteration after the chains in hand."""
@@ -287,35 +284,29 @@ class Virtqueue:
             if miss is None or await self._resolve(miss):
                 self.flush()
 
-    def finish(self) -> list[Chain]:
+    def take_back(self) -> list[Chain]:
         """Take the queue from the device, and the newest of its chains back into the ring.
 
-        Returns the chains that the device has, has not completed, and that cannot go back. No chain
+        Those are all that were taken after the last one that the driver was given back. Completed ones may
+        be among them that could not be given back (IN_ORDER, behind one that is not completed): whoever
+        serves the queue next does them again. Returns the others, which are lost to the driver. No chain
         refers to the guest's memory any more, not even one that the device keeps.
         """
         self.flush()
         self._finished = True
-        lost = sorted(self._open, key=lambda chain: chain.number)
-        back = self._ready
-        if not self.broken:
-            while lost and lost[-1].number == self._taken - len(back) - 1:
-                back.append(lost.pop())
-            if back:
-                self._ring.rewind([chain.element for chain in reversed(back)])
-        for element in [*(chain.element for chain in (*lost, *back)), *(done for done, _ in self._done)]:
-            element.readable.clear()
-            element.writable.clear()
-        self._open, self._ready, self._done = set(), [], []
+        lost = self._with_device() if self.broken else self._rewind()
+        for chain in self._ring.uncompleted():
+            chain.drop_buffers()
+        self._ready, self._done = [], []
         return lost
 
     # For chains
 
-    def give_back(self, chain: Chain, written: int) -> None:
+    def completed(self, chain: Chain) -> None:
         """Publish a completed chain, now or with others."""
         if self._finished:
             return
-        self._open.discard(chain)
-        self._done.append((chain.element, written))
+        self._done.append(chain)
         if not (self._holding or self._ready) or current_task() is not self._task:
             self.flush()
         elif not self._holding:
@@ -328,24 +319,42 @@ class Virtqueue:
     def _is_idle(self) -> bool:
         if self.broken or self._finished:
             return True
-        return not self._done and all(chain.is_put_back for chain in self._open)
+        return not self._done and all(chain.is_put_back for chain in self._with_device())
 
     def _publish_soon(self) -> None:
         self._is_late = True
         self._late.unpark()
 
-    async def _take(self, limit: int) -> list[Chain]:
+    def _rewind(self) -> list[Chain]:
+        """Put the newest chains back into the ring; return the others that were not given back."""
+        taken = self._ring.uncompleted()
+        kept = len(taken)
+        while kept and self._ring.popped - taken[kept - 1].number == len(taken) - kept + 1:
+            kept -= 1
+        if kept < len(taken):
+            self._ring.rewind(taken[kept:])
+        return taken[:kept]
+
+    def _with_device(self) -> list[Chain]:
+        """Return the chains that the device has and has not completed, oldest first."""
+        taken = self._ring.uncompleted()  # those that are ready are the newest
+        return [chain for chain in taken[: len(taken) - len(self._ready)] if not chain.completed]
+
+    def _next_ready(self, limit: int) -> list[Chain]:
+        batch, self._ready = self._ready[: -limit - 1 : -1], self._ready[:-limit]
+        return batch
+
+    async def _take(self, limit: int) -> Batch:
         """Return the next chains of the ring, at least one, in their order; none at the end."""
         self._task = current_task()
         self._holding = False
         self.flush()
-        self._turns += 1
-        if self._turns > _TURNS_WITHOUT_CHECKPOINT:
+        if monotonic() >= self._turn_ends:
             await self._checkpoint()
         while not self._stopping:
             try:
-                if elements := self._pop(limit):
-                    return self._row(elements)
+                if batch := self._pop(limit):
+                    return batch
                 if self._ring.want_kicks(True):
                     await self._checkpoint()
                 else:
@@ -358,45 +367,36 @@ class Virtqueue:
                 self._break(error)
         return []
 
-    def _row(self, elements: list[Element]) -> list[Chain]:
-        chains = Chain.row(self, elements, self._taken)
-        self._taken += len(chains)
-        return chains
-
-    def _hand_out(self, batch: list[Chain]) -> None:
-        """Note that the device has these chains, and that what it completes of them may wait."""
-        self._holding = True
-        self._open.update(batch)
-
-    def _pop(self, limit: int) -> list[Element]:
-        elements = self._ring.pop(limit)
-        if elements:
+    def _pop(self, limit: int) -> Batch:
+        batch = self._ring.pop(limit)
+        if batch:
+            self._popped = True
             if self._asked_for_kicks:
                 self._asked_for_kicks = self._ring.want_kicks(False)
-        elif self._kicks >= _KICKS_OF_A_DRIVER and not self._taken:
+        elif self._kicks >= _KICKS_OF_A_DRIVER and not self._popped:
             self._kicks = 0
             if self._ring.all_zero():
                 self._owner.memory_not_shared()
-        return elements
+        return batch
 
     async def _until_kicked(self) -> None:
         kick = self._owner.kick
         self._asked_for_kicks = True
-        self._turns = 0
-        if kick is None:
-            await trio.sleep(POLL_SECONDS)
-            return
         try:
-            await trio.lowlevel.wait_readable(kick.fileno())
-            self._kicks += kick.take()
+            if kick is None:
+                await trio.sleep(POLL_SECONDS)
+            else:
+                await trio.lowlevel.wait_readable(kick.fileno())
+                self._kicks += kick.take()
         except trio.ClosedResourceError:
             pass  # by stop(), which says so
         except OSError as error:
-            raise BrokenRingError(f"its kick descriptor is no eventfd: {error.strerror}") from None
+            raise BrokenRingError(f"its kick descriptor is not an eventfd: {error.strerror}") from None
+        self._turn_ends = monotonic() + TURN_SECONDS
 
     async def _checkpoint(self) -> None:
-        self._turns = 0
         await trio.lowlevel.checkpoint()
+        self._turn_ends = monotonic() + TURN_SECONDS
 
     async def _resolve(self, miss: IotlbMissError) -> bool:
         """Have an address told that is not known; False where there is nothing, which breaks the queue."""
@@ -440,10 +440,10 @@ class _Batches:
         self._queue = queue
         self._limit = limit
 
-    def __aiter__(self) -> AsyncIterator[list[Chain]]:
+    def __aiter__(self) -> AsyncIterator[Batch]:
         return self
 
-    async def __anext__(self) -> list[Chain]:
+    async def __anext__(self) -> Batch:
         batch = await self._queue.next_batch(self._limit)
         if not batch:
             raise StopAsyncIteration

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from protocol.program.warnings import OnceLogger
 from protocol.words import plural
-from vhost_user.ring.chain import ChainError
+from vhost_user.buffers import ChainError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
+    from vhost_user.buffers import Layout
     from vhost_user.queue import Virtqueue
-    from vhost_user.ring.chain import Chain, Layout
+    from vhost_user.ring.chain import Chain
 
 _log = logging.getLogger("vhost_user")
 

@@ -23,7 +23,7 @@ from vhost_user.ring import BrokenRingError, RingConfig, SplitRing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vhost_user.ring import Element
+    from vhost_user.ring import Batch
 
 READ_ONLY, NO_DISCARD, WRITE_THROUGH, THOROUGH = 1, 2, 4, 8
 """Bits of the first byte; THOROUGH: nothing is tried the quick way first."""
@@ -35,19 +35,6 @@ _CONTENT = bytes(range(256)) * (2 * SECTORS)
 
 _guest = GuardedGuest()
 _file = OwnedFd(os.memfd_create("fuzz-disk"))
-
-
-class _Chain:
-    """What `Executor` completes."""
-
-    def __init__(self, element: Element) -> None:
-        self.element = element
-        self.written: int | None = None
-
-    def complete(self, written: int | None = None) -> None:
-        if self.written is not None:
-            raise DefectError("a request was completed twice")
-        self.written = written
 
 
 def one_input(data: bytes) -> None:
@@ -66,28 +53,26 @@ def one_input(data: bytes) -> None:
             ring = SplitRing(
                 _guest.memory, RingConfig(SIZE, USER + table, USER + avail, USER + used, _FEATURES), 0
             )
-            while elements := ring.pop(4):
-                chains = [_Chain(element) for element in elements]
+            while chains := ring.pop(4):
                 _serve(executor, chains, thorough=bool(flags & THOROUGH))
-                ring.push([(chain.element, chain.written or 0) for chain in chains])
+                ring.push(chains)
         except BrokenRingError:
             pass
     _guest.check()
     _check_disk(read_only=bool(flags & READ_ONLY))
 
 
-def _serve(executor: Executor, chains: list[_Chain], *, thorough: bool) -> None:
+def _serve(executor: Executor, chains: Batch, *, thorough: bool) -> None:
     for chain in chains if thorough else executor.serve_now(chains, lambda: None):
-        executor.describe(chain.element)
-        executor.serve(chain.element)
-        chain.complete(chain.element.writable_length)
+        executor.describe(chain)
+        executor.serve(chain)
+        chain.complete(chain.writable_length)
     for chain in chains:
-        element = chain.element
-        if chain.written != element.writable_length:
-            raise DefectError(f"{chain.written} bytes are said to be written of {element.writable_length}")
-        for view in element.writable:
+        if chain.written != chain.writable_length:
+            raise DefectError(f"{chain.written} bytes are said to be written of {chain.writable_length}")
+        for view in chain.writable_buffers:
             _guest.written(view)
-    last = chains[-1].element.writable
+    last = chains[-1].writable_buffers
     if last and last[-1][-1] not in list(RequestStatus):  # that of one before may have been overwritten
         raise DefectError(f"the status is {last[-1][-1]}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from protocol.virtio.features import Feature
 from protocol.virtio.gpio import (
@@ -22,17 +22,16 @@ from protocol.virtio.gpio import (
     IrqType,
 )
 from tests.fuzz.harness import DefectError
+from tests.vhost_user.chains import filled
 from vhost_user.devices.gpio import Gpio
 from vhost_user.devices.gpio import device as gpio
 from vhost_user.devices.gpio.interrupts import put_back_buffers
 from vhost_user.devices.gpio.simulation import SimulatedChip, SimulatedLine
-from vhost_user.ring import Element
 from vhost_user.ring.chain import Chain
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
-    from vhost_user.queue import Virtqueue
 
 logging.getLogger("vhost_user.gpio").setLevel(logging.ERROR)  # what a guest does wrong is all that is done
 
@@ -51,17 +50,14 @@ class _Queue:
         self.taken: list[Chain] = []
 
     def take(self, readable: bytes, room: int) -> Chain:
-        element = Element()
-        element.readable, element.readable_length = [memoryview(readable)] if readable else [], len(readable)
-        element.writable, element.writable_length = [memoryview(bytearray(room))] if room else [], room
-        (chain,) = Chain.row(cast("Virtqueue", self), [element], len(self.taken))
+        views = [memoryview(readable)] if readable else [], [memoryview(bytearray(room))] if room else []
+        chain = filled(Chain(), *views, self, len(self.taken))
         self.taken.append(chain)
         return chain
 
-    def give_back(self, chain: Chain, written: int) -> None:
-        element = chain.element
-        if written > element.writable_length:
-            raise DefectError(f"{written} bytes are said to be written of {element.writable_length}")
+    def completed(self, chain: Chain) -> None:
+        if chain.written > chain.writable_length:
+            raise DefectError(f"{chain.written} bytes are said to be written of {chain.writable_length}")
 
     def recheck(self) -> None:
         pass
@@ -99,8 +95,8 @@ class _World:
     def _check_response(self, chain: Chain) -> None:
         if not chain.completed:
             raise DefectError("a request was not answered")
-        if chain.element.writable and chain.element.writable[0][0] not in set(GpioStatus):
-            raise DefectError(f"the status is {chain.element.writable[0][0]}")
+        if chain.writable_buffers and chain.writable_buffers[0][0] not in set(GpioStatus):
+            raise DefectError(f"the status is {chain.writable_buffers[0][0]}")
 
     def _check_held(self) -> None:
         held = {id(one.buffer) for one in self.device.interrupts if one.buffer is not None}
@@ -110,9 +106,9 @@ class _World:
             if (
                 chain.completed
                 and chain.writable.written
-                and chain.element.writable[0][0] not in set(IrqStatus)
+                and chain.writable_buffers[0][0] not in set(IrqStatus)
             ):
-                raise DefectError(f"the status is {chain.element.writable[0][0]}")
+                raise DefectError(f"the status is {chain.writable_buffers[0][0]}")
         for interrupt, line in zip(self.device.interrupts, self.chip.lines, strict=True):
             if interrupt.buffer is not None and interrupt.type is IrqType.NONE:
                 raise DefectError("the buffer of an interrupt that is disabled is held")

@@ -23,7 +23,7 @@ from vhost_user.ring import BrokenRingError, RingConfig, SplitRing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vhost_user.ring import Element
+    from vhost_user.ring import Chain
 
 NO_ZERO_LENGTH = 1
 """Bit of the first byte."""
@@ -48,21 +48,19 @@ def one_input(data: bytes) -> None:
         ring = SplitRing(
             _guest.memory, RingConfig(SIZE, USER + table, USER + avail, USER + used, _FEATURES), 0
         )
-        while elements := ring.pop(4):
-            requests = [parse(element, features) for element in elements]
+        while chains := ring.pop(4):
+            requests = [parse(chain, features) for chain in chains]
             messages = [request.message for request in requests if request.message is not None]
             done = run_transfer(chips, messages)
             if not 0 <= done <= len(messages):
                 raise DefectError(f"{done} of {len(messages)} messages were done")
             finished = {id(message) for message in messages[:done]}
-            results = []
             for request in requests:
                 is_done = request.message is not None and id(request.message) in finished
                 status = RequestStatus.OK if is_done else RequestStatus.ERR
-                written = answer(request, status)
-                results.append((request.element, written))
-                _check(request.element, written)
-            ring.push(results)
+                request.chain.written = answer(request, status)
+                _check(request.chain)
+            ring.push(chains)
     except BrokenRingError:
         pass
     _guest.check()
@@ -71,13 +69,13 @@ def one_input(data: bytes) -> None:
             raise DefectError("an EEPROM has another size now")
 
 
-def _check(element: Element, written: int) -> None:
-    if written != element.writable_length:
-        raise DefectError(f"{written} bytes are said to be written of {element.writable_length}")
-    for view in element.writable:
+def _check(chain: Chain) -> None:
+    if chain.written != chain.writable_length:
+        raise DefectError(f"{chain.written} bytes are said to be written of {chain.writable_length}")
+    for view in chain.writable_buffers:
         _guest.written(view)
-    if element.writable and element.writable[-1][-1] not in list(RequestStatus):
-        raise DefectError(f"the status is {element.writable[-1][-1]}")
+    if chain.writable_buffers and chain.writable_buffers[-1][-1] not in list(RequestStatus):
+        raise DefectError(f"the status is {chain.writable_buffers[-1][-1]}")
 
 
 def seeds() -> Iterator[tuple[str, bytes]]:

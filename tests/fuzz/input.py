@@ -12,6 +12,7 @@ from protocol.vhost_user.validation import RefusedError
 from protocol.virtio.input import CONFIG_SIZE, EVENT, U_SIZE, ConfigSelect, Event
 from protocol.virtio.input_codes import EventType, Led
 from tests.fuzz.harness import DefectError
+from vhost_user.buffers import Readable
 from vhost_user.devices.input.device import Input
 from vhost_user.devices.input.keymap import LEDS
 from vhost_user.devices.input.player import InputDevices
@@ -19,7 +20,6 @@ from vhost_user.devices.input.pointers import Mouse, Tablet
 from vhost_user.devices.input.script import ScriptError
 from vhost_user.devices.input.simulation import Keyboard
 from vhost_user.devices.input.touch import Touchscreen
-from vhost_user.ring.chain import Readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

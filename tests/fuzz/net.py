@@ -25,18 +25,19 @@ from tests.fuzz.guest import USER, GuardedGuest
 from tests.fuzz.harness import DefectError
 from tests.fuzz.ring_seeds import memory
 from tests.fuzz.rings import parts_of
+from vhost_user.buffers import copy
 from vhost_user.devices.net.device import Net
 from vhost_user.devices.net.ports.frames import Counters, Filter
-from vhost_user.devices.net.ports.port import MAX_FRAME, Port, copy
+from vhost_user.devices.net.ports.port import MAX_FRAME, Port
 from vhost_user.devices.net.receiver import QueueReceiver
 from vhost_user.devices.net.transmitter import QueueTransmitter
 from vhost_user.ring import BrokenRingError, RingConfig, SplitRing
-from vhost_user.ring.chain import Chain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from vhost_user.ring import Element
+    from vhost_user.ring import Batch, Chain
+
 
 KINDS = ("receive", "transmit", "control")
 MERGES, LEGACY, FILTERS, READS = 4, 8, 16, 32
@@ -54,39 +55,42 @@ class _Queue:
 
     def __init__(self, ring: SplitRing, features: int) -> None:
         self.features = features
-        self.completed = 0
+        self._given_back = 0
         self._ring = ring
+        ring.completions = self
         self._taken = 0
 
-    def take_now(self, limit: int = 64) -> list[Chain]:
+    def take_now(self, limit: int = 64) -> Batch:
         try:
-            elements = self._ring.pop(limit)
+            chains = self._ring.pop(limit)
         except BrokenRingError:
             return []
-        self._taken += len(elements)
-        return Chain.row(self, elements, 0)  # type: ignore[arg-type]
+        self._taken += len(chains)
+        return chains
 
     def complete_together(self, done: Sequence[tuple[Chain, int]]) -> None:
         for chain, written in done:
             if chain.completed:
                 raise DefectError("a chain was completed twice")
-            chain.completed = True
-            self.give_back(chain, written)
+            chain.written = written
+            self.completed(chain)
 
-    def give_back(self, chain: Chain, written: int) -> None:
-        element = chain.element
-        if not 0 <= written <= element.writable_length:
-            raise DefectError(f"{written} bytes are said to be written of {element.writable_length}")
-        note_written(element)
-        self.completed += 1
-        self._ring.push([(element, written)])
+    def completed(self, chain: Chain) -> None:
+        if not 0 <= chain.written <= chain.writable_length:
+            raise DefectError(f"{chain.written} bytes are said to be written of {chain.writable_length}")
+        note_written(chain)
+        self._given_back += 1
+        self._ring.push([chain])
+
+    def recheck(self) -> None:
+        pass
 
     def flush(self) -> None:
         pass
 
     @property
     def outstanding(self) -> int:
-        return self._taken - self.completed
+        return self._taken - self._given_back
 
 
 class _Port(Port):
@@ -101,9 +105,9 @@ class _Port(Port):
         return True
 
 
-def note_written(element: Element) -> None:
+def note_written(chain: Chain) -> None:
     """Let whatever is in these buffers be there."""
-    for view in element.writable:
+    for view in chain.writable_buffers:
         _guest.written(view)
 
 
@@ -138,8 +142,8 @@ def _serve(queue: _Queue, kind: str) -> None:
                 transmitter.complete_late()
                 continue
             for chain in chains:
+                room = [*chain.writable_buffers]
                 device._control.serve(chain)
-                room = chain.element.writable
                 if room and room[0][0] not in list(ControlStatus):
                     raise DefectError(f"the answer to a command is {room[0][0]}")
         if queue.outstanding:
@@ -159,7 +163,7 @@ def _receive(queue: _Queue, flags: int, sizes: Sequence[int]) -> None:
             copy([memoryview(frame)], room, len(frame))
             receiver.fill(len(frame))
     for chain in receiver._stock:
-        note_written(chain.element)
+        note_written(chain)
     if counters.frames > len(sizes):
         raise DefectError("more frames are counted than there were")
 

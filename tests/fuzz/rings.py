@@ -22,7 +22,7 @@ from vhost_user.ring import BrokenRingError, PackedRing, RingConfig, SplitRing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vhost_user.ring import Element, Ring
+    from vhost_user.ring import Chain, Ring
 
 SIZES = {"split": [8, 4, 2, 1, 16, 3, 0, 32768], "packed": [8, 4, 3, 1, 16, 7, 0, 32768]}
 OPTIONS = (Feature.EVENT_IDX, Feature.IN_ORDER, Feature.INDIRECT_DESC, Feature.NOTIFY_ON_EMPTY)
@@ -153,8 +153,8 @@ class _Run:
             given.size, base + table, base + avail, base + used, given.features, big_endian=big_endian
         )
         self._used = used
-        self._held: list[Element] = []
-        self._popped: list[Element] = []
+        self._held: list[Chain] = []
+        self._popped: list[Chain] = []
         """All that were taken since the ring was started, in order."""
         self._resolved = 0
         self._start(given.base)
@@ -201,21 +201,21 @@ class _Run:
         batch = self._patiently(lambda: self._ring.pop(amount + 1))
         if len(batch) > amount + 1:
             raise DefectError(f"{len(batch)} chains, where {amount + 1} were asked for")
-        for element in batch:
-            self._check(element)
+        for chain in batch:
+            self._check(chain)
         self._held += batch
         self._popped += batch
         if len(self._held) > self._given.size:
             raise DefectError(f"{len(self._held)} chains of a ring of {self._given.size}")
 
-    def _check(self, element: Element) -> None:
-        for view in element.writable:
+    def _check(self, chain: Chain) -> None:
+        for view in chain.writable_buffers:
             self._guest.offset_of(view)
-        views = [*element.readable, *element.writable]
-        lengths = sum(map(len, element.readable)), sum(map(len, element.writable))
-        if not all(views) or any(not view.readonly for view in element.readable):
+        views = [*chain.readable_buffers, *chain.writable_buffers]
+        lengths = sum(map(len, chain.readable_buffers)), sum(map(len, chain.writable_buffers))
+        if not all(views) or any(not view.readonly for view in chain.readable_buffers):
             raise DefectError("an empty buffer, or one to read that can be written")
-        if lengths != (element.readable_length, element.writable_length) or sum(lengths) > 0xFFFF_FFFF:
+        if lengths != (chain.readable_length, chain.writable_length) or sum(lengths) > 0xFFFF_FFFF:
             raise DefectError(f"{lengths} bytes in a chain that says otherwise")
         if any(view.obj not in self._mappings() for view in views):
             raise DefectError("a buffer of memory that is not the guest's")
@@ -228,18 +228,18 @@ class _Run:
         done, self._held = self._held[:count], self._held[count:]
         if amount & 8:
             done.reverse()
-        for number, element in enumerate(done):
-            for view in element.writable:
+        for number, chain in enumerate(done):
+            for view in chain.writable_buffers:
                 self._guest.fill(view, 0xD0 + number)
-        written = [(element, 0 if amount & 16 else element.writable_length) for element in done]
-        self._patiently(lambda: self._ring.push(written))
+            chain.written = 0 if amount & 16 else chain.writable_length
+        views = [view for chain in done for view in chain.writable_buffers]
+        self._patiently(lambda: self._ring.push(done))
         if self._memory.log is not None:
-            for element in done:
-                self._check_log(element)
+            self._check_log(views)
 
-    def _check_log(self, element: Element) -> None:
+    def _check_log(self, views: list[memoryview]) -> None:
         bits = self._log.content()
-        for view in element.writable:
+        for view in views:
             address = guest_address_of(view)
             for page in range(address >> PAGE_SHIFT, (address + len(view) - 1 >> PAGE_SHIFT) + 1):
                 if not bits[page >> 3] >> (page & 7) & 1:
@@ -250,8 +250,8 @@ class _Run:
 
     def _stop(self, _amount: int, _: Iterator[int]) -> None:
         """Put the newest back that are still held, and go on at the base; the others are lost."""
-        back: list[Element] = []
-        while self._popped and any(self._popped[-1] is element for element in self._held):
+        back: list[Chain] = []
+        while self._popped and any(self._popped[-1] is chain for chain in self._held):
             back.insert(0, self._popped.pop())
         self._ring.rewind(back)
         self._start(self._ring.base)
@@ -263,8 +263,8 @@ class _Run:
 
     def _table(self, _amount: int, _: Iterator[int]) -> None:
         """Have the same memory mapped elsewhere."""
-        for element in self._held:
-            for view in element.writable:
+        for chain in self._held:
+            for view in chain.writable_buffers:
                 self._guest.offset_of(view)
         self._guest.set_table()
 

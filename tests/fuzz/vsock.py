@@ -15,9 +15,9 @@ import trio
 
 from protocol.virtio.vsock import HEADER_SIZE, HOST_CID, Header, Operation, SocketType
 from tests.fuzz.harness import DefectError
+from vhost_user.buffers import Readable
 from vhost_user.devices.vsock.connection import Address
 from vhost_user.devices.vsock.connection_table import Table, TooManyConnectionsError
-from vhost_user.ring.chain import Readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,21 +38,14 @@ _REFUSED = 7
 """The port at which nobody listens."""
 
 
-class _Element:
-    """A chain as it is in the ring."""
-
-    def __init__(self, room: int) -> None:
-        self.memory = bytearray(b"\xa5" * room)
-        view = memoryview(self.memory)
-        self.writable = [view[: room // 3], view[room // 3 :]] if room > 2 else [view]
-        self.writable_length = room
-
-
 class _Chain:
     """What a Table takes and fills."""
 
     def __init__(self, readable: bytes = b"", room: int = 0) -> None:
-        self.element = _Element(room)
+        self.memory = bytearray(b"\xa5" * room)
+        view = memoryview(self.memory)
+        self.writable_buffers = [view[: room // 3], view[room // 3 :]] if room > 2 else [view]
+        self.writable_length = room
         self.readable = Readable([memoryview(readable)], len(readable))
 
 
@@ -108,8 +101,8 @@ class _Run:
         chain = _Chain(room=size)
         written = self.table.fill(cast("Chain", chain))
         if written:
-            self._check(bytes(chain.element.memory), written)
-        elif chain.element.memory[:HEADER_SIZE] != b"\xa5" * min(size, HEADER_SIZE):
+            self._check(bytes(chain.memory), written)
+        elif chain.memory[:HEADER_SIZE] != b"\xa5" * min(size, HEADER_SIZE):
             raise DefectError("a chain was written to, and said to be empty")
         return 2
 

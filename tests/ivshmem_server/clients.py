@@ -109,7 +109,7 @@ def eventfd_id(fd: int) -> int:
         for line in info:
             if line.startswith("eventfd-id:"):
                 return int(line.split()[1])
-    raise AssertionError(f"descriptor {fd} is no eventfd")
+    raise AssertionError(f"descriptor {fd} is not an eventfd")
 
 
 async def first_value(stream: FdStream) -> int:

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 import vhost_user
 from protocol.virtio.features import Feature
+from vhost_user.buffers import sizeof
 from vhost_user.frontend.connection import BackendError
-from vhost_user.ring.chain import sizeof
 from vhost_user.testing import driving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vhost_user.ring.chain import Layout
+    from vhost_user.buffers import Layout
 
 PAIR = struct.Struct("<II")
 MAGIC = Struct("magic" / Const(b"me"), "number" / Int16ul)

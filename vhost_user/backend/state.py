@@ -147,7 +147,7 @@ class ConnectionState:
         try:
             self.log_event.signal()
         except OSError as error:
-            _log.error("the descriptor of SET_LOG_FD is no eventfd: %s", error.strerror)
+            _log.error("the descriptor of SET_LOG_FD is not an eventfd: %s", error.strerror)
             self.log_event.close()
             self.log_event = None
 

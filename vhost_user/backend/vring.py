@@ -13,11 +13,11 @@ from protocol.vhost_user import SetVringAddr, VringAddressFlag, VringCall, Vring
 from protocol.virtio import packed
 from protocol.virtio.features import Feature
 from protocol.words import plural
+from vhost_user.buffers import ChainError
 from vhost_user.memory.inflight_file import forget
 from vhost_user.memory.regions import BadAddressError, IotlbMissError
 from vhost_user.queue import Virtqueue
 from vhost_user.ring import BrokenRingError, PackedRing, RingConfig, SplitRing
-from vhost_user.ring.chain import ChainError
 
 if TYPE_CHECKING:
     from protocol.fds import OwnedFd
@@ -273,7 +273,7 @@ class Vring:
         try:
             eventfd.signal()
         except OSError as error:
-            _log.error("queue %d: its %s descriptor is no eventfd: %s", self.index, name, error.strerror)
+            _log.error("queue %d: its %s descriptor is not an eventfd: %s", self.index, name, error.strerror)
             self.setup.replace(name, None)
 
     # The task
@@ -315,7 +315,7 @@ class Vring:
             await queue.drained()
         finally:
             publisher.cancel()
-            self._report_lost(queue.finish())
+            self._report_lost(queue.take_back())
             _log.debug("queue %d stops at %d", self.index, ring.base)
 
     @property
@@ -387,7 +387,7 @@ class Vring:
             "queue %d stops with %s that the device has not completed: %s; they %s",
             self.index,
             plural(len(chains), "chain"),
-            ", ".join(str(chain.element.head) for chain in chains),
+            ", ".join(str(chain.head) for chain in chains),
             "stay in flight, for the next start" if self.notes_in_flight else "are lost to the driver",
         )
 

@@ -1,7 +1,17 @@
 """The device's side of a virtqueue: descriptors in, used elements out; no trio, no notification."""
 
+from vhost_user.ring.chain import Batch, Chain, Completions
 from vhost_user.ring.packed import PackedRing
-from vhost_user.ring.ring import BrokenRingError, Element, Ring, RingConfig
+from vhost_user.ring.ring import BrokenRingError, Ring, RingConfig
 from vhost_user.ring.split import SplitRing
 
-__all__ = ["BrokenRingError", "Element", "PackedRing", "Ring", "RingConfig", "SplitRing"]
+__all__ = [
+    "Batch",
+    "BrokenRingError",
+    "Chain",
+    "Completions",
+    "PackedRing",
+    "Ring",
+    "RingConfig",
+    "SplitRing",
+]

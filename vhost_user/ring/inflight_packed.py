@@ -15,9 +15,9 @@ from vhost_user.ring.packed_place import Place
 from vhost_user.ring.ring import BrokenRingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from vhost_user.ring.ring import Done
+    from vhost_user.ring.chain import Chain
     from vhost_user.ring.words import Words
 
 _SIZE = inflight.PACKED_SIZE
@@ -108,17 +108,17 @@ class PackedInflight:
         words[inflight.OLD_FREE_HEAD_16] = words[inflight.FREE_HEAD_16]
         self._bytes[self._byte(entry)] = 0
 
-    def finish(self, done: Done, used: Place) -> None:
+    def finish(self, done: Sequence[Chain], used: Place) -> None:
         """Note which chains are about to be given back, and where the next one is then to go."""
         free = self._words[inflight.FREE_HEAD_16]
-        for element, _ in done:
-            self._words[inflight.FREE_HEAD_16] = free = self._link(element.entry, free)
+        for one in done:
+            self._words[inflight.FREE_HEAD_16] = free = self._link(one.entry, free)
         self._store(used, self._places()[1])
 
-    def published(self, done: Done) -> None:
+    def published(self, done: Sequence[Chain]) -> None:
         """Note that the driver can see them."""
-        for element, _ in done:
-            self._bytes[self._byte(element.entry)] = 0
+        for one in done:
+            self._bytes[self._byte(one.entry)] = 0
         self._accept()
 
     def descriptors(self, entry: int) -> bytes:

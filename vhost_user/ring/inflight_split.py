@@ -13,7 +13,9 @@ from protocol.words import plural
 from vhost_user.ring.ring import BrokenRingError
 
 if TYPE_CHECKING:
-    from vhost_user.ring.ring import Done
+    from collections.abc import Sequence
+
+    from vhost_user.ring.chain import Chain
 
 _SIZE = inflight.SPLIT_SIZE
 
@@ -61,19 +63,19 @@ class SplitInflight:
         """Note that the chain taken last was put back."""
         self._bytes[(head + 1) * _SIZE + inflight.SPLIT_INFLIGHT_8] = 0
 
-    def finish(self, done: Done) -> None:
+    def finish(self, done: Sequence[Chain]) -> None:
         """Note which chains are about to be given back, before the used ring's index says so."""
         words = self._words
         last = words[inflight.LAST_BATCH_HEAD_16]
-        for element, _ in done:
-            head = element.head
+        for chain in done:
+            head = chain.head
             words[(head + 1) * _SIZE // 2 + inflight.SPLIT_NEXT_16] = last
             words[inflight.LAST_BATCH_HEAD_16] = last = head
 
-    def published(self, done: Done, used: int) -> None:
+    def published(self, done: Sequence[Chain], used: int) -> None:
         """Note that the used ring's index says so."""
-        for element, _ in done:
-            self._bytes[(element.head + 1) * _SIZE + inflight.SPLIT_INFLIGHT_8] = 0
+        for chain in done:
+            self._bytes[(chain.head + 1) * _SIZE + inflight.SPLIT_INFLIGHT_8] = 0
         self._words[inflight.USED_INDEX_16] = used
 
     def _settle(self, used: int) -> list[int] | None:

@@ -11,17 +11,16 @@ from protocol.virtio.split import DescriptorFlag
 from vhost_user.memory.atomics import TOTAL_STORE_ORDER, fence
 from vhost_user.memory.regions import BadAddressError, IotlbMissError
 from vhost_user.ring import packed_place
+from vhost_user.ring.chain import NOT_COMPLETED, Chain
 from vhost_user.ring.inflight_packed import PackedInflight
 from vhost_user.ring.packed_place import Place
 from vhost_user.ring.ring import (
     MAX_CHAIN_BYTES,
     NOWHERE,
     BrokenRingError,
-    Element,
     Ring,
     buffers,
     indirect_table,
-    read_whole,
 )
 from vhost_user.ring.words import words
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vhost_user.memory.regions import GuestMemory
-    from vhost_user.ring.ring import Done, RingConfig
+    from vhost_user.ring.ring import RingConfig
 
 _NEXT = int(DescriptorFlag.NEXT)
 _WRITE = int(DescriptorFlag.WRITE)
@@ -124,7 +123,7 @@ class PackedRing(Ring):
         avail = packed.place(self._avail.slot, self._avail.wrap)
         return avail | packed.place(self._next_used, self._used_wrap) << 16
 
-    def pop(self, limit: int) -> list[Element]:
+    def pop(self, limit: int) -> list[Chain]:
         """Take at most `limit` chains that the driver made available; resubmitted ones come first."""
         if self._generation != self._memory.generation:
             self._map()
@@ -132,35 +131,33 @@ class PackedRing(Ring):
             batch = self._pop_again(self._inflight, self._resubmit[0])
         else:
             batch = self._walk(self._avail, limit, self._size - self._in_use, self._note)
-            for element in batch:
-                self._in_use += element.slots
+            for chain in batch:
+                self._in_use += chain.slots
             self._fresh += len(batch)
-        if self._config.only_read:
-            read_whole(batch)
-        if self._in_order is not None:
-            self._in_order.took(batch)
+        self._took(batch)
         return batch
 
-    def push(self, done: Done) -> bool:
-        """Give chains back with the bytes written to each. Returns whether the driver wants a call."""
+    def push(self, done: Sequence[Chain]) -> bool:
+        """Give completed chains back, and drop their buffers. Returns whether the driver wants a call."""
         done = self._prepare(done)
         if not done:
             return False
         used = self._used
         size = self._size
-        first = done[0][0]
+        first = done[0]
         first_word = count = 0
         slot = self._next_used
         flags = packed.used_flags(self._used_wrap)
-        for element, written in done:
+        for chain in done:
+            written = chain.written
             used[slot * 4 + packed.DESCRIPTOR_LENGTH] = written
-            word = element.head | (flags | _WRITE if written else flags) << 16
-            if element is first:
+            word = chain.head | (flags | _WRITE if written else flags) << 16
+            if chain is first:
                 first_word = word
             else:
                 used[slot * 4 + packed.DESCRIPTOR_ID_AND_FLAGS] = word
-            count += element.slots
-            slot += element.slots
+            count += chain.slots
+            slot += chain.slots
             if slot >= size:
                 slot -= size
                 flags ^= _OWNER
@@ -200,14 +197,14 @@ class PackedRing(Ring):
         """Tell whether no bit of the driver's part of the ring is set."""
         return not any(self._avail.table)
 
-    def _undo(self, fresh: Sequence[Element], again: Sequence[Element]) -> None:
-        for element in reversed(fresh):
-            self._avail.back(element.slots, self._size)
-            self._in_use -= element.slots
+    def _undo(self, fresh: Sequence[Chain], again: Sequence[Chain]) -> None:
+        for chain in reversed(fresh):
+            self._avail.back(chain.slots, self._size)
+            self._in_use -= chain.slots
             if self._inflight is not None:
-                self._inflight.forget(element.entry)
-        self._resubmit[:0] = [element.entry for element in again]
-        self._in_use -= sum(element.slots for element in again)
+                self._inflight.forget(chain.entry)
+        self._resubmit[:0] = [chain.entry for chain in again]
+        self._in_use -= sum(chain.slots for chain in again)
 
     @property
     def _used_place(self) -> Place:
@@ -243,21 +240,23 @@ class PackedRing(Ring):
         self._used = self._driver_event = self._device_event = words(NOWHERE[2], "I")
         self._inflight = self._note = None
 
-    def _pop_again(self, inflight: PackedInflight, entry: int) -> list[Element]:
+    def _pop_again(self, inflight: PackedInflight, entry: int) -> list[Chain]:
         """Take the oldest chain that was in flight when the process before us died."""
         cursor = _Cursor(memoryview(inflight.descriptors(entry)), 0, wrap=True)
         batch = self._walk(cursor, 1, self._size, None)
-        for element in batch:
-            element.entry = entry
-            self._in_use += element.slots
+        for chain in batch:
+            chain.entry = entry
+            self._in_use += chain.slots
             del self._resubmit[0]
         return batch
 
     def _walk(  # noqa: C901, PLR0912, PLR0915 -- one loop without calls: it runs for every request
         self, cursor: _Cursor, limit: int, room: int, note: Callable[[memoryview, int, int], int] | None
-    ) -> list[Element]:
+    ) -> list[Chain]:
         """Return available chains from `cursor` on, up to the first that is not as it must be."""
-        batch: list[Element] = []
+        batch: list[Chain] = []
+        completions = self.completions
+        number_of_chain = self.popped
         unpack = self._unpack
         ring_table, ring_flags = cursor.table, cursor.flags
         ring_end = len(ring_table)
@@ -275,11 +274,15 @@ class PackedRing(Ring):
                 table: bytes | memoryview = ring_table
                 place = slot << 4
                 after = table_end = slots = 0
-                element = Element()
+                chain = Chain()
+                chain._completions = completions
+                chain.written = NOT_COMPLETED
+                chain.is_put_back = False
+                chain._readable = chain._writable = None
                 readable: list[memoryview] = []
                 writable: list[memoryview] = []
-                element.readable = readable
-                element.writable = writable
+                chain.readable_buffers = readable
+                chain.writable_buffers = writable
                 readable_length = writable_length = 0
                 while True:
                     address, length, number, flags = unpack(table, place)
@@ -321,7 +324,7 @@ class PackedRing(Ring):
                             table = read_view[offset:end]
                         else:
                             table = indirect_table(self._memory, address, length, most)
-                        element.head = number
+                        chain.head = number
                         slots = 1
                         after, place, table_end = place, 0, length
                         continue
@@ -332,7 +335,7 @@ class PackedRing(Ring):
                         break
                     slots += 1
                     if not flags & _NEXT:
-                        element.head = number
+                        chain.head = number
                         break
                     if slots == room:
                         raise BrokenRingError("a chain has more descriptors than are free in the ring")
@@ -340,12 +343,14 @@ class PackedRing(Ring):
                         place = 0
                 if readable_length + writable_length > MAX_CHAIN_BYTES:
                     raise BrokenRingError("a chain of more than 4 GiB")
-                element.readable_length = readable_length
-                element.writable_length = writable_length
-                element.slots = slots
+                chain.readable_length = readable_length
+                chain.writable_length = writable_length
+                chain.slots = slots
+                chain.number = number_of_chain
+                number_of_chain += 1
                 if note is not None:
-                    element.entry = note(ring_table, slot, slots)
-                batch.append(element)
+                    chain.entry = note(ring_table, slot, slots)
+                batch.append(chain)
                 room -= slots
                 after = slot
                 slot = 0 if place == ring_end else place >> 4

@@ -1,24 +1,25 @@
-"""What split and packed rings share: their configuration, their elements, how they break."""
+"""What split and packed rings share: their configuration, their record of chains, how they break."""
 
 from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections import deque
 from dataclasses import dataclass
+from itertools import takewhile
+from operator import attrgetter
 from typing import TYPE_CHECKING, TypeAlias
 
 from protocol.virtio.features import Feature
 from protocol.virtio.split import DESCRIPTOR_SIZE
 from vhost_user.memory.dirty_log import DirtyLogError
 from vhost_user.memory.regions import BadAddressError, IotlbMissError
+from vhost_user.ring.chain import Unattended
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from vhost_user.memory.regions import GuestMemory
-
-    Done: TypeAlias = Sequence[tuple["Element", int]]
+    from vhost_user.ring.chain import Batch, Chain, Completions
 
 MAX_CHAIN = 1024
 """Descriptors in an indirect table; a ring that is larger may have as many as it has itself."""
@@ -28,28 +29,6 @@ MAX_CHAIN_BYTES = 0xFFFFFFFF
 
 class BrokenRingError(Exception):
     """The driver broke a rule of the ring, which is of no further use. One line that says which rule."""
-
-
-class Element:
-    """A chain of descriptors that the driver made available, checked and translated.
-
-    It has no __init__ and no values to begin with: the rings fill it in, which costs half as much.
-    """
-
-    __slots__ = ("entry", "head", "readable", "readable_length", "slots", "writable", "writable_length")
-
-    head: int
-    """What names it to the driver: the first descriptor's index, or in a packed ring the buffer id."""
-    readable: list[memoryview]
-    """Buffers that the driver filled, read-only."""
-    writable: list[memoryview]
-    """Buffers for the device to fill."""
-    readable_length: int
-    writable_length: int
-    slots: int
-    """Packed rings: how many descriptors of the ring it takes up."""
-    entry: int
-    """Packed rings: where the in-flight buffer keeps it."""
 
 
 @dataclass(frozen=True)
@@ -71,32 +50,6 @@ class RingConfig:
     def has(self, feature: Feature) -> bool:
         """Tell whether a feature was negotiated."""
         return bool(self.features & feature)
-
-
-class InOrder:
-    """Holds completed elements back until all that came before them are completed (VIRTIO_F_IN_ORDER)."""
-
-    def __init__(self) -> None:
-        self._taken: deque[Element] = deque()
-        self._done: dict[int, int] = {}
-
-    def took(self, batch: Sequence[Element]) -> None:
-        """Note elements in the order the driver made them available."""
-        self._taken.extend(batch)
-
-    def forget(self, count: int) -> None:
-        """Forget the last elements that were noted."""
-        for _ in range(count):
-            self._taken.pop()
-
-    def release(self, done: Done) -> list[tuple[Element, int]]:
-        """Return those that may be given back, now that `done` are completed."""
-        self._done.update((id(element), written) for element, written in done)
-        ready = []
-        while self._taken and id(self._taken[0]) in self._done:
-            element = self._taken.popleft()
-            ready.append((element, self._done.pop(id(element))))
-        return ready
 
 
 Run: TypeAlias = tuple[int, int, memoryview]
@@ -134,13 +87,13 @@ def indirect_table(memory: GuestMemory, address: int, length: int, most: int) ->
     return views[0] if len(views) == 1 else b"".join(views)
 
 
-def read_whole(batch: Sequence[Element]) -> None:
-    """Have what a driver calls writable behind what is to be read be read, too."""
-    for element in batch:
-        if element.writable and element.readable:
-            element.readable += [view.toreadonly() for view in element.writable]
-            element.readable_length += element.writable_length
-            element.writable, element.writable_length = [], 0
+def read_whole(batch: Batch) -> None:
+    """Make readable what a driver calls writable behind something readable."""
+    for chain in batch:
+        if chain.writable_buffers and chain.readable_buffers:
+            chain.readable_buffers += [view.toreadonly() for view in chain.writable_buffers]
+            chain.readable_length += chain.writable_length
+            chain.writable_buffers, chain.writable_length = [], 0
 
 
 class Ring(ABC):
@@ -150,7 +103,15 @@ class Ring(ABC):
     IotlbMissError, after which they can be called again: nothing was done.
     """
 
+    # How it works: `_taken` is the record of all chains that were popped and are not given back, in the
+    # order of their numbers: a dict, as it keeps an order and loses any of its keys at once. pop() adds to
+    # it, push() and rewind() take from it. With IN_ORDER, push() gives back from its front only, up to the
+    # first that is not completed: completed ones behind that stay in it, without buffers. A process that
+    # dies leaves its state in the ring and in the in-flight file; the record is lost with it.
+
     def __init__(self, memory: GuestMemory, config: RingConfig) -> None:
+        self.completions: Completions = Unattended()
+        """Who is told of each chain that is completed or put back."""
         self.log_address: int | None = None
         """The guest address of the used ring in the dirty log; None while VHOST_VRING_F_LOG is off."""
         self._memory = memory
@@ -158,7 +119,10 @@ class Ring(ABC):
         self._size = config.size
         self._event_index = config.has(Feature.EVENT_IDX)
         self._most_indirect = most_indirect(config)
-        self._in_order = InOrder() if config.has(Feature.IN_ORDER) else None
+        self._in_order = config.has(Feature.IN_ORDER)
+        self._taken: dict[Chain, None] = {}
+        self.popped = 0
+        """How many chains were popped and not rewound: the next one's number."""
         self._in_use = 0
         self._fresh = 0
         """How many chains were popped that were not resubmitted."""
@@ -174,28 +138,34 @@ class Ring(ABC):
         """What GET_VRING_BASE returns for the ring as it is now."""
 
     @abstractmethod
-    def pop(self, limit: int) -> list[Element]:
+    def pop(self, limit: int) -> Batch:
         """Take at most `limit` chains that the driver made available; resubmitted ones come first."""
 
-    def rewind(self, elements: Sequence[Element]) -> None:
-        """Undo the newest pops: the ring is as if these elements, oldest first, had never been taken.
+    def uncompleted(self) -> list[Chain]:
+        """Return the chains that were taken and are not given back, oldest first; some may be completed."""
+        return list(self._taken)
+
+    def rewind(self, chains: Sequence[Chain]) -> None:
+        """Undo the newest pops: the ring is as if these chains, oldest first, had never been taken.
 
         Those that were resubmitted stay in flight, and are popped first again.
         """
-        fresh = min(len(elements), self._fresh)
-        again = len(elements) - fresh
+        fresh = min(len(chains), self._fresh)
+        again = len(chains) - fresh
         self._fresh -= fresh
-        if self._in_order is not None:
-            self._in_order.forget(len(elements))
-        self._undo(elements[again:], elements[:again])
+        self.popped -= len(chains)
+        for chain in chains:
+            del self._taken[chain]
+            chain.drop_buffers()
+        self._undo(chains[again:], chains[:again])
 
     @abstractmethod
-    def _undo(self, fresh: Sequence[Element], again: Sequence[Element]) -> None:
+    def _undo(self, fresh: Sequence[Chain], again: Sequence[Chain]) -> None:
         """Take back the taking of what the driver made available, and of what was resubmitted."""
 
     @abstractmethod
-    def push(self, done: Done) -> bool:
-        """Give chains back with the bytes written to each. Returns whether the driver wants a call.
+    def push(self, done: Sequence[Chain]) -> bool:
+        """Give completed chains back, and drop their buffers. Returns whether the driver wants a call.
 
         Always so the first time: a process before us may have died before it could call.
         """
@@ -238,13 +208,32 @@ class Ring(ABC):
         self._readable = self._writable = NOWHERE
         self._generation = generation
 
-    def _prepare(self, done: Done) -> Done:
-        """Note what the device wrote, and return what can be given back now."""
+    def _took(self, batch: Batch) -> None:
+        """Record chains in the order in which the driver made them available."""
+        if self._config.only_read:
+            read_whole(batch)
+        self.popped += len(batch)
+        self._taken.update(dict.fromkeys(batch))
+
+    def _prepare(self, done: Sequence[Chain]) -> Sequence[Chain]:
+        """Log the device's writes, and return those chains that can be given back now.
+
+        They are no longer in the record, and completed ones have no buffers any more.
+        """
         if self._generation != self._memory.generation:
             self._map()
         if self._memory.log is not None:
-            self._log_views(view for element, _ in done for view in element.writable)
-        return done if self._in_order is None else self._in_order.release(done)
+            self._log_views(view for chain in done for view in chain.writable_buffers)
+        taken = self._taken
+        if self._in_order:
+            for chain in done:
+                chain.drop_buffers()
+            done = list(takewhile(attrgetter("completed"), taken))
+        for chain in done:
+            del taken[chain]
+            chain.readable_buffers.clear()
+            chain.writable_buffers.clear()
+        return done
 
     def _log_views(self, views: Iterable[memoryview]) -> None:
         try:

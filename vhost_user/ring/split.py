@@ -10,16 +10,15 @@ from protocol.virtio.features import Feature
 from protocol.virtio.split import DescriptorFlag
 from vhost_user.memory.atomics import TOTAL_STORE_ORDER, fence
 from vhost_user.memory.regions import BadAddressError, IotlbMissError
+from vhost_user.ring.chain import NOT_COMPLETED, Chain
 from vhost_user.ring.inflight_split import SplitInflight
 from vhost_user.ring.ring import (
     MAX_CHAIN_BYTES,
     NOWHERE,
     BrokenRingError,
-    Element,
     Ring,
     buffers,
     indirect_table,
-    read_whole,
 )
 from vhost_user.ring.words import words
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from vhost_user.memory.regions import GuestMemory
-    from vhost_user.ring.ring import Done, RingConfig
+    from vhost_user.ring.ring import RingConfig
     from vhost_user.ring.words import Words
 
 _NEXT = int(DescriptorFlag.NEXT)
@@ -75,7 +74,7 @@ class SplitRing(Ring):
         """The index of the available ring where the next chain is taken, free-running."""
         return self._next_avail
 
-    def pop(self, limit: int) -> list[Element]:
+    def pop(self, limit: int) -> list[Chain]:
         """Take at most `limit` chains that the driver made available; resubmitted ones come first."""
         if self._generation != self._memory.generation:
             self._map()
@@ -99,24 +98,21 @@ class SplitRing(Ring):
             self._next_avail = last + len(batch) & 0xFFFF
             self._fresh += len(batch)
         self._in_use += len(batch)
-        if self._config.only_read:
-            read_whole(batch)
-        if self._in_order is not None:
-            self._in_order.took(batch)
+        self._took(batch)
         return batch
 
-    def push(self, done: Done) -> bool:
-        """Give chains back with the bytes written to each. Returns whether the driver wants a call."""
+    def push(self, done: Sequence[Chain]) -> bool:
+        """Give completed chains back, and drop their buffers. Returns whether the driver wants a call."""
         done = self._prepare(done)
         if not done:
             return False
         elements = self._elements
         mask = self._mask
         index = self._next_used
-        for element, written in done:
+        for chain in done:
             place = (index & mask) << 1
-            elements[place + 1] = element.head
-            elements[place + 2] = written
+            elements[place + 1] = chain.head
+            elements[place + 2] = chain.written
             index += 1
         index &= 0xFFFF
         if self._inflight is not None:
@@ -151,12 +147,12 @@ class SplitRing(Ring):
         """Tell whether no bit of the driver's part of the ring is set."""
         return not any(self._table) and not any(self._avail[place] for place in range(2 + self._size))
 
-    def _undo(self, fresh: Sequence[Element], again: Sequence[Element]) -> None:
-        for element in reversed(fresh):
+    def _undo(self, fresh: Sequence[Chain], again: Sequence[Chain]) -> None:
+        for chain in reversed(fresh):
             self._next_avail = self._next_avail - 1 & 0xFFFF
             if self._inflight is not None:
-                self._inflight.forget(element.head)
-        self._resubmit[:0] = [element.head for element in again]
+                self._inflight.forget(chain.head)
+        self._resubmit[:0] = [chain.head for chain in again]
         self._in_use -= len(fresh) + len(again)
 
     def _recover(self, inflight: SplitInflight) -> bool:
@@ -205,9 +201,11 @@ class SplitRing(Ring):
         heads: Words,
         places: Iterable[int],
         note: Callable[[int], None] | None,
-    ) -> list[Element]:
+    ) -> list[Chain]:
         """Return the chains whose heads are at `places`, up to the first that is not as it must be."""
-        batch: list[Element] = []
+        batch: list[Chain] = []
+        completions = self.completions
+        number = self.popped
         unpack = self._unpack
         ring_table = self._table
         most = self._most_indirect
@@ -219,12 +217,16 @@ class SplitRing(Ring):
                 index = head = heads[place]
                 table: bytes | memoryview = ring_table
                 left = self._size
-                element = Element()
-                element.head = head
+                chain = Chain()
+                chain.head = head
+                chain._completions = completions
+                chain.written = NOT_COMPLETED
+                chain.is_put_back = False
+                chain._readable = chain._writable = None
                 readable: list[memoryview] = []
                 writable: list[memoryview] = []
-                element.readable = readable
-                element.writable = writable
+                chain.readable_buffers = readable
+                chain.writable_buffers = writable
                 readable_length = writable_length = 0
                 while True:
                     address, length, flags, following = unpack(table, index << 4)
@@ -276,11 +278,13 @@ class SplitRing(Ring):
                     index = following
                 if readable_length + writable_length > MAX_CHAIN_BYTES:
                     raise BrokenRingError("a chain of more than 4 GiB")
-                element.readable_length = readable_length
-                element.writable_length = writable_length
+                chain.readable_length = readable_length
+                chain.writable_length = writable_length
+                chain.number = number
+                number += 1
                 if note is not None:
                     note(head)
-                batch.append(element)
+                batch.append(chain)
         except (BrokenRingError, IotlbMissError):
             if not batch:
                 raise

@@ -84,8 +84,8 @@ async def test_setup_may_come_byte_by_byte(path: Path, vectors: int | None) -> N
         ([VERSION, ID, (-1, "directory")], "memory is unusable: no regular file"),
         ([VERSION, ID, (-1, "device")], "memory is unusable: no regular file"),
         ([VERSION, ID, (-1, "eventfd")], "memory is unusable: no regular file"),
-        ([VERSION, ID, MEMORY, (PEER, "socket")], "vector 0 of peer 2 is no eventfd but socket"),
-        ([VERSION, ID, MEMORY, OWN, (US, "memory")], "vector 1 of peer 5 is no eventfd but .*memfd"),
+        ([VERSION, ID, MEMORY, (PEER, "socket")], "vector 0 of peer 2 is not an eventfd but socket"),
+        ([VERSION, ID, MEMORY, OWN, (US, "memory")], "vector 1 of peer 5 is not an eventfd but .*memfd"),
     ],
 )
 async def test_fault_in_the_setup_is_named(path: Path, steps: list[Step], reason: str) -> None:

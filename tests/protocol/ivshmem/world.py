@@ -32,7 +32,7 @@ _EVENTFD_ID = re.compile(r"^eventfd-id:\s*(\d+)$", re.MULTILINE)
 def identity(fd: OwnedFd) -> int:
     """Return the number by which the kernel knows an eventfd, the same for every copy of it."""
     match = _EVENTFD_ID.search(Path(f"/proc/self/fdinfo/{fd.fileno()}").read_text())
-    assert match, "this is no eventfd"
+    assert match, "this is not an eventfd"
     return int(match[1])
 
 

@@ -438,7 +438,7 @@ async def test_descriptor_for_the_log_that_is_no_eventfd_is_told_and_done_withou
         await frontend.set_features(frontend.features | Feature.LOG_ALL)
         for _ in range(2):
             assert await works(queue)
-    assert caplog.text.count("the descriptor of SET_LOG_FD is no eventfd: Bad file descriptor") == 1
+    assert caplog.text.count("the descriptor of SET_LOG_FD is not an eventfd: Bad file descriptor") == 1
 
 
 async def test_log_that_is_too_small_breaks_the_queue(log: Log, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from protocol.fds import OwnedFd
 from protocol.virtio import inflight, packed, split
 from protocol.virtio.features import Feature
+from tests.vhost_user.chains import completed
 from vhost_user.frontend.driver_ring import Buffer, PackedDriver, SplitDriver, Table
 from vhost_user.memory.regions import GuestMemory, Region
 from vhost_user.ring import PackedRing, RingConfig, SplitRing
 
 if TYPE_CHECKING:
     from vhost_user.frontend.driver_ring import DriverRing
-    from vhost_user.ring import Element, Ring
+    from vhost_user.ring import Chain, Ring
 
 GUEST = 0x1_4000_0000
 USER = 0x7F00_0000_0000
@@ -64,13 +65,18 @@ def answer(sent: bytes, room: int) -> bytes:
     return bytes((seed + place) & 0xFF for place in range(room))
 
 
-def work(element: Element) -> int:
+def work(chain: Chain) -> Chain:
+    """Do as a device what a request asks for. Returns the chain as the ring is given it."""
+    return completed(chain, fill(chain))
+
+
+def fill(chain: Chain) -> int:
     """Do as a device what a request asks for. Returns the bytes written."""
-    result = answer(b"".join(element.readable), element.writable_length)
-    for view in element.writable:
+    result = answer(b"".join(chain.readable_buffers), chain.writable_length)
+    for view in chain.writable_buffers:
         view[:] = result[: len(view)]
         result = result[len(view) :]
-    return element.writable_length
+    return chain.writable_length
 
 
 class Rig:

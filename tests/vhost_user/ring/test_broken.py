@@ -11,6 +11,7 @@ import pytest
 
 from protocol.virtio import split
 from protocol.virtio.features import Feature
+from tests.vhost_user.chains import completed
 from tests.vhost_user.ring.raw import (
     DATA,
     INDIRECT,
@@ -130,7 +131,7 @@ def test_buffer_outside_memory(raw: RawSplit, flags: int, address: int, length: 
 
 
 def test_chain_too_long(raw: RawSplit) -> None:
-    """4 GiB and more cannot be told of in a used element."""
+    """4 GiB and more cannot be told of in a used chain."""
     large = 16 << 20
     region = Region(LAST, large, USER + MEMORY_SIZE)
     raw.rig.memory.add(region, shared_file(large))
@@ -218,7 +219,7 @@ def test_head_that_is_in_use_already() -> None:
     raw.descriptors((DATA, 16, 0, 0))
     raw.offer(0, 0)
     ring = raw.start()
-    assert [element.head for element in ring.pop(SIZE)] == [0]
+    assert [chain.head for chain in ring.pop(SIZE)] == [0]
     with pytest.raises(BrokenRingError, match="descriptor 0 was made available again while it is in use"):
         ring.pop(SIZE)
     raw.close()
@@ -267,10 +268,10 @@ def test_what_is_called_writable_is_read(either: RawSplit | RawPacked) -> None:
     either.descriptors((TABLE, 64, INDIRECT, 0))
     if isinstance(either, RawSplit):
         either.offer(0)
-    (element,) = either.start().pop(SIZE)
-    assert [len(view) for view in element.readable] == [12, 16, 20, 9]
-    assert all(view.readonly for view in element.readable)
-    assert (element.readable_length, element.writable, element.writable_length) == (57, [], 0)
+    (chain,) = either.start().pop(SIZE)
+    assert [len(view) for view in chain.readable_buffers] == [12, 16, 20, 9]
+    assert all(view.readonly for view in chain.readable_buffers)
+    assert (chain.readable_length, chain.writable_buffers, chain.writable_length) == (57, [], 0)
 
 
 def test_what_is_all_called_writable_is_not_read(either: RawSplit | RawPacked) -> None:
@@ -278,8 +279,8 @@ def test_what_is_all_called_writable_is_not_read(either: RawSplit | RawPacked) -
     either.descriptors((DATA, 16, WRITE, 0))
     if isinstance(either, RawSplit):
         either.offer(0)
-    (element,) = either.start().pop(SIZE)
-    assert (element.readable, element.writable_length) == ([], 16)
+    (chain,) = either.start().pop(SIZE)
+    assert (chain.readable_buffers, chain.writable_length) == ([], 16)
 
 
 # Packed rings
@@ -386,8 +387,8 @@ def test_what_came_before_the_fault_is_served_first(raw: RawSplit) -> None:
     raw.descriptors((DATA, 16, 0, 0), (DATA, 0, 0, 0))
     raw.offer(0, 1)
     ring = raw.start()
-    (element,) = ring.pop(SIZE)
-    ring.push([(element, 0)])
+    (chain,) = ring.pop(SIZE)
+    ring.push([completed(chain, 0)])
     with pytest.raises(BrokenRingError, match="zero length"):
         ring.pop(SIZE)
 
@@ -402,8 +403,8 @@ def test_a_broken_ring_breaks_no_other(raw: RawSplit) -> None:
     request = good.add([4], [4])
     good.driver.publish()
     device = good.start()
-    (element,) = device.pop(1)
-    device.push([(element, work(element))])
+    (chain,) = device.pop(1)
+    device.push([work(chain)])
     assert good.collect() == [request.token]
     good.close()
 
@@ -413,9 +414,9 @@ def test_indirect_after_direct_descriptors(raw: RawSplit) -> None:
     raw.indirect((DATA, 3, NEXT, 1), (DATA + 64, 5, WRITE, 0))
     raw.descriptors((DATA, 7, NEXT, 1), (TABLE, 32, INDIRECT, 0))
     raw.offer(0)
-    (element,) = raw.start().pop(1)
-    assert [len(view) for view in element.readable] == [7, 3]
-    assert [len(view) for view in element.writable] == [5]
+    (chain,) = raw.start().pop(1)
+    assert [len(view) for view in chain.readable_buffers] == [7, 3]
+    assert [len(view) for view in chain.writable_buffers] == [5]
 
 
 @pytest.mark.parametrize("kind", [RawSplit, RawPacked])
@@ -426,23 +427,23 @@ def test_write_flag_of_an_indirect_descriptor_is_ignored(kind: type[RawSplit] | 
     raw.descriptors((TABLE, 16, INDIRECT | WRITE, 0))
     if isinstance(raw, RawSplit):
         raw.offer(0)
-    (element,) = raw.start().pop(1)
-    assert (element.readable_length, element.writable_length) == (3, 0)
+    (chain,) = raw.start().pop(1)
+    assert (chain.readable_length, chain.writable_length) == (3, 0)
     raw.close()
 
 
 def test_unknown_flags_are_ignored(raw: RawSplit) -> None:
     raw.descriptors((DATA, 3, 0xFFF8, 0))
     raw.offer(0)
-    (element,) = raw.start().pop(1)
-    assert element.readable_length == 3
+    (chain,) = raw.start().pop(1)
+    assert chain.readable_length == 3
 
 
 def test_chain_of_the_whole_ring(raw: RawSplit) -> None:
     raw.descriptors(*[(DATA, 2, NEXT, place + 1) for place in range(SIZE - 1)], (DATA, 2, 0, 0))
     raw.offer(0)
-    (element,) = raw.start().pop(1)
-    assert element.readable_length == 2 * SIZE
+    (chain,) = raw.start().pop(1)
+    assert chain.readable_length == 2 * SIZE
 
 
 def test_buffer_and_table_across_a_region_border(raw: RawSplit) -> None:
@@ -453,10 +454,10 @@ def test_buffer_and_table_across_a_region_border(raw: RawSplit) -> None:
     struct.pack_into("<QIHH", raw.rig.view, MEMORY_SIZE - 16, LAST - 20, 36, NEXT, 1)
     raw.descriptors((LAST - 16, 32, INDIRECT, 0))
     raw.offer(0)
-    (element,) = raw.start().pop(1)
-    assert [len(view) for view in element.readable] == [20, 16]
-    assert element.readable[1] == struct.pack("<QIHH", DATA, 5, WRITE, 0)
-    assert element.writable_length == 5
+    (chain,) = raw.start().pop(1)
+    assert [len(view) for view in chain.readable_buffers] == [20, 16]
+    assert chain.readable_buffers[1] == struct.pack("<QIHH", DATA, 5, WRITE, 0)
+    assert chain.writable_length == 5
 
 
 def test_features_of_the_rig_are_those_of_a_modern_driver() -> None:

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from protocol.virtio import packed, split
 from protocol.virtio.features import Feature
+from tests.vhost_user.chains import completed
 from tests.vhost_user.ring.rig import GUEST, MEMORY_SIZE, MODERN, TABLES, Rig
 from vhost_user.memory.regions import guest_address_of
 from vhost_user.ring import BrokenRingError
 
 if TYPE_CHECKING:
-    from vhost_user.ring import Element
+    from vhost_user.ring import Chain
 
 SIZE = 4
 LAST = GUEST + MEMORY_SIZE
@@ -48,18 +49,18 @@ def tables(descriptor: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
     return st.lists(descriptor, min_size=SIZE, max_size=SIZE).map(b"".join)
 
 
-def check(rig: Rig, element: Element) -> None:
+def check(rig: Rig, chain: Chain) -> None:
     """Assert that a chain is within memory, and not longer than it can be."""
-    for view in element.writable:
+    for view in chain.writable_buffers:
         address = guest_address_of(view)
         assert address >= GUEST
         assert address + len(view) <= LAST
-    for view in [*element.readable, *element.writable]:
+    for view in [*chain.readable_buffers, *chain.writable_buffers]:
         assert view.obj is rig.view.obj
         assert 0 < len(view) <= MEMORY_SIZE
-    assert element.readable_length == sum(map(len, element.readable))
-    assert element.writable_length == sum(map(len, element.writable))
-    assert element.readable_length + element.writable_length <= 0xFFFF_FFFF
+    assert chain.readable_length == sum(map(len, chain.readable_buffers))
+    assert chain.writable_length == sum(map(len, chain.writable_buffers))
+    assert chain.readable_length + chain.writable_length <= 0xFFFF_FFFF
 
 
 def run(rig: Rig, changeable: list[slice]) -> None:
@@ -68,10 +69,10 @@ def run(rig: Rig, changeable: list[slice]) -> None:
     try:
         device = rig.start()
         for _ in range(4):
-            elements = device.pop(SIZE)
-            for element in elements:
-                check(rig, element)
-            device.push([(element, 1) for element in elements])
+            chains = device.pop(SIZE)
+            for chain in chains:
+                check(rig, chain)
+            device.push([completed(chain, 1) for chain in chains])
             device.want_kicks(True)
     except BrokenRingError as error:
         assert "\n" not in str(error)  # noqa: PT017 -- both outcomes are right

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from protocol.virtio import inflight
 from protocol.virtio.features import Feature
+from tests.vhost_user.chains import completed
 from tests.vhost_user.ring.rig import BUFFERS, CHAIN_SIZE, MODERN, PACKED_START, Rig, work
 from tests.vhost_user.ring.stores import every_store
 from vhost_user.frontend.driver_ring import RingFullError
@@ -21,7 +22,7 @@ from vhost_user.ring import BrokenRingError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vhost_user.ring import Element, Ring
+    from vhost_user.ring import Chain, Ring
 
 KINDS = ["split", "packed"]
 RING_BYTES = 0x200
@@ -43,7 +44,7 @@ class Scene:
         self.device: Ring = self.rig.start()
         self.order: list[int] = []
         """Tokens that the device was shown and has not taken."""
-        self.held: list[tuple[int, Element]] = []
+        self.held: list[tuple[int, Chain]] = []
 
     def close(self) -> None:
         del self.device, self.held
@@ -67,14 +68,14 @@ class Scene:
         self.rig.driver.publish()
 
     def pop(self, number: int) -> None:
-        elements = self.device.pop(number % 4 + 1)
-        self.held += [(self.order.pop(0), element) for element in elements]
+        chains = self.device.pop(number % 4 + 1)
+        self.held += [(self.order.pop(0), chain) for chain in chains]
 
     def push(self, number: int) -> None:
         random.Random(number).shuffle(self.held)
         count = number % 4 + 1
         done, self.held = self.held[:count], self.held[count:]
-        self.device.push([(element, work(element)) for _, element in done])
+        self.device.push([work(chain) for _, chain in done])
 
     def collect(self, _number: int) -> None:
         self.rig.collect()
@@ -88,7 +89,7 @@ class Scene:
             return
         del self.held[len(self.held) - len(back) :]
         self.order[:0] = [token for token, _ in back]
-        self.device.rewind([element for _, element in back])
+        self.device.rewind([chain for _, chain in back])
 
     def shared(self) -> list[memoryview]:
         assert self.rig.inflight is not None
@@ -108,11 +109,11 @@ def recover(scene: Scene) -> None:
     left = sorted(rig.requests)
     scene.device = rig.start()
     again = []
-    while elements := scene.device.pop(64):
-        for element in elements:
-            sent = b"".join(element.readable)
+    while chains := scene.device.pop(64):
+        for chain in chains:
+            sent = b"".join(chain.readable_buffers)
             again += [token for token in left if rig.requests[token].sent == sent]
-        scene.device.push([(element, work(element)) for element in elements])
+        scene.device.push([work(chain) for chain in chains])
     assert again == left
     assert rig.collect() == left
     assert rig.driver.free == rig.driver.size
@@ -171,7 +172,7 @@ def test_killed_while_it_takes_what_was_used_before(kind: str) -> None:
         scene.rig.driver.publish()
         scene.pop(1)
         (token, first), second = scene.held
-        scene.device.push([(first, 0)])
+        scene.device.push([completed(first, 0)])
         scene.held = [second]
         assert scene.rig.collect() == [token]
         scene.order.append(scene.rig.add([1], []).token)
@@ -212,16 +213,16 @@ def test_rule_20_resubmitted_in_the_order_of_the_first_time(tracked: Scene) -> N
     for length in (1, 2, 3, 4):
         tracked.rig.add([length], [])
     tracked.rig.driver.publish()
-    elements = tracked.device.pop(4)
-    tracked.device.push([(elements[1], 0)])
+    chains = tracked.device.pop(4)
+    tracked.device.push([completed(chains[1], 0)])
     tracked.rig.collect()
     tracked.rig.add([5], [])
     tracked.rig.driver.publish()
     tracked.device.pop(4)
     again = []
     device = tracked.rig.start()
-    while elements := device.pop(4):
-        again += [element.readable_length for element in elements]
+    while chains := device.pop(4):
+        again += [chain.readable_length for chain in chains]
     assert again == [1, 3, 4, 5], "the place that 5 took was free before that of 3 was"
 
 
@@ -238,8 +239,8 @@ def test_rule_20_what_was_taken_again_is_counted_after_what_was_resubmitted(trac
     assert sum(len(device.pop(4)) for _ in range(3)) == 3
     again = []
     device = tracked.rig.start()
-    while elements := device.pop(4):
-        again += [element.readable_length for element in elements]
+    while chains := device.pop(4):
+        again += [chain.readable_length for chain in chains]
     assert again == [1, 2, 3]
 
 
@@ -254,15 +255,15 @@ def test_rule_20_nothing_completed_yet(tracked: Scene) -> None:
     device = rig.start()
     rig.add([1], [])
     rig.driver.publish()
-    device.push([(element, 0) for element in device.pop(1)])
+    device.push([completed(chain, 0) for chain in device.pop(1)])
     rig.collect()
     rig.inflight = memoryview(bytearray(inflight.queue_bytes(4, packed=False)))
     device = rig.start(device.base)
     rig.add([1], [])
     rig.driver.publish()
-    (element,) = device.pop(1)
-    assert element.head == 0
-    assert [element.head for element in rig.start().pop(1)] == [0]
+    (chain,) = device.pop(1)
+    assert chain.head == 0
+    assert [chain.head for chain in rig.start().pop(1)] == [0]
 
 
 @both
@@ -278,7 +279,7 @@ def test_rule_20_a_new_ring_of_a_driver_that_was_reset(
     for _ in range(completed):
         rig.add([1], [], indirect=True)
         rig.driver.publish()
-        tracked.device.push([(element, 0) for element in tracked.device.pop(1)])
+        tracked.device.push([work(chain) for chain in tracked.device.pop(1)])
         rig.collect()
     for _ in range(taken):
         rig.add([1], [])
@@ -290,7 +291,7 @@ def test_rule_20_a_new_ring_of_a_driver_that_was_reset(
     fresh.rig.driver.publish()
     device = fresh.rig.start()
     assert device.base == (0 if rig.kind == "split" else PACKED_START)
-    assert [element.readable_length for element in device.pop(4)] == [2] * new
+    assert [chain.readable_length for chain in device.pop(4)] == [2] * new
     recover(fresh)
     fresh.close()
 
@@ -304,7 +305,7 @@ def test_ring_is_its_own_while_the_driver_writes_a_chain_that_goes_once_around(
     for _ in range(completed):
         tracked.rig.add([1], [])
         tracked.rig.driver.publish()
-        tracked.device.push([(element, 0) for element in tracked.device.pop(1)])
+        tracked.device.push([work(chain) for chain in tracked.device.pop(1)])
         tracked.rig.collect()
     tracked.rig.add([2] * 4, [])
     base = tracked.device.base
@@ -357,5 +358,5 @@ def test_any_buffer_is_used_or_refused(kind: str, nonsense: bytes) -> None:
     with contextlib.suppress(BrokenRingError):
         scene.device = scene.rig.start()
         for _ in range(8):
-            scene.device.push([(element, 0) for element in scene.device.pop(8)])
+            scene.device.push([completed(chain, 0) for chain in scene.device.pop(8)])
     scene.close()

@@ -11,13 +11,14 @@ import pytest
 from protocol.virtio import packed
 from protocol.virtio.features import Feature
 from protocol.virtio.split import DescriptorFlag
+from tests.vhost_user.chains import completed
 from tests.vhost_user.ring.raw import SIZE
 from tests.vhost_user.ring.rig import MODERN, PACKED_START, Rig, work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vhost_user.ring import Element, Ring
+    from vhost_user.ring import Chain, Ring
 
 
 @pytest.fixture
@@ -35,8 +36,8 @@ def make() -> Iterator[Callable[..., Rig]]:
     gc.collect()
 
 
-def done(*elements: Element) -> list[tuple[Element, int]]:
-    return [(element, work(element)) for element in elements]
+def done(*chains: Chain) -> list[Chain]:
+    return [work(chain) for chain in chains]
 
 
 def serve(device: Ring) -> bool:
@@ -57,15 +58,15 @@ def test_rule_03_base_holds_both_places_with_their_wrap_counters(make: Callable[
     device = rig.start(PACKED_START)
     assert device.base == 0x8000_8000
     request(rig, 3)
-    elements = device.pop(3)
+    chains = [*device.pop(3)]
     assert device.base == 0x8000_8003
-    device.push(done(elements[0]))
+    device.push(done(chains[0]))
     assert device.base == 0x8001_8003
     rig.collect()
     request(rig, 3)
-    elements += device.pop(3)
+    chains += device.pop(3)
     assert device.base == 0x8001_0001, "the available place is in its second lap"
-    device.push(done(*elements[1:]))
+    device.push(done(*chains[1:]))
     assert device.base == 0x0001_0001
 
 
@@ -99,11 +100,11 @@ def test_used_descriptor_of_a_list_is_where_the_list_began(make: Callable[..., R
     rig.add([1, 2], [3])
     rig.driver.publish()
     device = rig.start()
-    (element,) = device.pop(1)
-    assert element.slots == 3
-    device.push([(element, 3)])
+    (chain,) = device.pop(1)
+    assert chain.slots == 3
+    device.push([completed(chain, 3)])
     length, buffer_id, flags = struct.unpack_from("<IHH", rig.view, 8)
-    assert (length, buffer_id) == (3, element.head)
+    assert (length, buffer_id) == (3, chain.head)
     assert flags == packed.used_flags(True) | DescriptorFlag.WRITE
     assert device.base >> 16 & 0x7FFF == 3
 
@@ -122,9 +123,9 @@ def test_driver_sees_the_first_of_a_batch_last(make: Callable[..., Rig]) -> None
     rig = make()
     request(rig, 3)
     device = rig.start()
-    elements = device.pop(3)
+    chains = [*device.pop(3)]
     available = bytes(rig.view[14:16])
-    device.push(done(*elements))
+    device.push(done(*chains))
     used = bytes(rig.view[14:16])
     rig.view[14:16] = available
     assert rig.collect() == []
@@ -171,8 +172,8 @@ def test_event_index_asks_for_the_call_at_one_descriptor(make: Callable[..., Rig
         rig.collect()
     request(rig, 4)
     rig.driver.want_calls(True, after=2)
-    elements = device.pop(4)
-    calls = [device.push(done(element)) for element in elements]
+    chains = device.pop(4)
+    calls = [device.push(done(chain)) for chain in chains]
     assert calls == [False, False, True, False]
 
 
@@ -205,10 +206,10 @@ def test_in_order_holds_back_what_was_finished_early(make: Callable[..., Rig]) -
 def test_readable_buffers_cannot_be_written(make: Callable[..., Rig]) -> None:
     rig = make()
     request(rig)
-    (element,) = rig.start().pop(1)
+    (chain,) = rig.start().pop(1)
     with pytest.raises(TypeError):
-        element.readable[0][0] = 1
-    element.writable[0][0] = 1
+        chain.readable_buffers[0][0] = 1
+    chain.writable_buffers[0][0] = 1
 
 
 def test_new_ring_is_all_zero_until_the_driver_writes(make: Callable[..., Rig]) -> None:

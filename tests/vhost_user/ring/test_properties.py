@@ -15,7 +15,7 @@ from vhost_user.frontend.driver_ring import RingFullError
 if TYPE_CHECKING:
     import random
 
-    from vhost_user.ring import Element
+    from vhost_user.ring import Chain
 
 LENGTHS = st.lists(st.integers(1, BUFFER_SIZE), max_size=4)
 OPTIONS = [Feature.EVENT_IDX, Feature.IN_ORDER, Feature.INDIRECT_DESC, Feature.NOTIFY_ON_EMPTY]
@@ -25,7 +25,7 @@ class RingMachine(RuleBasedStateMachine):
     """A driver that sleeps until it is called, a device that sleeps until it is kicked, and five lists.
 
     The lists hold the tokens of requests: those that the driver has written but not shown, those that
-    the device can take, those that it has taken (all, and with their elements those not completed), and
+    the device can take, those that it has taken (all, and with their chains those not completed), and
     those that the driver can take back.
     """
 
@@ -63,7 +63,7 @@ class RingMachine(RuleBasedStateMachine):
         self.hidden: list[int] = []
         self.available: list[int] = []
         self.taken: list[int] = []
-        self.held: list[tuple[int, Element]] = []
+        self.held: list[tuple[int, Chain]] = []
         self.used: list[int] = []
         self.popped: list[int] = []
         """Every token that the device ever took, in order."""
@@ -139,13 +139,13 @@ class RingMachine(RuleBasedStateMachine):
         batch = self.device.pop(limit)
         assert len(batch) <= limit
         assert bool(batch) == bool(self.available)
-        for element in batch:
+        for chain in batch:
             token = self.available.pop(0)
             request = self.rig.requests[token]
-            assert b"".join(element.readable) == request.sent
-            assert element.readable_length == len(request.sent)
-            assert element.writable_length == request.room
-            self.held.append((token, element))
+            assert b"".join(chain.readable_buffers) == request.sent
+            assert chain.readable_length == len(request.sent)
+            assert chain.writable_length == request.room
+            self.held.append((token, chain))
             self.taken.append(token)
             self.popped.append(token)
 
@@ -156,7 +156,7 @@ class RingMachine(RuleBasedStateMachine):
 
     def give_back(self, count: int) -> None:
         done, self.held = self.held[:count], self.held[count:]
-        call = self.device.push([(element, work(element)) for _, element in done])
+        call = self.device.push([work(chain) for _, chain in done])
         self.called |= call
         if self.in_order:
             unfinished = {token for token, _ in self.held}
@@ -187,12 +187,12 @@ class RingMachine(RuleBasedStateMachine):
     def stop_and_start(self) -> None:
         """GET_VRING_BASE and a new start: the newest go back into the ring, the others are completed."""
         self.held.sort(key=lambda item: self.popped.index(item[0]))
-        back: list[tuple[int, Element]] = []
+        back: list[tuple[int, Chain]] = []
         while self.held and self.held[-1][0] == self.popped[-1]:
             back.insert(0, self.held.pop())
             self.popped.pop()
             self.taken.remove(back[0][0])
-        self.device.rewind([element for _, element in back])
+        self.device.rewind([chain for _, chain in back])
         self.available[:0] = [token for token, _ in back]
         self.give_back(len(self.held))
         self.device = self.rig.start(self.device.base)

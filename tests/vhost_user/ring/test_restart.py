@@ -20,9 +20,9 @@ Step = tuple[int, int]
 
 
 def serve(device: Ring, limit: int = SIZE) -> int:
-    elements = device.pop(limit)
-    device.push([(element, work(element)) for element in elements])
-    return len(elements)
+    chains = device.pop(limit)
+    device.push([work(chain) for chain in chains])
+    return len(chains)
 
 
 def run(rig: Rig, device: Ring, steps: list[Step], *, writable: int = 1) -> int:
@@ -63,7 +63,7 @@ def test_base_that_can_be_is_believed(kind: str) -> None:
         rig.add([], [4])
         rig.driver.publish()
         second = device.pop(2)[1]
-        device.push([(second, work(second))])
+        device.push([work(second)])
         again = rig.start(device.base)
         assert (again.given_base, again.base) == (None, device.base)
         assert serve(again) == 1

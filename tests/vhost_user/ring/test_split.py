@@ -10,6 +10,7 @@ import pytest
 
 from protocol.virtio import split
 from protocol.virtio.features import Feature
+from tests.vhost_user.chains import completed
 from tests.vhost_user.ring.raw import DATA, NEXT, SIZE, WRITE, RawSplit
 from tests.vhost_user.ring.rig import MODERN, USER, Rig, work
 from vhost_user.ring import RingConfig, SplitRing
@@ -17,7 +18,7 @@ from vhost_user.ring import RingConfig, SplitRing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vhost_user.ring import Element, Ring
+    from vhost_user.ring import Chain, Ring
 
 
 @pytest.fixture
@@ -35,8 +36,8 @@ def make() -> Iterator[Callable[..., Rig]]:
     gc.collect()
 
 
-def done(*elements: Element) -> list[tuple[Element, int]]:
-    return [(element, work(element)) for element in elements]
+def done(*chains: Chain) -> list[Chain]:
+    return [work(chain) for chain in chains]
 
 
 def serve(device: Ring) -> bool:
@@ -149,13 +150,13 @@ def test_event_index_asks_for_the_call_at_one_use(make: Callable[..., Rig]) -> N
     rig = make(features=MODERN | Feature.EVENT_IDX)
     device = rig.start()
     request(rig, 4)
-    elements = device.pop(4)
+    chains = device.pop(4)
     device.push([])
     rig.driver.want_calls(True, after=2)
-    assert device.push(done(elements[0])), "the first one after a start"
-    assert not device.push(done(elements[1]))
-    assert device.push(done(elements[2]))
-    assert not device.push(done(elements[3]))
+    assert device.push(done(chains[0])), "the first one after a start"
+    assert not device.push(done(chains[1]))
+    assert device.push(done(chains[2]))
+    assert not device.push(done(chains[3]))
 
 
 def test_event_index_in_the_middle_of_a_batch(make: Callable[..., Rig]) -> None:
@@ -167,9 +168,9 @@ def test_event_index_in_the_middle_of_a_batch(make: Callable[..., Rig]) -> None:
     rig.collect()
     request(rig, 6)
     rig.driver.want_calls(True, after=3)
-    elements = device.pop(6)
-    assert not device.push(done(*elements[:3]))
-    assert device.push(done(*elements[3:]))
+    chains = device.pop(6)
+    assert not device.push(done(*chains[:3]))
+    assert device.push(done(*chains[3:]))
 
 
 def test_event_index_asks_for_the_kick(make: Callable[..., Rig]) -> None:
@@ -235,13 +236,13 @@ def test_legacy_big_endian_ring() -> None:
     struct.pack_into(">QIHH", view, 16, DATA + 64, 5, WRITE, 0)
     struct.pack_into(">HHH", view, parts.avail, 0, 1, 0)
     device = rig.start()
-    (element,) = device.pop(1)
-    assert (element.readable_length, element.writable_length) == (3, 5)
-    device.push([(element, 4)])
+    (chain,) = device.pop(1)
+    assert (chain.readable_length, chain.writable_length) == (3, 5)
+    device.push([completed(chain, 4)])
     assert struct.unpack_from(">HHII", view, parts.used) == (0, 1, 0, 4)
     device.want_kicks(False)
     assert struct.unpack_from(">H", view, parts.used) == (split.USED_NO_NOTIFY,)
-    del element, device
+    del chain, device
     rig.close()
 
 
@@ -255,14 +256,14 @@ def test_modern_ring_is_little_endian_whatever_was_said() -> None:
 
 
 def test_ring_that_ends_with_the_memory() -> None:
-    """Without EVENT_IDX there is nothing behind the last used element, perhaps not even memory."""
+    """Without EVENT_IDX there is nothing behind the last used chain, perhaps not even memory."""
     raw = RawSplit()
     end = USER + raw.rig.region.size
     config = RingConfig(SIZE, USER, USER + raw.parts.avail, end - split.used_bytes(SIZE, event_index=False))
     raw.descriptors((DATA, 3, 0, 0))
     raw.offer(0)
     ring = SplitRing(raw.rig.memory, config, 0)
-    ring.push([(element, 0) for element in ring.pop(1)])
+    ring.push([completed(chain, 0) for chain in ring.pop(1)])
     assert raw.rig.view[-split.used_bytes(SIZE, event_index=False) :][2] == 1
     del ring
     raw.close()
@@ -271,10 +272,10 @@ def test_ring_that_ends_with_the_memory() -> None:
 def test_readable_buffers_cannot_be_written(make: Callable[..., Rig]) -> None:
     rig = make()
     request(rig)
-    (element,) = rig.start().pop(1)
+    (chain,) = rig.start().pop(1)
     with pytest.raises(TypeError):
-        element.readable[0][0] = 1
-    element.writable[0][0] = 1
+        chain.readable_buffers[0][0] = 1
+    chain.writable_buffers[0][0] = 1
 
 
 def test_new_ring_is_all_zero_until_the_driver_writes(make: Callable[..., Rig]) -> None:

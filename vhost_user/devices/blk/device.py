@@ -311,18 +311,18 @@ class Blk(VirtioDevice):
         """Do requests one after the other in a thread, then complete them."""
         await trio.to_thread.run_sync(self._serve_all, chains, limiter=self._threads)
         for chain in chains:
-            chain.complete(chain.element.writable_length)
+            chain.complete(chain.writable_length)
 
     def _serve_all(self, chains: Sequence[Chain]) -> None:
         for chain in chains:
-            self._executor.serve(chain.element)
+            self._executor.serve(chain)
 
     async def _serve_with_faults(self, queue: Virtqueue, chain: Chain) -> None:
-        request = self._executor.describe(chain.element)
+        request = self._executor.describe(chain)
         while request is not None and (fault := self._fault(request)) is not None:
             if (status := fault.action.status) is not None:
-                answer(chain.element, status)
-                chain.complete(chain.element.writable_length)
+                answer(chain, status)
+                chain.complete(chain.writable_length)
                 return
             if fault.action is Action.LATENCY:
                 with queue.until_stop():  # a queue that is to stop is not held up

@@ -9,10 +9,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from protocol.virtio.blk import SECTOR_SIZE
+from vhost_user.buffers import Readable, Writable
 from vhost_user.devices.blk.file import FileDisk, aligned_buffer, length_of, read_all, write_all
 from vhost_user.devices.blk.ranges import RangeLock
 from vhost_user.devices.blk.sizes import direct_alignment
-from vhost_user.ring.chain import Readable, Writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -17,29 +17,19 @@ from protocol.virtio.blk import (
     RequestStatus,
     RequestType,
 )
+from vhost_user.buffers import Writable
 from vhost_user.containment import Containment
 from vhost_user.devices.blk.parallel_reads import WORTH_SHARING
 from vhost_user.devices.blk.requests import BadRequestError, answer, parse
-from vhost_user.ring.chain import Writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Protocol, TypeVar
 
     from vhost_user.devices.blk.disk import Disk
     from vhost_user.devices.blk.parallel_reads import Read
     from vhost_user.devices.blk.requests import Request
-    from vhost_user.ring import Element
+    from vhost_user.ring import Batch, Chain
 
-    class Completable(Protocol):
-        """What `serve_now()` needs of a chain."""
-
-        element: Element
-
-        def complete(self, written: int | None = None) -> None:
-            """Give it back to the driver."""
-
-    AnyChain = TypeVar("AnyChain", bound=Completable)
 
 _log = logging.getLogger("vhost_user.blk")
 
@@ -69,7 +59,7 @@ class Executor:
         if len(self._id) > ID_SIZE:
             raise ValueError(f"'{serial}' has more than {ID_SIZE} characters")
 
-    def serve_now(self, chains: Sequence[AnyChain], publish: Callable[[], None]) -> list[AnyChain]:
+    def serve_now(self, chains: Batch, publish: Callable[[], None]) -> list[Chain]:
         """Complete the reads and writes that need no waiting; return the others, and all that is odd.
 
         `publish` is called whenever so much has been done that the driver should hear of it.
@@ -78,31 +68,30 @@ class Executor:
         may_write = not (disk.read_only or self.write_through)
         share_from = WORTH_SHARING if disk.shares_reads else size + 1
         left = []
-        large: list[tuple[AnyChain, Read, int]] = []
+        large: list[tuple[Chain, Read, int]] = []
         unpublished = 0
         for chain in chains:
-            element = chain.element
             try:
-                number, _, sector = unpack(element.readable[0])
+                number, _, sector = unpack(chain.readable_buffers[0])
                 offset = sector << 9
-                status = element.writable[-1]
+                status = chain.writable_buffers[-1]
                 if number == _IN:
                     transfer = disk.read_now
-                    buffers = element.writable[:-1]
-                    length = element.writable_length - 1
-                    is_plain = element.readable_length == 16 and len(status) == 1
+                    buffers = chain.writable_buffers[:-1]
+                    length = chain.writable_length - 1
+                    is_plain = chain.readable_length == 16 and len(status) == 1
                 else:
                     transfer = disk.write_now
-                    buffers = element.readable[1:]
-                    length = element.readable_length - 16
-                    is_plain = number == _OUT and element.writable_length == 1 and may_write
+                    buffers = chain.readable_buffers[1:]
+                    length = chain.readable_length - 16
+                    is_plain = number == _OUT and chain.writable_length == 1 and may_write
                 is_plain = is_plain and not length & 511 and offset + length <= size
                 if is_plain and length >= share_from and number == _IN:
                     large.append((chain, (buffers, offset), length))
                     continue
                 if is_plain and transfer(buffers, offset, length) == length:
                     status[0] = 0
-                    chain.complete(element.writable_length)
+                    chain.complete(chain.writable_length)
                     unpublished += length
                     if unpublished >= PUBLISH_BYTES:
                         publish()
@@ -114,51 +103,51 @@ class Executor:
         return left + self._read_large(large, publish) if large else left
 
     def _read_large(
-        self, large: Sequence[tuple[AnyChain, Read, int]], publish: Callable[[], None]
-    ) -> list[AnyChain]:
+        self, large: Sequence[tuple[Chain, Read, int]], publish: Callable[[], None]
+    ) -> list[Chain]:
         """Complete large reads that need no waiting; return the others."""
         left = []
         with closing(self._disk.read_each_now([read for _, read, _ in large])) as results:
             for place, count in results:
                 chain, _, length = large[place]
                 if count == length:
-                    chain.element.writable[-1][0] = 0
-                    chain.complete(chain.element.writable_length)
+                    chain.writable_buffers[-1][0] = 0
+                    chain.complete(chain.writable_length)
                     publish()
                 else:
                     left.append(chain)
         return left
 
-    def describe(self, element: Element) -> Request | None:
+    def describe(self, chain: Chain) -> Request | None:
         """Return what a request asks for; None for one that cannot be done whatever the disk."""
         try:
-            return parse(element, self.features)
+            return parse(chain, self.features)
         except BadRequestError:
             return None
 
-    def serve(self, element: Element) -> None:
+    def serve(self, chain: Chain) -> None:
         """Do a request, however long it takes, and write its status; only its completion is left."""
         request = None
         try:
-            request = parse(element, self.features)
+            request = parse(chain, self.features)
             self._perform(request)
         except BadRequestError as error:
             if error.status is RequestStatus.UNSUPP:
                 _log.debug("refused: %s", error)  # drivers ask so what there is
             else:
                 self.failures.warning(f"{self._name}: refused: {error}")
-            answer(element, error.status)
+            answer(chain, error.status)
         except OSError as error:
             reason = f"{error.strerror or error}{_REMEDIES.get(error.errno or 0, '')}"
             self.failures.warning(f"{self._name}: {request} failed: {reason}")
-            answer(element, RequestStatus.IOERR)
+            answer(chain, RequestStatus.IOERR)
         except Exception as error:
             self._own.failed(
                 f"the disk {type(self._disk).__name__}", "the guest's request gets an error", error
             )
-            answer(element, RequestStatus.IOERR)
+            answer(chain, RequestStatus.IOERR)
         else:
-            answer(element, RequestStatus.OK)
+            answer(chain, RequestStatus.OK)
 
     def _perform(self, request: Request) -> None:
         if self._disk.read_only and request.type in _WRITING:

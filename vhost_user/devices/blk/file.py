@@ -12,10 +12,10 @@ import stat
 import struct
 from typing import TYPE_CHECKING
 
+from vhost_user.buffers import Readable
 from vhost_user.devices.blk.identity import default_serial
 from vhost_user.devices.blk.parallel_reads import SharedReader, processors
 from vhost_user.devices.blk.sizes import block_sizes
-from vhost_user.ring.chain import Readable
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

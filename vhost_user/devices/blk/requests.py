@@ -17,12 +17,12 @@ from protocol.virtio.blk import (
     RequestType,
 )
 from protocol.words import plural
-from vhost_user.ring.chain import Readable, Writable
+from vhost_user.buffers import Readable, Writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vhost_user.ring import Element
+    from vhost_user.ring import Chain
 
 MAX_SEGMENTS = 32
 """Segments in one DISCARD or WRITE_ZEROES."""
@@ -78,36 +78,36 @@ class BadRequestError(Exception):
         self.status = status
 
 
-def parse(element: Element, features: BlkFeature) -> Request:
+def parse(chain: Chain, features: BlkFeature) -> Request:
     """Take a request apart, where `features` are what the driver turned on. Raises BadRequestError."""
-    readable = Readable(element.readable, element.readable_length)
+    readable = Readable(chain.readable_buffers, chain.readable_length)
     header = readable.read(REQUEST_HEADER.size)
     if len(header) < REQUEST_HEADER.size:
         raise _io_error(f"a header of {plural(len(header), 'byte')}")
-    if not element.writable_length:
+    if not chain.writable_length:
         raise _io_error("no byte for the status")
     number, _, sector = REQUEST_HEADER.unpack(header)
     parser, needed = _PARSERS.get(number), _NEEDED.get(number, BlkFeature.NONE)
     if parser is None or features & needed != needed:
         raise BadRequestError(RequestStatus.UNSUPP, f"a request of type {number}")
     try:
-        return parser(number, sector, readable, Writable(element.writable, element.writable_length - 1))
+        return parser(number, sector, readable, Writable(chain.writable_buffers, chain.writable_length - 1))
     except BadRequestError as error:
         operation = _NAMES.get(RequestType.FLUSH if number == FLUSH_OUT else number)
         raise BadRequestError(error.status, f"{operation} at sector {sector}: {error}") from None
 
 
-def answer(element: Element, status: RequestStatus) -> None:
+def answer(chain: Chain, status: RequestStatus) -> None:
     """Write the status of a request, where there is a byte for it.
 
     All that is writable counts as written, up to and with the status, so nothing before it may be
     left as it was: what failed gives zeroes.
     """
     if status is not RequestStatus.OK:
-        for buffer in element.writable:
+        for buffer in chain.writable_buffers:
             buffer[:] = bytes(len(buffer))
-    if element.writable:
-        element.writable[-1][-1] = status
+    if chain.writable_buffers:
+        chain.writable_buffers[-1][-1] = status
 
 
 def _parse_read(number: int, sector: int, readable: Readable, room: Writable) -> Request:

@@ -19,14 +19,13 @@ from protocol.virtio.i2c import (
     decode_ten_bit_address,
 )
 from protocol.words import plural
+from vhost_user.buffers import Readable
 from vhost_user.devices.i2c.chips.chip import Message
-from vhost_user.ring.chain import Readable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from vhost_user.queue import Virtqueue
-    from vhost_user.ring import Element
     from vhost_user.ring.chain import Chain
 
 MAX_GROUP = 42
@@ -43,7 +42,7 @@ _log = logging.getLogger("vhost_user.i2c")
 class Request:
     """A request as its driver put it."""
 
-    element: Element
+    chain: Chain
     message: Message | None
     """What is to be done; None where that cannot be done."""
     fail_next: bool = False
@@ -52,18 +51,18 @@ class Request:
     """Why there is nothing to be done, in one line."""
 
 
-def parse(element: Element, features: int) -> Request:
+def parse(chain: Chain, features: int) -> Request:
     """Take a request apart, where `features` were negotiated. Never fails: see `Request.reason`."""
-    readable = Readable(element.readable, element.readable_length)
+    readable = Readable(chain.readable_buffers, chain.readable_length)
     header = readable.read(REQUEST_HEADER.size)
     if len(header) < REQUEST_HEADER.size:
         return Request(
-            element, None, reason=f"a header of {plural(len(header), 'byte')}, not {REQUEST_HEADER.size}"
+            chain, None, reason=f"a header of {plural(len(header), 'byte')}, not {REQUEST_HEADER.size}"
         )
     addr, _, word = REQUEST_HEADER.unpack(header)
     flags = RequestFlag(word)
-    room = element.writable_length - 1
-    request = Request(element, None, RequestFlag.FAIL_NEXT in flags)
+    room = chain.writable_length - 1
+    request = Request(chain, None, RequestFlag.FAIL_NEXT in flags)
     request.reason = (
         _wrong_features(features)
         or _wrong_flags(flags)
@@ -81,19 +80,19 @@ def answer(request: Request, status: RequestStatus) -> int:
 
     All that is writable counts as written, so what failed gives zeroes.
     """
-    element, message = request.element, request.message
-    if not element.writable_length:
+    chain, message = request.chain, request.message
+    if not chain.writable_length:
         return 0
     data = b""
     if status is RequestStatus.OK and message is not None and message.read:
         data = message.data
     position = 0
-    for buffer in element.writable:
+    for buffer in chain.writable_buffers:
         part = data[position : position + len(buffer)]
         buffer[:] = part.ljust(len(buffer), b"\0")
         position += len(buffer)
-    element.writable[-1][-1] = status
-    return element.writable_length
+    chain.writable_buffers[-1][-1] = status
+    return chain.writable_length
 
 
 def completion_order(count: int, done: int) -> list[int]:
@@ -159,7 +158,7 @@ class Groups:
                         taken.put_back()
                     raise StopAsyncIteration
                 (chain,) = batch
-                request = parse(chain.element, self._queue.features)
+                request = parse(chain, self._queue.features)
                 group.append((chain, request))
                 if not request.fail_next or self._must_go_on(group):
                     break

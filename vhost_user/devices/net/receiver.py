@@ -18,15 +18,16 @@ from protocol.virtio.net import (
     header_size,
 )
 from protocol.words import plural
+from vhost_user.buffers import copy, skip
 from vhost_user.devices.net.ports.frames import ETHERNET_HEADER, FILTERED_BYTES, tag_bytes
-from vhost_user.devices.net.ports.port import MAX_FRAME, ROOM_SECONDS, Receiver, copy
+from vhost_user.devices.net.ports.port import MAX_FRAME, ROOM_SECONDS, Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vhost_user.devices.net.ports.frames import Counters, Filter
     from vhost_user.queue import Virtqueue
-    from vhost_user.ring.chain import Chain
+    from vhost_user.ring import Batch, Chain
 
 _NUM_BUFFERS = struct.Struct("<H")
 
@@ -151,13 +152,12 @@ class QueueReceiver(Receiver):
             self._finish_waiting()
         return self._bytes >= size and not self._waiting_size and not self.is_stopped
 
-    def _add(self, chains: list[Chain]) -> None:
+    def _add(self, chains: Batch) -> None:
         for chain in chains:
-            element = chain.element
-            if element.writable_length < self._least:
+            if chain.writable_length < self._least:
                 if not self._told:
                     self._told = True
-                    length = element.writable_length
+                    length = chain.writable_length
                     _log.warning(
                         "the driver gives a buffer to receive into with room for %s", plural(length, "byte")
                     )
@@ -165,23 +165,22 @@ class QueueReceiver(Receiver):
                 continue
             self._stock.append(chain)
             if self._merges or len(self._stock) == 1:
-                self._buffers += element.writable
-                self._bytes += element.writable_length
+                self._buffers += chain.writable_buffers
+                self._bytes += chain.writable_length
 
     def _finish_waiting(self) -> None:
         """Put the rest of a frame where there is room for it now."""
         size, begun = self._waiting_size, self._spare_from
         self._waiting_size = 0
-        copy([self._spare], _from(self._buffers, begun), size - begun)
+        copy([self._spare], skip(self._buffers, begun), size - begun)
         self.fill(size)
 
     def _complete(self, size: int) -> None:
         done = []
         buffers = taken = 0
         for chain in self._stock:
-            element = chain.element
-            length = element.writable_length
-            buffers += len(element.writable)
+            length = chain.writable_length
+            buffers += len(chain.writable_buffers)
             left = size - taken
             taken += length
             if left <= length:
@@ -200,8 +199,8 @@ class QueueReceiver(Receiver):
             self._bytes -= taken
             del self._buffers[:buffers]
         elif self._stock:
-            self._buffers = list(self._stock[0].element.writable)
-            self._bytes = self._stock[0].element.writable_length
+            self._buffers = list(self._stock[0].writable_buffers)
+            self._bytes = self._stock[0].writable_length
         else:
             self._buffers, self._bytes = [], 0
 
@@ -211,33 +210,21 @@ class QueueReceiver(Receiver):
         if len(first) >= NUM_BUFFERS_OFFSET + _NUM_BUFFERS.size:
             first[NUM_BUFFERS_OFFSET : NUM_BUFFERS_OFFSET + _NUM_BUFFERS.size] = number
         else:
-            copy([memoryview(number)], _from(self._buffers, NUM_BUFFERS_OFFSET), len(number))
+            copy([memoryview(number)], skip(self._buffers, NUM_BUFFERS_OFFSET), len(number))
 
     def _front(self) -> bytes:
         """Return what the filter looks at, copied once."""
         begin, end = self._header_size, self._header_size + FILTERED_BYTES
         if len(self._buffers[0]) >= end:
             return bytes(self._buffers[0][begin:end])
-        return b"".join(_from(self._buffers, begin))[:FILTERED_BYTES]
+        return b"".join(skip(self._buffers, begin))[:FILTERED_BYTES]
 
     def _exceeds_mtu(self, size: int) -> bool:
         """Tell whether a frame of more than `_longest` bytes is one packet, and too long without its tags."""
-        (kind,) = _from(self._buffers, GSO_TYPE_OFFSET)[0][:1]
+        (kind,) = skip(self._buffers, GSO_TYPE_OFFSET)[0][:1]
         return not kind & ~GSO_ECN and size - tag_bytes(self._front()) > self._longest
 
     def _drop(self, too_large_for: str) -> None:
         if not self._counters.dropped:
             _log.warning("a frame is dropped that is too large for %s", too_large_for)
         self._counters.dropped += 1
-
-
-def _from(buffers: Sequence[memoryview], offset: int) -> list[memoryview]:
-    """Return the buffers from the byte `offset` on."""
-    rest = []
-    for buffer in buffers:
-        if offset < len(buffer):
-            rest.append(buffer[offset:] if offset else buffer)
-            offset = 0
-        else:
-            offset -= len(buffer)
-    return rest

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vhost_user.devices.net.ports.frames import Counters
     from vhost_user.devices.net.ports.port import Port
     from vhost_user.queue import Virtqueue
-    from vhost_user.ring.chain import Chain
+    from vhost_user.ring import Batch, Chain
 
 BATCH = 32
 """How many frames the guest sends before it may have their buffers back: a few hundred microseconds."""
@@ -108,12 +108,12 @@ class QueueTransmitter:
             return True
         return False
 
-    def _drop_first(self, rest: list[Chain]) -> list[Chain]:
+    def _drop_first(self, rest: Batch) -> Batch:
         self._counters.dropped += 1
         self._queue.complete_together([(rest[0], 0)])
         return rest[1:]
 
-    def _send(self, batch: list[Chain]) -> list[Chain]:
+    def _send(self, batch: Batch) -> Batch:
         """Send frames, and complete them; return those that the port cannot take now."""
         port, counters = self._port, self._counters
         is_up = self._link_up()
@@ -121,12 +121,11 @@ class QueueTransmitter:
         least = header + ETHERNET_HEADER
         sent = frames = size = 0
         for chain in batch:
-            element = chain.element
-            length = element.readable_length
+            length = chain.readable_length
             try:
                 if not is_up or not least <= length <= MAX_FRAME:
                     counters.dropped += 1
-                elif taken := port.send(self._pair, element.readable, length):
+                elif taken := port.send(self._pair, chain.readable_buffers, length):
                     frames += 1
                     size += length - header
                 elif taken is None:
@@ -149,7 +148,7 @@ class QueueTransmitter:
             self._queue.flush()
         return batch[sent:]
 
-    def _complete(self, sent: list[Chain], header: int) -> None:
+    def _complete(self, sent: Batch, header: int) -> None:
         done = [(chain, 0) for chain in sent]
         if len(self._late) + len(sent) <= MOST_LATE and all(_can_be_late(chain, header) for chain in sent):
             self._late += done
@@ -160,7 +159,6 @@ class QueueTransmitter:
 
 
 def _can_be_late(chain: Chain, header: int) -> bool:
-    element = chain.element
-    if element.readable_length > header + LARGEST_ACKNOWLEDGEMENT:
+    if chain.readable_length > header + LARGEST_ACKNOWLEDGEMENT:
         return False
-    return only_acknowledges(b"".join(element.readable)[header:])
+    return only_acknowledges(b"".join(chain.readable_buffers)[header:])

@@ -146,11 +146,10 @@ class Table:
 
         None: there is nothing to send now.
         """
-        element = chain.element
-        if element.writable_length <= HEADER_SIZE:
+        if chain.writable_length <= HEADER_SIZE:
             self.complain("gives room for a packet that has none for a header and a byte")
             return 0
-        head, payload = _split(element.writable)
+        head, payload = _split(chain.writable_buffers)
         header = self._next_reply() or self._next_packet(payload)
         if header is None:
             return None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
 from protocol.virtio.blk import REQUEST_HEADER, SEGMENT, RequestStatus, RequestType
-from vhost_user.ring import Element
+from tests.vhost_user.chains import filled
+from vhost_user.ring import Chain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,27 +17,22 @@ UNANSWERED = 0xEE
 """What fills the driver's memory before the device writes."""
 
 
-@dataclass
-class FakeChain:
-    """What a queue hands out, for `Executor`. `written` is None until it is completed."""
+class FakeChain(Chain):
+    """A chain of no ring, which tells of its completion."""
 
-    element: Element
-    written: int | None = field(default=None, init=False)
-    is_put_back: bool = field(default=False, init=False)
-    is_completed: trio.Event = field(default_factory=trio.Event, init=False)
+    def __init__(self, readable: Iterable[bytes], writable: Iterable[int]) -> None:
+        self.is_completed = trio.Event()
+        views = [memoryview(bytearray([UNANSWERED] * length)) for length in writable]
+        filled(self, [memoryview(bytes(part)) for part in readable], views)
 
     def complete(self, written: int | None = None) -> None:
-        assert self.written is None, "completed twice"
-        self.written = written
+        super().complete(written)
         self.is_completed.set()
-
-    def put_back(self) -> None:
-        self.is_put_back = True
 
     @property
     def room(self) -> bytes:
         """All that the device may write, as it is now."""
-        return b"".join(self.element.writable)
+        return b"".join(self.writable_buffers)
 
     @property
     def status(self) -> RequestStatus:
@@ -52,13 +47,7 @@ class FakeChain:
 
 def chain(readable: Iterable[bytes], writable: Iterable[int]) -> FakeChain:
     """Return a chain of these buffers to read, and buffers of these lengths to write."""
-    element = Element()
-    element.head = 0
-    element.readable = [memoryview(bytes(part)) for part in readable]
-    element.writable = [memoryview(bytearray([UNANSWERED] * length)) for length in writable]
-    element.readable_length = sum(map(len, element.readable))
-    element.writable_length = sum(map(len, element.writable))
-    return FakeChain(element)
+    return FakeChain(readable, writable)
 
 
 def header(kind: int, sector: int = 0) -> bytes:

@@ -165,12 +165,12 @@ def test_disk_to_which_its_guest_wrote_a_container_is_served_again_when_told(tmp
     path.write_bytes(bytes(SIZE))
     header = CONTAINERS["a qcow2 image"][:512]
     with closing(open_disk(str(path))) as disk:
-        Executor(disk).serve(driver.write(0, header).element)
+        Executor(disk).serve(driver.write(0, header))
     with pytest.raises(DiskUnavailableError, match="as where its guest wrote them"):
         open_disk(str(path))
     with closing(open_disk(str(path), raw=True)) as disk:
         back = driver.read(0, 512)
-        Executor(disk).serve(back.element)
+        Executor(disk).serve(back)
         assert back.data == header
 
 

@@ -30,7 +30,7 @@ def serial(path: Path | str, *, direct: bool = False) -> str:
     """Return what a guest is told."""
     request = driver.get_id()
     with closing(Blk(open_disk(str(path), direct=direct))) as blk:
-        blk._executor.serve(request.element)
+        blk._executor.serve(request)
     return request.data.rstrip(b"\0").decode("ascii")
 
 

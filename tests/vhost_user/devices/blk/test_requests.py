@@ -64,15 +64,15 @@ def unheard() -> None:
 def now(executor: Executor, chain: FakeChain) -> FakeChain:
     """Serve a chain in the loop's thread, where it must need no waiting."""
     assert executor.serve_now([chain], unheard) == []
-    assert chain.written == chain.element.writable_length
+    assert chain.written == chain.writable_length
     return chain
 
 
 def later(executor: Executor, chain: FakeChain) -> FakeChain:
     """Serve a chain that must be left to a thread."""
     assert executor.serve_now([chain], unheard) == [chain]
-    assert chain.written is None
-    executor.serve(chain.element)
+    assert not chain.completed
+    executor.serve(chain)
     return chain
 
 
@@ -118,7 +118,7 @@ def test_large_reads_are_each_published_with_what_was_done_before(image: Path, s
         disk.shares_reads = shared
         left = Executor(disk).serve_now(
             [small, *large[:4], beyond, *large[4:]],
-            lambda: done.append(sum(chain.written is not None for chain in [small, *large])),
+            lambda: done.append(sum(chain.completed for chain in [small, *large])),
         )
     assert left == [beyond]
     assert done == list(range(2, 10))
@@ -287,7 +287,7 @@ def test_error_of_the_host_is_the_request_s_alone_and_is_logged(
     bad, good = driver.write(8, b"x" * 512), driver.read(0, 512)
     with caplog.at_level(logging.WARNING):
         assert executor.serve_now([bad, good], unheard) == [bad]
-        executor.serve(bad.element)
+        executor.serve(bad)
     assert (bad.status, good.status) == (IOERR, OK)
     assert caplog.messages == [
         f"{disk.name}: write of 512 bytes at sector 8 failed: No space left on device; make room on its file"
@@ -389,7 +389,7 @@ def test_disk_reads_like_a_plain_list_of_sectors(requests: list[FakeChain]) -> N
         executor.features = ALL
         for request in requests:
             for chain in executor.serve_now([request], unheard):
-                executor.serve(chain.element)
+                executor.serve(chain)
             assert request.status is play(model, request)
         file.seek(0)
         assert file.read() == model
@@ -397,7 +397,7 @@ def test_disk_reads_like_a_plain_list_of_sectors(requests: list[FakeChain]) -> N
 
 def play(model: bytearray, request: FakeChain) -> RequestStatus:
     """Do what a request asks for on a plain array, and compare what was read."""
-    head, *rest = request.element.readable
+    head, *rest = request.readable_buffers
     kind, _, sector = REQUEST_HEADER.unpack(head)
     sent = b"".join(rest)
     if kind == RequestType.WRITE_ZEROES:

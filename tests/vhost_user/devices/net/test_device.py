@@ -18,8 +18,9 @@ from protocol.virtio.net import HEADER
 from tests.vhost_user.devices.net.driver import MERGING, PLAIN, begin, frame, give, views
 from tests.vhost_user.devices.net.recording_port import TestPort
 from tests.vhost_user.raw_frontend import attached
+from vhost_user.buffers import copy
 from vhost_user.devices.net.device import Net
-from vhost_user.devices.net.ports.port import MAX_FRAME, ROOM_SECONDS, copy
+from vhost_user.devices.net.ports.port import MAX_FRAME, ROOM_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 import trio
 
 from protocol.virtio.net import HEADER, LEGACY_HEADER_SIZE, NetFeature
+from vhost_user.buffers import copy
 from vhost_user.containment import Containment, refuse_async
 
 if TYPE_CHECKING:
@@ -182,30 +183,6 @@ class Port:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def copy(source: Sequence[memoryview], target: Sequence[memoryview], length: int) -> None:
-    """Copy the first `length` bytes of `source` to the front of `target`; both have as many."""
-    if len(source) == 1 and len(target) == 1:
-        target[0][:length] = source[0][:length]
-        return
-    targets = iter(target)
-    into = next(targets)
-    at = 0
-    for piece in source:
-        taken = 0
-        left = min(len(piece), length)
-        length -= left
-        while left:
-            if at == len(into):
-                into, at = next(targets), 0
-            step = min(left, len(into) - at)
-            into[at : at + step] = piece[taken : taken + step]
-            at += step
-            taken += step
-            left -= step
-        if not length:
-            return
 
 
 class PortWrapper(Port):

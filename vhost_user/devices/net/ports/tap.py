@@ -11,8 +11,9 @@ import trio
 
 from protocol.virtio.features import Feature
 from protocol.virtio.net import GUEST_OFFLOADS, HOST_OFFLOADS, NetFeature
+from vhost_user.buffers import copy
 from vhost_user.devices.net.ports import tun
-from vhost_user.devices.net.ports.port import MAX_FRAME, Port, copy
+from vhost_user.devices.net.ports.port import MAX_FRAME, Port
 from vhost_user.devices.net.ports.tun import OffloadFlag
 
 if TYPE_CHECKING:
