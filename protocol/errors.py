@@ -1,16 +1,16 @@
-"""The two ways in which a protocol can be broken: by us, or by the other side."""
+"""Errors of a wire protocol: our own, or the other side's."""
 
 
 class ProtocolError(Exception):
-    """A rule of a wire protocol was broken. Raised only as one of its two subclasses."""
+    """A rule of a wire protocol was broken; always raised as one of the two subclasses."""
 
 
 class LocalProtocolError(ProtocolError):
-    """We asked a session for something the protocol does not allow now: a bug on our side."""
+    """A session was asked for something that the protocol does not allow now: a fault of ours."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The other side sent something the protocol does not allow. The connection is of no further use.
+    """The other side sent something that the protocol does not allow; the connection must end.
 
-    The text is one line that names what came and what was expected.
+    The text is one line with what came and what was expected.
     """

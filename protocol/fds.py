@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class Closing:
-    """What leaving a `with` block closes. A subclass says how with its `close()`."""
+    """An object that is closed at the end of a `with` block, by the `close()` of its class."""
 
     __slots__ = ()
 
     def close(self) -> None:
-        """Let go of what the object holds; to no effect the second time."""
+        """Release all that the object owns; a second call has no effect."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -34,11 +34,11 @@ class Closing:
 
 
 class OwnedFd(Closing):
-    """A file descriptor that somebody owns.
+    """A file descriptor with an owner.
 
-    Whoever holds the object owns the descriptor and closes it with `close()` (which may be called
-    again, to no effect), by leaving a `with` block, or passes it on with `detach()`. One that is
-    garbage-collected still open is closed then, with a ResourceWarning: an owner was lost.
+    The owner of the object owns the descriptor, and closes it with `close()` (a second call has no effect)
+    or at the end of a `with` block, or passes it on with `detach()`. An object that is garbage-collected
+    while it is open closes the descriptor, with a ResourceWarning: its owner has lost it.
     """
 
     __slots__ = ("_fd",)
@@ -47,22 +47,22 @@ class OwnedFd(Closing):
         """Take ownership of the open descriptor `fd`. Raises ValueError for a negative number."""
         self._fd = -1
         if fd < 0:
-            raise ValueError(f"{fd} is no file descriptor")
+            raise ValueError(f"{fd} is not a file descriptor")
         self._fd = fd
 
     def fileno(self) -> int:
-        """Return the descriptor, still owned by this object. Raises ValueError once closed or detached."""
+        """Return the descriptor, which stays this object's. Raises ValueError after close() or detach()."""
         if self._fd < 0:
             raise ValueError("the file descriptor is closed or was detached")
         return self._fd
 
     @property
     def closed(self) -> bool:
-        """True once the descriptor was closed or detached."""
+        """True after the descriptor was closed or detached."""
         return self._fd < 0
 
     def detach(self) -> int:
-        """Give the descriptor away: return it and forget it. The caller closes it."""
+        """Return the descriptor, which is the caller's to close from now on."""
         fd = self.fileno()
         self._fd = -1
         return fd
@@ -72,7 +72,7 @@ class OwnedFd(Closing):
         return OwnedFd(os.dup(self.fileno()))
 
     def close(self) -> None:
-        """Close the descriptor if it is still owned."""
+        """Close the descriptor if this object still owns it."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

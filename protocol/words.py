@@ -1,4 +1,4 @@
-"""Words for people: numbers of things."""
+"""Numbers in texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bits: a word of flags that keeps unknown bits, and names the known ones for people."""
+"""Bits: a word of flags that keeps unknown bits, and prints known ones by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class Bits(IntFlag, boundary=KEEP):
-    """A word of flags in which any bit may be set; `str()` names them: `VERSION_1|bit 5`."""
+    """A word of flags in which any bit may be set; `str()` names its bits: `VERSION_1|bit 5`."""
 
     def __str__(self) -> str:
         names = {member.value: name for name, member in type(self).__members__.items()}

@@ -1,4 +1,4 @@
-"""Block devices: features, configuration space, requests and their status (virtio 1.2, section 5.2).
+"""Block devices: features, configuration space, requests and their status (virtio 1.3, section 5.2).
 
 Everything is little-endian; a sector is always 512 bytes, whatever the block size.
 """
@@ -44,7 +44,7 @@ class BlkFeature(Bits):
 
 
 class RequestType(IntEnum):
-    """What a request asks for (section 5.2.6)."""
+    """Types of requests (section 5.2.6)."""
 
     IN = 0
     OUT = 1
@@ -57,11 +57,11 @@ class RequestType(IntEnum):
 
 
 FLUSH_OUT = 5
-"""What legacy drivers may send in the place of FLUSH."""
+"""The type that legacy drivers may send in place of FLUSH."""
 
 
 class RequestStatus(IntEnum):
-    """The last byte of a request, which the device writes."""
+    """The status, the last byte of a request, which the device writes."""
 
     OK = 0
     IOERR = 1
@@ -69,18 +69,18 @@ class RequestStatus(IntEnum):
 
 
 REQUEST_HEADER = struct.Struct("<IIQ")
-"""type, reserved, sector. Data and status follow."""
+"""type, reserved, sector; data and status follow."""
 
 SEGMENT = struct.Struct("<QII")
-"""The data of DISCARD and WRITE_ZEROES are these: sector, number of sectors, flags."""
+"""An element of the data of DISCARD and WRITE_ZEROES: sector, number of sectors, flags."""
 SEGMENT_UNMAP = 1
 
 
 @dataclass(frozen=True)
 class BlkConfig(ConfigSpace):
-    """The configuration space (section 5.2.4). Which fields a driver may look at depends on the features.
+    """The configuration space (section 5.2.4); the features decide which fields a driver may read.
 
-    `capacity` and what is named `sectors` are in sectors, `min_io_size` and `opt_io_size` in blocks of
+    `capacity` and the fields named `sectors` are in sectors, `min_io_size` and `opt_io_size` in blocks of
     `blk_size` bytes; a physical block has 2 ** `physical_block_exp` of those.
     """
 
@@ -138,4 +138,4 @@ class BlkConfig(ConfigSpace):
 
 CONFIG_SIZE: int = BlkConfig.layout.sizeof()
 WRITEBACK_OFFSET = 32
-"""Where `writeback` is, the only field that a driver may write, and only with CONFIG_WCE."""
+"""Offset of `writeback`, the only field that a driver may write, and only with CONFIG_WCE."""

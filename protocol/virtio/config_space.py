@@ -1,4 +1,4 @@
-"""Configuration spaces: what a type of device shows of itself, as a dataclass and as bytes."""
+"""Configuration spaces of device types, as dataclasses and as bytes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class ConfigSpace:
-    """The base of a frozen dataclass whose fields `layout` has, by their names (virtio 1.2, section 2.5)."""
+    """The base of a frozen dataclass with the fields of `layout` (virtio 1.3, section 2.5)."""
 
     layout: ClassVar[Construct]
     owner: ClassVar[str]
-    """Whose it is, for messages: "a block device"."""
+    """The device, for error messages: "a block device"."""
 
     def encode(self: DataclassInstance) -> bytes:
         """Return the configuration space's bytes. Raises LocalProtocolError for a field that does not fit."""
@@ -26,14 +26,14 @@ class ConfigSpace:
         try:
             data: bytes = layout.build(asdict(self))
         except ConstructError as error:
-            raise LocalProtocolError(f"{self} does not fit the configuration space: {error}") from error
+            raise LocalProtocolError(f"{self} does not fit into the configuration space: {error}") from error
         return data
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Return the fields that a device shows. Raises RemoteProtocolError for bytes too few."""
+        """Return a device's configuration space. Raises RemoteProtocolError for too few bytes."""
         try:
             parsed = cls.layout.parse(data)
         except ConstructError as error:
-            raise RemoteProtocolError(f"no configuration space of {cls.owner}: {error}") from error
+            raise RemoteProtocolError(f"not a configuration space of {cls.owner}: {error}") from error
         return cls(**{field.name: parsed[field.name] for field in fields(cls)})  # type: ignore[arg-type]

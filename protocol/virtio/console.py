@@ -1,4 +1,4 @@
-"""Console devices: features, configuration space, control messages (virtio 1.2, section 5.3).
+"""Console devices: features, configuration space, control messages (virtio 1.3, section 5.3).
 
 Everything is little-endian.
 """
@@ -16,9 +16,9 @@ from protocol.virtio.bits import Bits
 from protocol.virtio.config_space import ConfigSpace
 
 CONTROL_RECEIVEQ = 2
-"""The queue for control messages of the device (section 5.3.2)."""
+"""The queue for the device's control messages (section 5.3.2)."""
 CONTROL_TRANSMITQ = 3
-"""The queue for control messages of the driver."""
+"""The queue for the driver's control messages."""
 
 
 class ConsoleFeature(Bits):
@@ -31,22 +31,22 @@ class ConsoleFeature(Bits):
 
 
 def receiveq(port: int) -> int:
-    """Return the number of the queue by which a port's data comes to the driver (section 5.3.2)."""
+    """Return the number of the queue with a port's data for the driver (section 5.3.2)."""
     return 0 if port == 0 else 2 * port + 2
 
 
 def transmitq(port: int) -> int:
-    """Return the number of the queue by which a port's data comes from the driver."""
+    """Return the number of the queue with a port's data from the driver."""
     return receiveq(port) + 1
 
 
 def port_of(queue: int) -> int:
-    """Return the port that a queue belongs to, which is none of the two for control messages."""
+    """Return the port of a queue that is not one of the two for control messages."""
     return 0 if queue < CONTROL_RECEIVEQ else queue // 2 - 1
 
 
 def queues(max_ports: int) -> int:
-    """Return how many queues a device has that has so many ports at most."""
+    """Return the number of queues of a device with at most `max_ports` ports."""
     return 2 * max_ports + 2
 
 
@@ -54,7 +54,7 @@ def queues(max_ports: int) -> int:
 class ConsoleConfig(ConfigSpace):
     """The configuration space (section 5.3.4). `cols` and `rows` are those of port 0; 0 is unknown.
 
-    The driver only writes `emerg_wr`, whose lower byte is a character to be put out at once.
+    `emerg_wr` is only written, by the driver: its lower byte is a character to print at once.
     """
 
     owner = "a console"
@@ -68,43 +68,43 @@ class ConsoleConfig(ConfigSpace):
 
 CONFIG_SIZE: int = ConsoleConfig.layout.sizeof()
 EMERG_WR_OFFSET = 8
-"""Where `emerg_wr` is."""
+"""Offset of `emerg_wr`."""
 
 
 class ControlEvent(IntEnum):
-    """What a control message tells (section 5.3.6.2)."""
+    """Events of control messages (section 5.3.6.2)."""
 
     DEVICE_READY = 0
-    """From the driver: it takes messages (value 1), or cannot be used (0)."""
+    """From the driver: it is ready for messages (value 1), or failed (0)."""
     DEVICE_ADD = 1
     """From the device: there is a new port."""
     DEVICE_REMOVE = 2
-    """From the device: a port is gone."""
+    """From the device: the port is removed."""
     PORT_READY = 3
-    """From the driver: it can use a port (1), or not (0)."""
+    """From the driver: it can use the port (1), or cannot (0)."""
     CONSOLE_PORT = 4
-    """From the device: a port is a console."""
+    """From the device: the port is a console."""
     RESIZE = 5
-    """From the device: the size of a console; columns and rows follow."""
+    """From the device: the size of the console; columns and rows follow."""
     PORT_OPEN = 6
-    """From either: its end of a port is open (1), or closed (0)."""
+    """From either side: its end of the port is open (1), or closed (0)."""
     PORT_NAME = 7
-    """From the device: the name of a port follows, in UTF-8 and with no NUL at its end."""
+    """From the device: the name of the port follows, in UTF-8, without NUL."""
 
 
 NO_PORT = 0xFFFF_FFFF
-"""The port in messages that concern none, as Linux has it."""
+"""The port in messages that are not about a port, as in Linux."""
 
 CONTROL = struct.Struct("<IHH")
 """A control message's port, event and value."""
 
 RESIZE = struct.Struct("<HH")
-"""What follows for RESIZE: columns, rows. Many versions of Linux take them for rows, columns."""
+"""The data of RESIZE: columns, rows. Many versions of Linux read them as rows, columns."""
 
 
 @dataclass(frozen=True)
 class ControlMessage:
-    """A control message (section 5.3.6.2); `extra` is what follows it."""
+    """A control message (section 5.3.6.2); `extra` is the data after it."""
 
     port: int
     event: int
@@ -116,13 +116,13 @@ class ControlMessage:
         try:
             return CONTROL.pack(self.port, self.event, self.value) + self.extra
         except struct.error as error:
-            raise LocalProtocolError(f"{self} does not fit a control message: {error}") from None
+            raise LocalProtocolError(f"{self} does not fit into a control message: {error}") from None
 
     @classmethod
     def decode(cls, data: bytes) -> ControlMessage:
-        """Return the message that a buffer holds. Raises RemoteProtocolError where it is too short."""
+        """Return the message in a buffer. Raises RemoteProtocolError if the buffer is too short."""
         if len(data) < CONTROL.size:
-            raise RemoteProtocolError(f"{len(data)} bytes are no control message, which has {CONTROL.size}")
+            raise RemoteProtocolError(f"{len(data)} bytes are not a control message, of {CONTROL.size}")
         port, event, value = CONTROL.unpack_from(data)
         return cls(port, event, value, data[CONTROL.size :])
 

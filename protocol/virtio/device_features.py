@@ -1,4 +1,4 @@
-"""The feature bits that are a device type's own: which names they have, by the type."""
+"""The names of the feature bits of each device type."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ DEVICE_FEATURES: Mapping[DeviceId, type[Bits]] = MappingProxyType(
         DeviceId.VSOCK: VsockFeature,
     }
 )
-"""The bits 0 to 23 and 50 to 127 of a type of device. Others, such as RNG and INPUT, have none."""
+"""Bits 0 to 23 and 50 to 127 of a device type. Types without bits, such as RNG and INPUT, are absent."""
 
 _SHORT = {DeviceId.BLOCK: "BLK", DeviceId.I2C_ADAPTER: "I2C"}
 
 
 def short_name(device: DeviceId) -> str:
-    """Return what the specification calls a type in the names of its features: VIRTIO_NET_F_MAC."""
+    """Return the type's name in the names of its features: NET in VIRTIO_NET_F_MAC."""
     return _SHORT.get(device, device.name)

@@ -1,4 +1,4 @@
-"""Feature bits that every virtio device shares (virtio 1.3 section 6), and vhost's two."""
+"""Feature bits that all virtio devices share (virtio 1.3, section 6), and two bits of vhost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Feature(Bits):
     NONE = 0
     NOTIFY_ON_EMPTY = 1 << 24
     LOG_ALL = 1 << 26
-    """vhost: log every write to guest memory. Never offered to a driver."""
+    """vhost: log each write to guest memory. Never offered to a driver."""
     ANY_LAYOUT = 1 << 27
     INDIRECT_DESC = 1 << 28
     EVENT_IDX = 1 << 29

@@ -1,4 +1,4 @@
-"""GPIO devices: features, configuration space, requests, interrupts (virtio 1.2, section 5.41).
+"""GPIO devices: features, configuration space, requests, interrupts (virtio 1.3, section 5.18).
 
 Everything is little-endian.
 """
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 REQUEST_QUEUE = 0
 EVENT_QUEUE = 1
-"""The queues (section 5.41.2); there is the second one only with GpioFeature.IRQ."""
+"""The queues (section 5.18.2); the second exists only with GpioFeature.IRQ."""
 
 MAX_LINES = 0xFFFF
 
 
 class GpioFeature(Bits):
-    """Feature bits of GPIO devices (section 5.41.3)."""
+    """Feature bits of GPIO devices (section 5.18.3)."""
 
     NONE = 0
     IRQ = 1 << 0
 
 
 class GpioRequestType(IntEnum):
-    """What a request asks for (section 5.41.6)."""
+    """Types of requests (section 5.18.6)."""
 
     GET_LINE_NAMES = 1
     GET_DIRECTION = 2
@@ -45,14 +45,14 @@ class GpioRequestType(IntEnum):
 
 
 class GpioStatus(IntEnum):
-    """The first byte of a response."""
+    """The status, the first byte of a response."""
 
     OK = 0
     ERR = 1
 
 
 class Direction(IntEnum):
-    """What a driver uses a line for; NONE: not at all."""
+    """The direction in which a driver uses a line; NONE: it does not use it."""
 
     NONE = 0
     OUT = 1
@@ -60,7 +60,7 @@ class Direction(IntEnum):
 
 
 class IrqType(IntEnum):
-    """When a line interrupts the driver; NONE: never."""
+    """The trigger of a line's interrupt; NONE: it has no interrupt."""
 
     NONE = 0
     EDGE_RISING = 1
@@ -71,37 +71,37 @@ class IrqType(IntEnum):
 
     @property
     def is_level(self) -> bool:
-        """True where it interrupts as long as the line is at a level, not when it gets there."""
+        """True if the interrupt is triggered by a level, not by an edge."""
         return self in {IrqType.LEVEL_HIGH, IrqType.LEVEL_LOW}
 
     def fires_at(self, level: int) -> bool:
-        """Tell whether a line that gets to `level`, or for a level is there, interrupts."""
+        """Return whether an edge to `level`, or for a level-triggered interrupt that level, triggers it."""
         at_high, at_low = IrqType.EDGE_RISING | IrqType.LEVEL_HIGH, IrqType.EDGE_FALLING | IrqType.LEVEL_LOW
         return bool(self & (at_high if level else at_low))
 
 
 class IrqStatus(IntEnum):
-    """How a buffer of the event queue comes back (section 5.41.7)."""
+    """The status of a used buffer of the event queue (section 5.18.7)."""
 
     INVALID = 0
-    """Without an interrupt, as those of the line are disabled."""
+    """No interrupt: that of the line was disabled."""
     VALID = 1
 
 
 REQUEST = struct.Struct("<HHI")
 """type, line, value."""
 RESPONSE = struct.Struct("<BB")
-"""status, value. That to GET_LINE_NAMES is the status, and the names as `encode_names()` has them."""
+"""status, value; the response to GET_LINE_NAMES is the status and the names of `encode_names()`."""
 
 IRQ_REQUEST = struct.Struct("<H")
-"""The line whose interrupt is unmasked."""
+"""The line of the interrupt that is unmasked."""
 IRQ_RESPONSE = struct.Struct("<B")
 """An IrqStatus."""
 
 
 @dataclass(frozen=True)
 class GpioConfig(ConfigSpace):
-    """The configuration space (section 5.41.4). `gpio_names_size` is 0 where no line has a name."""
+    """The configuration space (section 5.18.4). `gpio_names_size` is 0 if no line has a name."""
 
     owner = "a GPIO device"
     layout = Struct("ngpio" / Int16ul, Padding(2), "gpio_names_size" / Int32ul)
@@ -114,9 +114,9 @@ CONFIG_SIZE: int = GpioConfig.layout.sizeof()
 
 
 def encode_names(names: Sequence[str]) -> bytes:
-    """Return the names of all lines as the response to GET_LINE_NAMES has them; nothing where none has one.
+    """Return the names of all lines in the form of a response to GET_LINE_NAMES; b"" if none has a name.
 
-    Raises LocalProtocolError for a name that is not ASCII, has a zero byte, or is there twice.
+    Raises LocalProtocolError for a name that is not ASCII, has a zero byte, or occurs twice.
     """
     if not any(names):
         return b""
@@ -129,7 +129,7 @@ def encode_names(names: Sequence[str]) -> bytes:
 
 
 def decode_names(data: bytes, count: int) -> list[str]:
-    """Return the names of `count` lines; "" for none. Raises RemoteProtocolError for fewer, or for more."""
+    """Return the names of `count` lines, "" for no name. Raises RemoteProtocolError for more or fewer."""
     *names, rest = data.split(b"\0")
     if len(names) != count or rest:
         raise RemoteProtocolError(f"{len(names)} names of {count} lines, and {len(rest)} bytes after them")

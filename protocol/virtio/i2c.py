@@ -1,4 +1,4 @@
-"""I2C adapters: features, request header, flags, status and addresses (virtio 1.2, section 5.16).
+"""I2C adapters: features, request header, flags, status and addresses (virtio 1.3, section 5.16).
 
 Everything is little-endian. A request is a header, a buffer that is written to the chip or filled from
 it (absent in a request of length zero), and a byte of status. There is no configuration space.
@@ -12,7 +12,7 @@ from enum import IntEnum
 from protocol.virtio.bits import Bits
 
 MAX_MESSAGE = 0xFFFF
-"""Bytes in one message at most, as in Linux's `struct i2c_msg`; the specification names no limit."""
+"""Most bytes in a message, as in Linux's `struct i2c_msg`; the specification has no limit."""
 
 
 class I2cFeature(Bits):
@@ -20,7 +20,7 @@ class I2cFeature(Bits):
 
     NONE = 0
     ZERO_LENGTH_REQUEST = 1 << 0
-    """Also says that M_RD is there. A device must offer it, and reject drivers that do not turn it on."""
+    """It also stands for M_RD. A device must offer it, and reject drivers that do not turn it on."""
 
 
 class RequestFlag(Bits):
@@ -37,7 +37,7 @@ KNOWN_FLAGS = RequestFlag.FAIL_NEXT | RequestFlag.M_RD
 
 
 class RequestStatus(IntEnum):
-    """The last byte of a request, which the device writes."""
+    """The status, the last byte of a request, which the device writes."""
 
     OK = 0
     ERR = 1
@@ -55,13 +55,13 @@ def encode_address(address: int) -> int:
 
 
 def decode_address(addr: int) -> int | None:
-    """Return the 7-bit address that the `addr` of a header holds; None where it holds none."""
+    """Return the 7-bit address in the `addr` of a header, or None if it is not one."""
     return None if addr & ~_SEVEN_BIT_MASK else addr >> 1
 
 
 def decode_ten_bit_address(addr: int) -> int | None:
-    """Return the 10-bit address that the `addr` of a header holds; None where it holds none.
+    """Return the 10-bit address in the `addr` of a header, or None if it is not one.
 
-    Its low byte is then 1111 0xx0: the two bits are A9 and A8, and the high byte is A7 to A0.
+    Its low byte is 1111 0xx0, where the two bits are A9 and A8; the high byte is A7 to A0.
     """
     return (addr & 0x06) << 7 | addr >> 8 if addr & 0xF9 == 0xF0 else None

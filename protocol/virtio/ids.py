@@ -6,21 +6,21 @@ from enum import IntEnum
 from typing import cast
 
 PCI_VENDOR_ID_REDHAT_QUMRANET = 0x1AF4
-"""The vendor of every virtio device and of ivshmem."""
+"""The vendor of all virtio devices and of ivshmem."""
 
 PCI_DEVICE_ID_BASE = 0x1040
 """A device that is not transitional has the PCI device id 0x1040 + its device type (virtio 1.3, 4.1.2.1)."""
 
 
 LAST_DEVICE_ID = 0xFFFF
-"""The largest number that QEMU's device for any type takes (`virtio-id=`). PCI has ids for those to 63."""
+"""The largest `virtio-id=` of QEMU's generic device. PCI has ids for types up to 63."""
 
 
 class DeviceId(IntEnum):
-    """Device types (virtio 1.3 section 5), by the names of Linux's headers.
+    """Device types (virtio 1.3, section 5), by the names of Linux's headers.
 
     `DeviceId(63)` is a type without a name here, such as one of your own: its name is TYPE_63. Raises
-    ValueError for what is no number from 1 to LAST_DEVICE_ID.
+    ValueError for anything but a number from 1 to LAST_DEVICE_ID.
     """
 
     NET = 1
@@ -70,21 +70,21 @@ class DeviceId(IntEnum):
     @classmethod
     def _missing_(cls, value: object) -> DeviceId | None:
         if type(value) is not int or not 1 <= value <= LAST_DEVICE_ID:
-            raise ValueError(f"{value!r} is no type of device; give a number from 1 to {LAST_DEVICE_ID}")
+            raise ValueError(f"{value!r} is not a device type; give a number from 1 to {LAST_DEVICE_ID}")
         member = int.__new__(cls, value)
         member._name_ = f"TYPE_{value}"
         member._value_ = value
-        # The same object each time, as for those with names; iteration goes over those alone.
+        # The same object each time, as for types with names; iteration goes over types with names only.
         return cast("DeviceId", cls._value2member_map_.setdefault(value, member))
 
     @property
     def pci_device_id(self) -> int:
-        """The PCI device id of this type of device without legacy interface."""
+        """The PCI device id of this device type without legacy interface."""
         return PCI_DEVICE_ID_BASE + self
 
     @property
     def transitional_pci_device_id(self) -> int | None:
-        """The PCI device id of a transitional device, None where the type has none."""
+        """The PCI device id of a transitional device, None if the type has none."""
         return _TRANSITIONAL.get(self)
 
 

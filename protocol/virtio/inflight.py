@@ -1,14 +1,14 @@
-"""The buffer in which a back-end notes what it has in flight (vhost-user, "Inflight I/O tracking").
+"""Layout of the buffer that tracks in-flight requests (vhost-user.rst, "Inflight I/O tracking").
 
-Each queue has a part: a header, then an entry a descriptor, of the header's size. Fields are in the
-byte order of the machine. Places in the header are in words of the field's own width from the start of
-the part, places in an entry from the start of the entry.
+Each queue has a part: a header, then an entry for each descriptor, of the header's size. Fields are in the
+machine's byte order. Offsets are in words of the field's own width: in a header from the start of the part,
+in an entry from the start of the entry.
 """
 
 from __future__ import annotations
 
 VERSION = 1
-"""A part of version 0 was never used."""
+"""The version of a part in use; version 0 is a part that was never used."""
 QUEUE_ALIGN = 64
 
 SPLIT_SIZE = 16
@@ -16,7 +16,7 @@ SPLIT_SIZE = 16
 PACKED_SIZE = 32
 """Bytes of a packed queue's header, and of each of its entries."""
 
-# Both headers; before these is a u64 of features, of which there are none.
+# Both headers; the first word, a u64 of features, is always 0.
 VERSION_16 = 4
 ENTRIES_16 = 5
 
@@ -44,14 +44,14 @@ PACKED_NUM_16 = 3
 PACKED_COUNTER_64 = 1
 PACKED_DESCRIPTOR_8 = 16
 PACKED_DESCRIPTOR_FORMAT = "=HHIQ"
-"""A descriptor as an entry keeps it: buffer id, flags, length, guest address."""
+"""The descriptor in an entry: buffer id, flags, length, guest address."""
 
 
 def part_bytes(size: int, *, packed: bool) -> int:
-    """Return the bytes of the part of a queue of `size`."""
+    """Return the bytes of the part of a queue of this size."""
     return (1 + size) * (PACKED_SIZE if packed else SPLIT_SIZE)
 
 
 def queue_bytes(size: int, *, packed: bool) -> int:
-    """Return how far it is from one queue's part to the next, all being of `size`."""
+    """Return the distance in bytes between the parts of two queues of this size."""
     return -(-part_bytes(size, packed=packed) // QUEUE_ALIGN) * QUEUE_ALIGN

@@ -1,6 +1,6 @@
-"""Input devices: configuration space and events (virtio 1.2, section 5.8).
+"""Input devices: configuration space and events (virtio 1.3, section 5.8).
 
-Everything is little-endian. What types, codes and values mean is Linux's evdev: input_codes.py.
+Everything is little-endian. Types, codes and values are those of Linux's evdev: see `input_codes`.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 EVENTQ = 0
-"""The queue whose buffers the device fills with events."""
+"""The queue for events of the device."""
 STATUSQ = 1
-"""The queue by which the driver sends events back, such as those that switch a LED."""
+"""The queue for events of the driver, such as those that switch a LED."""
 
 EVENT = struct.Struct("<HHi")
-"""type, code, value. evdev's values are signed."""
+"""type, code, value; evdev's values are signed."""
 
 U_SIZE = 128
 """Bytes of the configuration's field `u`."""
 U_OFFSET = 8
-"""Where it is."""
+"""Offset of `u`."""
 
 
 class ConfigSelect(IntEnum):
-    """What the driver can ask for by the field `select` (section 5.8.4)."""
+    """Values of the field `select`, by which the driver chooses information (section 5.8.4)."""
 
     UNSET = 0x00
     ID_NAME = 0x01
@@ -40,13 +40,13 @@ class ConfigSelect(IntEnum):
     ID_DEVIDS = 0x03
     PROP_BITS = 0x10
     EV_BITS = 0x11
-    """`subsel` is the type of event."""
+    """`subsel` is the event type."""
     ABS_INFO = 0x12
     """`subsel` is the axis."""
 
 
 class Event(NamedTuple):
-    """One event, of the device or of the driver (section 5.8.6)."""
+    """An event of the device or of the driver (section 5.8.6)."""
 
     type: int
     code: int
@@ -57,19 +57,19 @@ class Event(NamedTuple):
         try:
             return EVENT.pack(*self)
         except struct.error as error:
-            raise LocalProtocolError(f"{self} does not fit an event: {error}") from error
+            raise LocalProtocolError(f"{self} does not fit into an event: {error}") from error
 
     @classmethod
     def decode(cls, data: bytes) -> Event:
-        """Return the event at the beginning of `data`. Raises RemoteProtocolError for bytes too few."""
+        """Return the event at the beginning of `data`. Raises RemoteProtocolError for too few bytes."""
         if len(data) < EVENT.size:
-            raise RemoteProtocolError(f"{len(data)} bytes are no event, which has {EVENT.size}")
+            raise RemoteProtocolError(f"{len(data)} bytes are not an event, which has {EVENT.size}")
         return cls(*EVENT.unpack_from(data))
 
 
 @dataclass(frozen=True)
 class AbsInfo:
-    """An absolute axis: its range, by how much it is uncertain, and its units in a millimetre."""
+    """An absolute axis: its range, its noise (`fuzz`), its centre (`flat`), its units per millimetre."""
 
     minimum: int
     maximum: int
@@ -78,18 +78,18 @@ class AbsInfo:
     resolution: int = 0
 
     def encode(self) -> bytes:
-        """Return what `u.abs` holds. Raises LocalProtocolError for a number that does not fit."""
+        """Return the bytes of `u.abs`. Raises LocalProtocolError for a number that does not fit."""
         return _build(_ABS_INFO, self)
 
     @classmethod
     def decode(cls, data: bytes) -> AbsInfo:
-        """Return the axis that `u.abs` describes. Raises RemoteProtocolError for bytes too few."""
+        """Return the axis in `u.abs`. Raises RemoteProtocolError for too few bytes."""
         return cls(*_parse(_ABS_INFO, data))
 
 
 @dataclass(frozen=True)
 class DevIds:
-    """By what drivers know a device: bus, vendor, product and version, 16 bits each."""
+    """The identity of a device for drivers: bus, vendor, product and version, 16 bits each."""
 
     bustype: int = 0
     vendor: int = 0
@@ -97,12 +97,12 @@ class DevIds:
     version: int = 0
 
     def encode(self) -> bytes:
-        """Return what `u.ids` holds. Raises LocalProtocolError for a number that does not fit."""
+        """Return the bytes of `u.ids`. Raises LocalProtocolError for a number that does not fit."""
         return _build(_DEV_IDS, self)
 
     @classmethod
     def decode(cls, data: bytes) -> DevIds:
-        """Return the numbers that `u.ids` holds. Raises RemoteProtocolError for bytes too few."""
+        """Return the numbers in `u.ids`. Raises RemoteProtocolError for too few bytes."""
         return cls(*_parse(_DEV_IDS, data))
 
 
@@ -118,20 +118,20 @@ CONFIG_SIZE: int = _CONFIG.sizeof()
 def encode_config(select: int, subsel: int, data: bytes) -> bytes:
     """Return the configuration space that answers `select` and `subsel` with `data`, at most U_SIZE bytes.
 
-    No data say that there is no such information. Raises LocalProtocolError for more bytes.
+    Without data there is no such information. Raises LocalProtocolError for more bytes.
     """
     fields = {"select": select, "subsel": subsel, "size": len(data), "u": data.ljust(U_SIZE, b"\0")}
     try:
         config: bytes = _CONFIG.build(fields)
     except ConstructError as error:
-        raise LocalProtocolError(f"{len(data)} bytes do not fit the configuration: {error}") from error
+        raise LocalProtocolError(f"{len(data)} bytes do not fit into the configuration: {error}") from error
     return config
 
 
 def encode_bits(numbers: Iterable[int]) -> bytes:
-    """Return the bitmap in which these bits are set, no longer than needed.
+    """Return the shortest bitmap with these bits set.
 
-    Raises LocalProtocolError for a number that is beyond the largest bitmap.
+    Raises LocalProtocolError for a number beyond the largest bitmap.
     """
     bits = 0
     for number in numbers:
@@ -142,7 +142,7 @@ def encode_bits(numbers: Iterable[int]) -> bytes:
 
 
 def decode_bits(data: bytes) -> frozenset[int]:
-    """Return the numbers of the bits that are set in a bitmap."""
+    """Return the numbers of the set bits of a bitmap."""
     bits = int.from_bytes(data, "little")
     return frozenset(number for number in range(bits.bit_length()) if bits >> number & 1)
 

@@ -1,7 +1,7 @@
-"""What input events mean: the types and codes of Linux's evdev that ordinary devices have.
+"""Types and codes of input events: those of Linux's evdev that ordinary devices have.
 
-virtio 1.2, section 5.8 leaves that to linux/input-event-codes.h, whose names and numbers these are.
-Here are those of simulated devices; what passes through from the host needs no names.
+virtio 1.3, section 5.8 refers to linux/input-event-codes.h for them; names and numbers are the same here.
+The list has the codes of simulated devices; events passed through from the host need no names.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Syn(IntEnum):
     """Codes of SYN."""
 
     REPORT = 0
-    """Ends what happened at one time."""
+    """Ends a group of simultaneous events."""
     DROPPED = 3
-    """Events were lost: what follows up to the next REPORT is not to be used."""
+    """Events were lost: events up to the next REPORT must be ignored."""
 
 
 class Rel(IntEnum):
-    """Codes of REL: by how much something moved."""
+    """Codes of REL: movements."""
 
     X = 0x00
     Y = 0x01
@@ -42,7 +42,7 @@ class Rel(IntEnum):
 
 
 class Abs(IntEnum):
-    """Codes of ABS: where something is."""
+    """Codes of ABS: positions."""
 
     X = 0x00
     Y = 0x01
@@ -63,7 +63,7 @@ class Led(IntEnum):
 
 
 class Rep(IntEnum):
-    """Codes of REP: how a key that is held repeats, in milliseconds."""
+    """Codes of REP: the times of key repeat, in milliseconds."""
 
     DELAY = 0x00
     PERIOD = 0x01
@@ -73,9 +73,9 @@ class Property(IntEnum):
     """Properties of devices."""
 
     POINTER = 0x00
-    """It moves a pointer that is elsewhere."""
+    """It moves a pointer on another screen."""
     DIRECT = 0x01
-    """It is touched where the thing is shown."""
+    """It is touched directly, as a touch screen is."""
 
 
 BUS_VIRTUAL = 0x06
@@ -91,7 +91,7 @@ BUTTONS = {
     "FORWARD": 0x115,
     "BACK": 0x116,
 }
-"""The buttons of a mouse: their names, without BTN_, and their codes."""
+"""Codes of the buttons of a mouse, by name without BTN_."""
 
 
 def _numbered(first: int, names: str) -> dict[str, int]:
@@ -115,4 +115,4 @@ KEYS = {
     **_numbered(183, "F13 F14 F15 F16 F17 F18 F19 F20 F21 F22 F23 F24"),
     **{"BRIGHTNESSDOWN": 224, "BRIGHTNESSUP": 225},
 }
-"""The keys of a keyboard: their names, without KEY_, and their codes."""
+"""Codes of the keys of a keyboard, by name without KEY_."""

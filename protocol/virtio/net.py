@@ -1,6 +1,6 @@
-"""Network devices: features, configuration space, frame header, control commands (virtio 1.2, section 5.1).
+"""Network devices: features, configuration space, frame header, control commands (virtio 1.3, section 5.1).
 
-Everything is little-endian, as it is for every driver that turns VERSION_1 on.
+Everything is little-endian, as for all drivers that turn VERSION_1 on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from protocol.words import plural
 
 MAC_SIZE = 6
 MIN_MTU = 68
-"""The smallest MTU that a device may show (section 5.1.4.1)."""
+"""The smallest MTU that a device may have (section 5.1.4.1)."""
 MAX_MTU = 65535
 MAX_QUEUE_PAIRS = 0x8000
 
@@ -26,14 +26,14 @@ MAX_QUEUE_PAIRS = 0x8000
 class NetFeature(Bits):
     """Feature bits of network devices (section 5.1.3).
 
-    HOST_* tell what a device takes from its driver, GUEST_* what a driver takes from its device.
+    HOST_* are frames that the device accepts from its driver, GUEST_* the reverse.
     """
 
     NONE = 0
     CSUM = 1 << 0
-    """The device takes frames with a partial checksum."""
+    """The device accepts frames with a partial checksum."""
     GUEST_CSUM = 1 << 1
-    """The driver takes frames with a partial checksum."""
+    """The driver accepts frames with a partial checksum."""
     CTRL_GUEST_OFFLOADS = 1 << 2
     MTU = 1 << 3
     MAC = 1 << 5
@@ -76,7 +76,7 @@ HOST_OFFLOADS = (
     | NetFeature.HOST_UFO
     | NetFeature.HOST_USO
 )
-"""What a driver may leave to its device."""
+"""Work that a driver may leave to its device."""
 
 GUEST_OFFLOADS = (
     NetFeature.GUEST_CSUM
@@ -87,7 +87,7 @@ GUEST_OFFLOADS = (
     | NetFeature.GUEST_USO4
     | NetFeature.GUEST_USO6
 )
-"""What a device may leave to its driver, which can turn each off and on with CTRL_GUEST_OFFLOADS."""
+"""Work that a device may leave to its driver; CTRL_GUEST_OFFLOADS turns each on and off."""
 
 
 _REQUIRED: tuple[tuple[NetFeature, NetFeature], ...] = (
@@ -102,13 +102,13 @@ _REQUIRED: tuple[tuple[NetFeature, NetFeature], ...] = (
     (NetFeature.CTRL_MAC_ADDR | NetFeature.CTRL_GUEST_OFFLOADS, NetFeature.CTRL_VQ),
     (NetFeature.GUEST_ANNOUNCE | NetFeature.MQ | NetFeature.RSS, NetFeature.CTRL_VQ),
 )
-"""Features, and those of which each needs one (section 5.1.3.1); what others need comes before them."""
+"""Features that each need one of the others (section 5.1.3.1); needed ones come first in the list."""
 
 
 def without_lacking(offered: NetFeature) -> NetFeature:
-    """Return what of `offered` can be offered: a device must not offer what needs something that it does not.
+    """Return `offered` without features that need one that is not offered.
 
-    Linux's driver refuses a device that does so (virtio 1.2, section 2.2.2).
+    A device must not offer those (section 2.2.2), and Linux's driver refuses a device that does.
     """
     for features, needed in _REQUIRED:
         if not offered & needed:
@@ -130,7 +130,7 @@ HEADER = struct.Struct("<BBHHHHH")
 GSO_TYPE_OFFSET = 1
 NUM_BUFFERS_OFFSET = 10
 LEGACY_HEADER_SIZE = 10
-"""Bytes for a driver with neither VERSION_1 nor MRG_RXBUF: num_buffers is not there."""
+"""Bytes for a driver with neither VERSION_1 nor MRG_RXBUF: without num_buffers."""
 
 
 class HeaderFlag(IntFlag):
@@ -156,7 +156,7 @@ GSO_ECN = 0x80
 
 
 def header_size(features: int) -> int:
-    """Return the bytes of the header before each frame, where `features` were negotiated."""
+    """Return the size of the header before each frame, with `features` negotiated."""
     return HEADER.size if features & (_VERSION_1 | NetFeature.MRG_RXBUF) else LEGACY_HEADER_SIZE
 
 
@@ -167,18 +167,18 @@ _VERSION_1 = 1 << 32
 
 
 def control_queue(features: int, max_pairs: int) -> int:
-    """Return the index of the control queue of a device with `max_pairs` pairs, as its driver sees it."""
+    """Return the index of the control queue of a device with `max_pairs` pairs, as its driver counts."""
     return 2 * max_pairs if features & NetFeature.MQ else 2
 
 
 # The control queue (section 5.1.6.5)
 
 CONTROL_HEADER = struct.Struct("<BB")
-"""class, command. The command's data follow, then a byte that the device writes: ControlStatus."""
+"""class, command; the command's data follow, then a byte that the device writes: ControlStatus."""
 
 
 class ControlClass(IntEnum):
-    """What a control command is about."""
+    """Classes of control commands."""
 
     RX = 0
     MAC = 1
@@ -197,7 +197,7 @@ class ControlStatus(IntEnum):
 
 
 class RxCommand(IntEnum):
-    """Commands of the class RX: each has a byte, 1 for on and 0 for off."""
+    """Commands of the class RX; their data are one byte, 1 for on and 0 for off."""
 
     PROMISC = 0
     ALLMULTI = 1
@@ -208,14 +208,14 @@ class RxCommand(IntEnum):
 
 
 class MacCommand(IntEnum):
-    """Commands of the class MAC: TABLE_SET has two tables, unicast first; ADDR_SET an address."""
+    """Commands of the class MAC: TABLE_SET with two tables, unicast first; ADDR_SET with an address."""
 
     TABLE_SET = 0
     ADDR_SET = 1
 
 
 class VlanCommand(IntEnum):
-    """Commands of the class VLAN: each has an id of 16 bits."""
+    """Commands of the class VLAN; their data are an id of 16 bits."""
 
     ADD = 0
     DEL = 1
@@ -224,9 +224,9 @@ class VlanCommand(IntEnum):
 ANNOUNCE_ACK = 0
 """The command of the class ANNOUNCE; it has no data."""
 MQ_VQ_PAIRS_SET = 0
-"""A command of the class MQ: how many pairs of queues to use, 16 bits."""
+"""A command of the class MQ; its data are the number of queue pairs to use, 16 bits."""
 GUEST_OFFLOADS_SET = 0
-"""The command of the class GUEST_OFFLOADS: those of GUEST_OFFLOADS that are on, 64 bits."""
+"""The command of the class GUEST_OFFLOADS; its data are the GUEST_OFFLOADS that are on, 64 bits."""
 
 VLAN_IDS = 4096
 
@@ -247,7 +247,7 @@ def mac_tables(data: bytes) -> tuple[list[bytes], list[bytes]]:
 
 def _mac_table(data: bytes) -> tuple[list[bytes], bytes]:
     if len(data) < _COUNT.size:
-        raise RemoteProtocolError(f"{len(data)} bytes where a table of addresses should begin")
+        raise RemoteProtocolError(f"{len(data)} bytes are too few for a table of addresses")
     (count,) = _COUNT.unpack_from(data)
     end = _COUNT.size + count * MAC_SIZE
     if len(data) < end:
@@ -268,7 +268,7 @@ DUPLEX_UNKNOWN = 0xFF
 
 @dataclass(frozen=True)
 class NetConfig(ConfigSpace):
-    """The configuration space. Which fields a driver may look at depends on the features."""
+    """The configuration space; the features decide which fields a driver may read."""
 
     owner = "a network device"
     layout = Struct(

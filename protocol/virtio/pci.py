@@ -1,4 +1,4 @@
-"""PCI configuration space and MSI-X as a driver finds them (PCI 3.0 sections 6.1, 6.7 and 6.8.2)."""
+"""PCI configuration space and MSI-X (PCI 3.0, sections 6.1, 6.7 and 6.8.2)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Command(IntFlag):
 
 
 class CapabilityId(IntEnum):
-    """What a capability in the list is."""
+    """Ids of capabilities."""
 
     VENDOR_SPECIFIC = 0x09
     EXPRESS = 0x10
@@ -37,7 +37,7 @@ class CapabilityId(IntEnum):
 
 BAR_COUNT = 6
 BAR_IO = 0x1
-"""Bit of a base address register: it is in I/O space, not memory."""
+"""Bit of a base address register: the BAR is in I/O space, not in memory."""
 BAR_MEMORY_TYPE_MASK = 0x6
 BAR_MEMORY_TYPE_64 = 0x4
 BAR_MEMORY_MASK = ~0xF
@@ -47,11 +47,11 @@ MSIX_FLAGS = 2
 MSIX_TABLE = 4
 MSIX_PBA = 8
 MSIX_FLAGS_SIZE_MASK = 0x07FF
-"""The table's number of entries less one."""
+"""The number of table entries minus one."""
 MSIX_FLAGS_MASK_ALL = 0x4000
 MSIX_FLAGS_ENABLE = 0x8000
 MSIX_BIR_MASK = 0x7
-"""Bits of the table and PBA words that say which BAR; the others are the offset in it."""
+"""Bits with the number of the BAR in the table and PBA words; the others are the offset in it."""
 
 MSIX_ENTRY_SIZE = 16
 MSIX_ENTRY_ADDRESS_LOW = 0

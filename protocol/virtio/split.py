@@ -1,4 +1,4 @@
-"""Split virtqueues: where everything is, and when a notification is due (virtio 1.2, section 2.7)."""
+"""Split virtqueues: layout, and the rule of notifications (virtio 1.3, section 2.7)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class DescriptorFlag(IntFlag):
 
 
 DESCRIPTOR_FORMAT = "QIHH"
-"""Guest address, length, flags, next; the ring's byte order goes before it."""
+"""Guest address, length, flags, next; to be prefixed with the ring's byte order."""
 DESCRIPTOR_SIZE = 16
 DESCRIPTOR_ALIGN = 16
 
@@ -27,27 +27,27 @@ AVAIL_NO_INTERRUPT = 1
 AVAIL_FLAGS = 0
 AVAIL_INDEX = 1
 AVAIL_RING = 2
-"""Places in the available ring, in words of 16 bits; used_event is after the ring."""
+"""Offsets in the available ring, in words of 16 bits; used_event is after the ring."""
 AVAIL_ALIGN = 2
 
 USED_NO_NOTIFY = 1
 """The device's flags word: do not kick."""
 USED_FLAGS = 0
 USED_INDEX = 1
-"""Places in the used ring, in words of 16 bits."""
+"""Offsets in the used ring, in words of 16 bits."""
 USED_RING = 1
-"""Where the elements begin, in words of 32 bits; each is two: the chain's head and its length."""
+"""Offset of the elements, in words of 32 bits; an element has two, the chain's head and its length."""
 USED_ALIGN = 4
 LEGACY_USED_ALIGN = 4096
 
 
 def used_event(size: int) -> int:
-    """Return the place of used_event in the available ring, in words of 16 bits."""
+    """Return the offset of used_event in the available ring, in words of 16 bits."""
     return AVAIL_RING + size
 
 
 def avail_event(size: int) -> int:
-    """Return the place of avail_event in the used ring, in words of 16 bits."""
+    """Return the offset of avail_event in the used ring, in words of 16 bits."""
     return 2 + 4 * size
 
 
@@ -57,12 +57,12 @@ def table_bytes(size: int) -> int:
 
 
 def avail_bytes(size: int, *, event_index: bool) -> int:
-    """Return the bytes of an available ring, with used_event where that was negotiated."""
+    """Return the bytes of an available ring, with used_event if `event_index` was negotiated."""
     return 4 + 2 * size + 2 * event_index
 
 
 def used_bytes(size: int, *, event_index: bool) -> int:
-    """Return the bytes of a used ring, with avail_event where that was negotiated."""
+    """Return the bytes of a used ring, with avail_event if `event_index` was negotiated."""
     return 4 + 8 * size + 2 * event_index
 
 
@@ -84,10 +84,10 @@ def layout(size: int, align: int = USED_ALIGN) -> Layout:
 
 
 def is_power_of_two(size: int) -> bool:
-    """Tell whether `size` is one that a split ring may have, its limit aside."""
+    """Return whether `size` is a power of two, as that of a split ring must be."""
     return size > 0 and size & (size - 1) == 0
 
 
 def needs_event(event: int, new: int, old: int) -> bool:
-    """Tell whether the step from index `old` to `new` passed `event` (section 2.7.7.2). All run freely."""
+    """Return whether the step from index `old` to `new` passed `event` (section 2.7.7.2); all run freely."""
     return (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF

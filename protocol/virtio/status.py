@@ -1,4 +1,4 @@
-"""The device status field (virtio 1.3 section 2.1)."""
+"""The device status field (virtio 1.3, section 2.1)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from protocol.virtio.bits import Bits
 
 
 class DeviceStatus(Bits):
-    """How far a driver has come with its device."""
+    """The steps of a driver in setting its device up."""
 
     RESET = 0
     ACKNOWLEDGE = 1

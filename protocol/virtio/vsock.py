@@ -1,6 +1,6 @@
-"""Socket devices: features, configuration space, packets and events (virtio 1.2, section 5.10).
+"""Socket devices: features, configuration space, packets and events (virtio 1.3, section 5.10).
 
-Everything is little-endian. A packet is a header and as many bytes of payload as that says.
+Everything is little-endian. A packet is a header and the payload, whose size is in the header.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from protocol.virtio.config_space import ConfigSpace
 from protocol.words import plural
 
 HOST_CID = 2
-"""The host, as guests see it."""
+"""The host's CID for guests."""
 FIRST_GUEST_CID = 3
 LAST_GUEST_CID = 0xFFFF_FFFE
 """The CIDs 0 to 2 and 0xffffffff are reserved, and the upper half of the 64 bits is zero."""
 
 RX_QUEUE, TX_QUEUE, EVENT_QUEUE = range(3)
-"""The queues (section 5.10.2): to the guest, from the guest, and for events to the guest."""
+"""The queues (section 5.10.2): to the guest, from the guest, events to the guest."""
 
 
 class VsockFeature(Bits):
@@ -37,14 +37,14 @@ class VsockFeature(Bits):
 
 
 class SocketType(IntEnum):
-    """What a packet's `type` may be (section 5.10.6.2)."""
+    """Values of a packet's `type` (section 5.10.6.2)."""
 
     STREAM = 1
     SEQPACKET = 2
 
 
 class Operation(IntEnum):
-    """What a packet is for (section 5.10.6)."""
+    """Values of a packet's `op` (section 5.10.6)."""
 
     INVALID = 0
     REQUEST = 1
@@ -57,7 +57,7 @@ class Operation(IntEnum):
 
 
 class Shutdown(Bits):
-    """The flags of SHUTDOWN: what its sender will not do any more (section 5.10.6.5)."""
+    """The flags of SHUTDOWN: its sender will no longer receive, or send (section 5.10.6.5)."""
 
     NONE = 0
     RECEIVE = 1 << 0
@@ -66,7 +66,7 @@ class Shutdown(Bits):
 
 
 TRANSPORT_RESET = 0
-"""The only event: all connections are gone, and the CID may be another one (section 5.10.6.7)."""
+"""The only event: all connections are lost, and the CID may have changed (section 5.10.6.7)."""
 EVENT = struct.Struct("<I")
 """The event's number."""
 
@@ -75,7 +75,7 @@ HEADER_SIZE = _HEADER.size
 
 
 class Header(NamedTuple):
-    """What every packet begins with (section 5.10.6). `decode()` checks nothing: any value may come."""
+    """The header of a packet (section 5.10.6). `decode()` checks no value."""
 
     src_cid: int
     dst_cid: int
@@ -87,20 +87,20 @@ class Header(NamedTuple):
     op: int = Operation.INVALID
     flags: int = 0
     buf_alloc: int = 0
-    """How many bytes the sender of this packet can hold for the connection."""
+    """The sender's buffer space for the connection, in bytes."""
     fwd_cnt: int = 0
-    """How many bytes of the connection it has passed on so far, modulo 2 ** 32."""
+    """Bytes of the connection that the sender has passed on so far, modulo 2 ** 32."""
 
     def encode(self) -> bytes:
         """Return the header's bytes. Raises LocalProtocolError for a value that does not fit."""
         try:
             return _HEADER.pack(*self)
         except struct.error as error:
-            raise LocalProtocolError(f"{self} does not fit a header: {error}") from error
+            raise LocalProtocolError(f"{self} does not fit into a header: {error}") from error
 
     @classmethod
     def decode(cls, data: bytes) -> Header:
-        """Return the header that `data` begins with. Raises RemoteProtocolError for bytes too few."""
+        """Return the header at the beginning of `data`. Raises RemoteProtocolError for too few bytes."""
         try:
             return cls._make(_HEADER.unpack_from(data))
         except struct.error:
@@ -109,7 +109,7 @@ class Header(NamedTuple):
             ) from None
 
     def answer(self, op: Operation) -> Header:
-        """Return the header of an answer to where this packet came from, which tells of no connection."""
+        """Return the header of an answer to this packet's sender, without credit."""
         return Header(self.dst_cid, self.src_cid, self.dst_port, self.src_port, type=self.type, op=op)
 
 
@@ -123,7 +123,7 @@ class VsockConfig(ConfigSpace):
     guest_cid: int
 
     def encode(self) -> bytes:
-        """Return the configuration space's bytes. Raises LocalProtocolError for a CID that is reserved."""
+        """Return the configuration space's bytes. Raises LocalProtocolError for a reserved CID."""
         if not FIRST_GUEST_CID <= self.guest_cid <= LAST_GUEST_CID:
             raise LocalProtocolError(f"a guest cannot have the CID {self.guest_cid}")
         return super().encode()

@@ -81,7 +81,7 @@ def test_dup_is_a_second_owner_that_no_child_inherits() -> None:
 
 
 def test_negative_number_is_refused() -> None:
-    with pytest.raises(ValueError, match="-1 is no file descriptor"):
+    with pytest.raises(ValueError, match="-1 is not a file descriptor"):
         OwnedFd(-1)
 
 

@@ -112,5 +112,5 @@ def test_type_without_a_name_is_one_nevertheless() -> None:
 
 @pytest.mark.parametrize("wrong", [0, -1, 1 << 16, "NET", None, 2.5])
 def test_what_is_no_type_of_device(wrong: Any) -> None:
-    with pytest.raises(ValueError, match=r"is no type of device; give a number from 1 to 65535"):
+    with pytest.raises(ValueError, match=r"is not a device type; give a number from 1 to 65535"):
         DeviceId(wrong)

@@ -78,7 +78,7 @@ def test_field_that_does_not_fit_is_our_error() -> None:
 
 
 def test_too_short_a_config_is_their_error() -> None:
-    with pytest.raises(RemoteProtocolError, match="no configuration space of a block device"):
+    with pytest.raises(RemoteProtocolError, match="not a configuration space of a block device"):
         BlkConfig.decode(bytes(CONFIG_SIZE - 1))
 
 

@@ -35,7 +35,7 @@ def test_config_that_does_not_fit_is_our_error() -> None:
 
 
 def test_config_that_is_short_is_theirs() -> None:
-    with pytest.raises(RemoteProtocolError, match="no configuration space of a console"):
+    with pytest.raises(RemoteProtocolError, match="not a configuration space of a console"):
         ConsoleConfig.decode(bytes(CONFIG_SIZE - 1))
 
 

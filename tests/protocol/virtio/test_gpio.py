@@ -35,7 +35,7 @@ def test_config_comes_back(ngpio: int, size: int, more: bytes) -> None:
 def test_config_that_does_not_fit_or_is_cut_short() -> None:
     with pytest.raises(LocalProtocolError, match="does not fit"):
         GpioConfig(0x10000).encode()
-    with pytest.raises(RemoteProtocolError, match="no configuration space of a GPIO device"):
+    with pytest.raises(RemoteProtocolError, match="not a configuration space of a GPIO device"):
         GpioConfig.decode(bytes(7))
 
 

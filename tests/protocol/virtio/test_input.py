@@ -79,7 +79,7 @@ def test_bit_beyond_the_bitmap_is_refused(number: int) -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(LocalProtocolError, match="does not fit an event"):
+    with pytest.raises(LocalProtocolError, match="does not fit into an event"):
         Event(1 << 16, 0, 0).encode()
     with pytest.raises(LocalProtocolError, match="129 bytes do not fit"):
         encode_config(ConfigSelect.ID_NAME, 0, bytes(129))
@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_too_few_bytes_are_refused() -> None:
-    with pytest.raises(RemoteProtocolError, match="7 bytes are no event"):
+    with pytest.raises(RemoteProtocolError, match="7 bytes are not an event"):
         Event.decode(bytes(7))
     with pytest.raises(RemoteProtocolError, match="19 bytes are too few"):
         AbsInfo.decode(bytes(19))

@@ -133,7 +133,7 @@ def test_config_that_does_not_fit_is_our_mistake() -> None:
 
 
 def test_config_that_is_too_short_is_theirs() -> None:
-    with pytest.raises(RemoteProtocolError, match="no configuration space of a network device"):
+    with pytest.raises(RemoteProtocolError, match="not a configuration space of a network device"):
         NetConfig.decode(bytes(CONFIG_SIZE - 1))
 
 

@@ -98,5 +98,5 @@ def test_config_with_a_reserved_cid(cid: int) -> None:
 
 
 def test_short_config() -> None:
-    with pytest.raises(RemoteProtocolError, match="no configuration space"):
+    with pytest.raises(RemoteProtocolError, match="not a configuration space"):
         VsockConfig.decode(b"1234567")

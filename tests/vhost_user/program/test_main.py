@@ -414,7 +414,7 @@ def test_device_that_there_is_none(name: str, text: str) -> None:
         ),
         (
             OWN_DEVICE.replace("DeviceId.CONSOLE", "0"),
-            "cannot import mine: ValueError: 0 is no type of device; give a number from 1 to 65535 (",
+            "cannot import mine: ValueError: 0 is not a device type; give a number from 1 to 65535 (",
         ),
         (OWN_DEVICE.replace("DeviceId.CONSOLE", "0"), "mine.py, line "),
         (

@@ -168,8 +168,8 @@ def test_messages_about_a_port_that_is_gone_are_no_errors(event: ControlEvent) -
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"", "0 bytes are no control message"),
-        (READY[:7], "7 bytes are no control message"),
+        (b"", "0 bytes are not a control message"),
+        (READY[:7], "7 bytes are not a control message"),
         (say(ControlEvent.DEVICE_ADD), "DEVICE_ADD port=0 value=1 is nothing that a driver sends"),
         (ControlMessage(0, 4711).encode(), "event 4711 port=0 value=0 is nothing"),
         (say(ControlEvent.PORT_OPEN, MAX_PORTS), "there are ports from 0 to 3"),

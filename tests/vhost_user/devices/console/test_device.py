@@ -319,7 +319,7 @@ async def test_driver_that_does_it_wrong_is_answered(caplog: pytest.LogCaptureFi
     assert part.read() == "still there"
     assert not small.port.state.guest_open
     for complaint in (
-        "a control message is ignored: 7 bytes are no control message, which has 8",
+        "a control message is ignored: 7 bytes are not a control message, of 8",
         "a control message is ignored: event 99 port=0 value=0 is nothing that a driver sends",
         "a control message is ignored: PORT_OPEN port=99 value=1: there are ports from 0 to 7",
         "a buffer for control messages is too small for the next one",

@@ -239,7 +239,7 @@ async def test_status_buffers_of_any_kind_come_back(caplog: pytest.LogCaptureFix
         assert await queue.request(led(Led.NUML, 1) + b"and more", 8) == b""
         assert keyboard.leds() == ["CAPSL", "NUML"]
     assert [record.levelno for record in caplog.records].count(logging.WARNING) == 1
-    assert "7 bytes are no event" in caplog.text
+    assert "7 bytes are not an event" in caplog.text
 
 
 async def test_waiting_buffers_are_the_drivers_again_when_the_queue_stops() -> None:

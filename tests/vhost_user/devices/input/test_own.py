@@ -72,7 +72,7 @@ async def test_description_that_is_none(caplog: pytest.LogCaptureFixture) -> Non
 
 def test_event_that_is_none_is_refused_to_who_posts_it() -> None:
     reports = Reports()
-    with pytest.raises(LocalProtocolError, match="does not fit an event"):
+    with pytest.raises(LocalProtocolError, match="does not fit into an event"):
         reports.post([Event(EventType.KEY, 1 << 16, 1)])
     assert len(reports) == 0
 
