@@ -1,4 +1,4 @@
-"""gpio: lines with names and interrupts, of the host or simulated (virtio 1.2, section 5.41)."""
+"""gpio: lines with names and interrupts, of the host or simulated (virtio 1.3, section 5.18)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interrupt of a GPIO line: enabled, unmasked, latched, delivered (virtio 1.2, section 5.41.7).
+"""The interrupt of a GPIO line: enabled, unmasked, latched, delivered (virtio 1.3, section 5.18.7).
 
 A driver enables it over the request queue, and unmasks it by giving a buffer over the event queue. That
 buffer comes back with the interrupt, which is masked again from then on.
