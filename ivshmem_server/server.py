@@ -19,6 +19,7 @@ import trio
 from ivshmem_server.id_supply import IdSupply
 from protocol.fds import OwnedFd
 from protocol.io.eventfd import EventFd, drain
+from protocol.io.exhaustion import is_exhausted
 from protocol.io.stream import RETRY_SECONDS, AncillaryLostError, Credentials
 from protocol.ivshmem import IdsExhaustedError, Refusal, Registry, ServerSession
 
@@ -41,10 +42,11 @@ SHOWN_GROUPS = 32
 ACCEPT_BATCH = 16
 """How many clients to admit before everybody is told of them."""
 
-ACCEPT_RETRY_SECONDS = 0.1
-"""How long to leave a connection waiting where not even the means to refuse it are left."""
+SPARE_DESCRIPTORS = 8
+"""How many clients can be refused at once, and hold their connections, at the limit of open files."""
 
-_OUT_OF_MEANS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+ACCEPT_RETRY_SECONDS = 0.1
+"""How long a connection waits that cannot even be accepted to be refused."""
 
 _TALKED = "it sent something, and the protocol is one-way"
 
@@ -114,7 +116,8 @@ class IvshmemServer:
         self._clients: dict[Member, Client] = {}
         self._doomed: dict[Client, str] = {}
         self._refused: dict[FdStream, None] = {}
-        self._spare = _spare_descriptor()
+        self._spares: list[OwnedFd] = []
+        self._fill_spares()
 
     @property
     def vectors(self) -> int:
@@ -153,44 +156,56 @@ class IvshmemServer:
             client.stream.close()
         self._clients.clear()
         self._registry.close()
-        if self._spare:
-            self._spare.close()
+        for spare in self._spares:
+            spare.close()
 
     # A client comes
 
     async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
         """Admit those who wait, then tell everybody of all of them: one wake-up a client, not one a join."""
-        out_of_means = False
+        exhausted = False
         try:
             for _ in range(ACCEPT_BATCH):
                 self._admit(listener.accept_nowait(), nursery)
         except (BlockingIOError, ConnectionAbortedError):
             pass  # nobody waits any more, one has gone again, or another process took it
         except OSError as error:
-            if error.errno not in _OUT_OF_MEANS:
+            if not is_exhausted(error):
                 raise
-            out_of_means = True
+            exhausted = True
         self._settle(nursery)
-        if out_of_means:
-            await self._refuse_without_means(listener)
+        if exhausted:
+            await self._refuse_at_limit(listener, nursery)
 
-    async def _refuse_without_means(self, listener: Listener) -> None:
-        """Refuse a client at the limit of open files, with the descriptor kept for that."""
-        if self._spare:
-            self._spare.close()
+    async def _refuse_at_limit(self, listener: Listener, nursery: trio.Nursery) -> None:
+        """Refuse a client at the limit of open files, with a spare descriptor or a refused client's.
+
+        It holds its connection as any other that is refused: see `_hold()`.
+        """
+        if self._spares:
+            self._spares.pop().close()
+        elif self._refused:
+            self._close_first_refused()
         try:
-            with listener.accept_nowait() as stream:
-                self._refuse(stream, Refusal.NO_RESOURCES)
+            stream = listener.accept_nowait()
         except OSError:
             await trio.sleep(ACCEPT_RETRY_SECONDS)
-        self._spare = _spare_descriptor()
+            self._fill_spares()
+        else:
+            self._refuse(stream, Refusal.NO_RESOURCES)
+            self._hold(stream, nursery)
+
+    def _fill_spares(self) -> None:
+        with contextlib.suppress(OSError):
+            while len(self._spares) < SPARE_DESCRIPTORS:
+                self._spares.append(OwnedFd(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)))
 
     def _admit(self, stream: FdStream, nursery: trio.Nursery) -> None:
         credentials = stream.peer_credentials()
         member = self._join(stream, credentials)
         if isinstance(member, Refusal):
             self._refuse(stream, member)
-            nursery.start_soon(self._see_off, stream)
+            self._hold(stream, nursery)
             return
         client = self._clients[member] = Client(stream, member, credentials)
         self._note("joined", client)
@@ -236,22 +251,30 @@ class IvshmemServer:
             _send(stream, session)
             stream.send_eof()
 
-    async def _see_off(self, stream: FdStream) -> None:
+    def _hold(self, stream: FdStream, nursery: trio.Nursery) -> None:
         """Leave it to a refused client to close its connection.
 
         A QEMU into which a device is plugged connects first, and reads the refusal when the device
         comes: where the connection is closed by then, the refusal is lost and QEMU spins for ever.
         """
         if len(self._refused) >= MAX_REFUSED:
-            first = next(iter(self._refused))
-            del self._refused[first]
-            first.close()
+            self._close_first_refused()
         self._refused[stream] = None
+        nursery.start_soon(self._see_off, stream)
+
+    async def _see_off(self, stream: FdStream) -> None:
+        """Wait until a refused client has gone, and close its connection."""
         try:
             with stream, contextlib.suppress(OSError, trio.ClosedResourceError):
                 await stream.receive(1, max_fds=0)
         finally:
             self._refused.pop(stream, None)
+            self._fill_spares()
+
+    def _close_first_refused(self) -> None:
+        first = next(iter(self._refused))
+        del self._refused[first]
+        first.close()
 
     # A client goes
 
@@ -380,10 +403,3 @@ def _make_eventfds(vectors: int) -> Sequence[EventFd]:
             eventfd.close()
         raise
     return eventfds
-
-
-def _spare_descriptor() -> OwnedFd | None:
-    try:
-        return OwnedFd(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-    except OSError:
-        return None

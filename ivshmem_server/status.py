@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import time
@@ -25,6 +26,8 @@ SEND_SECONDS = 5.0
 """How long a reader of the status may take."""
 
 READ_SECONDS = 10.0
+
+_log = logging.getLogger("ivshmem_server")
 
 
 class NoStatusError(Exception):
@@ -76,12 +79,12 @@ async def serve_status(server: IvshmemServer, listener: Listener, socket_path: s
     """Send the state to whoever connects to `listener`, then close; until cancelled."""
     async with trio.open_nursery() as nursery:
         while True:
-            try:
-                stream = await listener.accept()
-            except OSError:
-                await trio.sleep(0.1)  # out of file descriptors; the peers go first
-                continue
+            stream = await listener.accept_patiently(_warn)
             nursery.start_soon(_send_status, server, stream, socket_path)
+
+
+def _warn(reason: str) -> None:
+    _log.warning("the status socket can take no client: %s; trying again", reason)
 
 
 async def _send_status(server: IvshmemServer, stream: FdStream, socket_path: str) -> None:

@@ -177,7 +177,8 @@ def _check_descriptors(options: argparse.Namespace) -> None:
     peers = max(0, room - LOOP_DESCRIPTORS) // each
     needs = f"a peer with {plural(options.vectors, 'vector')} takes {each} open files of the server's"
     if not peers:
-        raise UserError(f"{needs}, of at most {limit}: raise the limit (ulimit -n), or give less with -n")
+        less = ", or give less with -n" if room > LOOP_DESCRIPTORS + 1 else ""
+        raise UserError(f"{needs}, of at most {limit}: raise the limit of open files (ulimit -n){less}")
     wanted = 2 if options.max_peers == DEFAULT_MAX_PEERS else options.max_peers
     if peers < wanted:
         _log.warning(

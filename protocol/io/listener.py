@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.fds import Closing, OwnedFd
+from protocol.io.exhaustion import retry_until_available
 from protocol.io.stream import FdStream, check_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 LISTEN_FDS_START = 3
 """The first descriptor that systemd hands over (sd_listen_fds(3))."""
@@ -94,6 +95,14 @@ class Listener(Closing):
             await self.wait_readable()
             with contextlib.suppress(BlockingIOError, ConnectionAbortedError):
                 return self.accept_nowait()
+
+    async def accept_patiently(self, complain: Callable[[str], None]) -> FdStream:
+        """Accept a connection; at the limit of open files, or of memory, once that is possible again.
+
+        Connections wait meanwhile. `complain` is called with cause and remedy when that begins. Raises
+        OSError where the listener itself fails.
+        """
+        return await retry_until_available(self.accept, complain)
 
     def close(self) -> None:
         """Close the socket; remove its path unless another server has put its own there."""

@@ -14,6 +14,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ivshmem_server.server import SPARE_DESCRIPTORS
 from ivshmem_server.status import format_status, status_document
 from protocol.io import connect
 from protocol.ivshmem import MAX_ID, MAX_VECTORS, MemoryReceived, Refusal, VectorReceived
@@ -243,6 +244,28 @@ async def test_server_lives_on_at_its_limit_of_open_files(path: Path) -> None:
         await until_peers(witness, later.id)
         later.close()
         witness.close()
+
+
+async def test_refused_clients_hold_their_connections_at_the_limit_of_open_files_too(path: Path) -> None:
+    """QEMU reads a refusal only once the device is plugged in: where it finds the end, it spins for ever."""
+    async with serving(path) as server:
+        refused = [socket.socket(socket.AF_UNIX) for _ in range(SPARE_DESCRIPTORS + 3)]
+        for sock in refused:
+            sock.connect(str(path))
+        with no_file_to_be_opened():
+            while server.counters["refused: no_resources"] < len(refused):
+                await trio.lowlevel.checkpoint()
+            ended = []
+            for sock in refused:
+                assert int.from_bytes(sock.recv(8), "little", signed=True) == Refusal.NO_RESOURCES
+                assert sock.recv(8) == b""  # there is no more to come, but the connection is there
+                with suppress(BrokenPipeError):
+                    sock.send(b"x", socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+                    continue
+                ended.append(sock)
+            assert ended == refused[:3], "of more than there are spare descriptors, the first ones are closed"
+        for sock in refused:
+            sock.close()
 
 
 async def test_client_that_sends_anything_is_disconnected(

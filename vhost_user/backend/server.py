@@ -95,7 +95,7 @@ def _listener(path: str | os.PathLike[str] | None, fd: int | None, access: Socke
 
 async def _serve_listener(device: VirtioDevice, listener: Listener) -> None:
     while True:
-        stream = await exhaustion.retry_until_available(listener.accept, _tell_why_nobody_can_come)
+        stream = await listener.accept_patiently(_tell_why_nobody_can_come)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_tell_who_waits, listener)
             await _serve_safely(device, stream)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from protocol.io import exhaustion, listen, until_hung_up
+from protocol.io import listen, until_hung_up
 from protocol.io.background import unwrap_group
 from vhost_user.containment import Containment
 from vhost_user.simulation.calls import CallError
@@ -64,7 +64,7 @@ async def serve_control(
         task_status.started()
         async with trio.open_nursery() as nursery:
             while True:
-                stream = await exhaustion.retry_until_available(listener.accept, _tell_why_nobody_can_come)
+                stream = await listener.accept_patiently(_tell_why_nobody_can_come)
                 nursery.start_soon(_serve_client, simulation, stream, own)
 
 

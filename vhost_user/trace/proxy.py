@@ -48,7 +48,7 @@ async def trace(listener: Listener, path: str, sink: Callable[[Event], None]) ->
     async with trio.open_nursery() as nursery:
         for number in itertools.count(1):
             recorder = TraceSink(number, sink)
-            stream = await exhaustion.retry_until_available(listener.accept, recorder.refuse)
+            stream = await listener.accept_patiently(recorder.refuse)
             nursery.start_soon(_serve, stream, path, recorder)
     raise AssertionError("numbers came to an end")
 

@@ -270,7 +270,7 @@ class UnixHost(_SocketHost):
             port.put_output_back(sent.unread)
 
     async def _accept(self) -> FdStream:
-        return await exhaustion.retry_until_available(self._listener.accept, self._tell_why_nobody_can_come)
+        return await self._listener.accept_patiently(self._tell_why_nobody_can_come)
 
     def close(self) -> None:
         """Listen no longer, and remove the socket."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from protocol.io import exhaustion, listen
+from protocol.io import listen
 from protocol.io.stream import MAX_PATH
 from vhost_user.devices.vsock.connection import State
 from vhost_user.devices.vsock.ports import LAST_PORT
@@ -130,9 +130,7 @@ class UnixSockets:
         return sock
 
     async def _accept(self) -> socket.socket:
-        return (
-            await exhaustion.retry_until_available(self._listener.accept, self._tell_why_nobody_can_come)
-        ).detach()
+        return (await self._listener.accept_patiently(self._tell_why_nobody_can_come)).detach()
 
     def _tell_why_nobody_can_come(self, reason: str) -> None:
         _log.error("cannot accept a connection at %s: %s; trying again", self._path, reason)
