@@ -42,7 +42,7 @@ help:
 setup: $(VENV)/.done
 	@$(PYTHON) -m tests.rig.setup $(TESTS)
 
-$(VENV)/.done: pyproject.toml
+$(VENV)/.done: pyproject.toml setup.py vhost_user/devices/__init__.py
 	@$(PYTHON) -m tests.rig.setup $(TESTS)
 	@echo "set-up: installing Python packages into $(VENV)"
 	@$(PYTHON) -m venv $(VENV)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import argparse
 
 SECTOR = 512
-READ_ONLY = 1 << 5  # the feature VIRTIO_BLK_F_RO (virtio 1.2, section 5.2.3)
+READ_ONLY = 1 << 5  # the feature VIRTIO_BLK_F_RO (virtio 1.3, section 5.2.3)
 IN = 0  # the type of request that reads
 OK, IO_ERROR, UNSUPPORTED = b"\0", b"\1", b"\2"
 HEADER = struct.Struct("<IIQ")  # type, reserved, sector

@@ -20,7 +20,7 @@ import vhost_user
 
 
 class ScriptedRng(vhost_user.VirtioDevice):
-    """An entropy device (virtio 1.2, section 5.4) without any entropy."""
+    """An entropy device (virtio 1.3, section 5.4) without any entropy."""
 
     device_id = vhost_user.DeviceId.RNG
     name = "scripted-rng"

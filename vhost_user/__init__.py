@@ -6,6 +6,7 @@ from protocol.virtio.ids import DeviceId
 from vhost_user.backend.server import serve
 from vhost_user.buffers import ChainError, Readable, Writable
 from vhost_user.device import RING_FEATURES, VirtioDevice
+from vhost_user.device_program import DeviceProgram
 from vhost_user.queue import Virtqueue
 from vhost_user.ring.chain import Chain
 from vhost_user.simulation.calls import CallError
@@ -19,6 +20,7 @@ __all__ = [
     "ChainError",
     "ConfigFlag",
     "DeviceId",
+    "DeviceProgram",
     "Feature",
     "FrontendError",
     "ProtocolFeature",

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
-import os
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from protocol.fds import OwnedFd
-from protocol.program.command_line import UserError
-from protocol.vhost_user import (
-    ConfigChange,
-    MapFlag,
-    ProtocolFeature,
-    SharedObjectAdd,
-    SharedObjectLookup,
-    SharedObjectRemove,
-    ShmemMap,
-    ShmemUnmap,
-)
+from protocol.vhost_user import ConfigChange, ProtocolFeature
 from protocol.vhost_user.feature_names import names_of
 from protocol.vhost_user.validation import RefusedError
 from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
 from protocol.words import plural
-from vhost_user.attachment.qemu_args import device_of, model_of
 from vhost_user.containment import refuse_async
-from vhost_user.transport.channel import FrontendError
+from vhost_user.frontend_link import FrontendLink
+from vhost_user.optional_methods import OPTIONAL_METHODS
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Mapping
     from enum import IntFlag
     from typing import Self
-    from uuid import UUID
-    from xml.etree.ElementTree import Element
 
-    from protocol.vhost_user import BackendMessage, ConfigFlag, Reply
+    from protocol.vhost_user import ConfigFlag
     from protocol.vhost_user.feature_names import FeatureNames
     from vhost_user.queue import Virtqueue
     from vhost_user.simulation.simulation import Simulation
-    from vhost_user.transport.channel import Channel
 
 RING_FEATURES = (
     Feature.NOTIFY_ON_EMPTY
@@ -81,13 +65,9 @@ _BACKEND_FEATURES = (
 _OFFERED_WITH = {
     "read_config": ProtocolFeature.CONFIG,
     "write_config": ProtocolFeature.CONFIG,
-    "send_rarp": ProtocolFeature.RARP,
-    "set_mtu": ProtocolFeature.MTU,
-    "create_crypto_session": ProtocolFeature.CRYPTO_SESSION,
-    "shared_object": ProtocolFeature.SHARED_OBJECT,
     "save_state": ProtocolFeature.DEVICE_STATE,
 }
-"""The protocol features that a device offers by overriding a method."""
+"""The protocol features that a device offers by overriding a method, beside those of OPTIONAL_METHODS."""
 
 
 class VirtioDevice:
@@ -102,12 +82,6 @@ class VirtioDevice:
     """The type of device (virtio 1.2, section 5); a plain number will do, also one that has no name."""
     name: ClassVar[str] = "device"
     """What command lines call it."""
-    capabilities: ClassVar[tuple[str, ...]] = ()
-    """Options that `--print-capabilities` tells of, where QEMU's vhost-user.json has some for its type."""
-
-    qemu_limits: ClassVar[str] = ""
-    """What people have to know of QEMU's support for it, in a few words."""
-
     num_queues: int = 1
     """How many queues it has at most."""
     features: int = 0
@@ -127,17 +101,11 @@ class VirtioDevice:
     """How long it may take to complete what it has when a queue is stopped."""
     simulation: Simulation | None = None
     """What is simulated behind it, for --control; None: nothing is."""
-    many_sockets: ClassVar[bool] = False
-    """Whether one program can serve many of it (--socket-count), each on a socket of its own."""
-    for_one_guest: ClassVar[bool] = False
-    """Whether all that one program serves is for the same guest, as --print-qemu-args then has it."""
-
     possible_features: ClassVar[int] = 0
     """The feature bits of its type that it may offer, where `features` says so only once it is made."""
 
     _withheld: Feature = Feature.NONE
     _withheld_protocol: ProtocolFeature = ProtocolFeature.NONE
-    _channel: Channel | None = None
 
     def __init_subclass__(cls, **arguments: object) -> None:
         """Have `device_id` be a DeviceId, also an inherited one. Raises ValueError for what is no type.
@@ -145,7 +113,8 @@ class VirtioDevice:
         Raises TypeError for an async method that is called without await.
         """
         super().__init_subclass__(**arguments)
-        refuse_async(cls, VirtioDevice)
+        for base in (VirtioDevice, *OPTIONAL_METHODS):
+            refuse_async(cls, base)
         if hasattr(cls, "device_id"):
             number: Any = cls.device_id
             if isinstance(number, bool):  # which an enumeration takes for 1 and 0
@@ -220,8 +189,7 @@ class VirtioDevice:
         While all queues are stopped, it is told once one is started. Does nothing while no front-end
         is connected that listens: the next one reads it anyway.
         """
-        if self._channel is not None:
-            self._channel.notify(ConfigChange())
+        self.frontend.notify(ConfigChange())
 
     # Migration of its own state
 
@@ -233,78 +201,10 @@ class VirtioDevice:
         """Take over what `save_state()` returned elsewhere."""
         raise RefusedError("the device has no state to load")
 
-    # What only some types of device are asked for
-
-    def send_rarp(self, mac: bytes) -> None:
-        """net: broadcast a RARP for the address `mac`."""
-        raise RefusedError("the device sends no RARP")
-
-    def set_mtu(self, mtu: int) -> None:
-        """net: take notice of the host's MTU."""
-        raise RefusedError("the device has no MTU")
-
-    def create_crypto_session(self, description: bytes) -> bytes:
-        """crypto: create a session; return the description (a C structure of QEMU's) with its id set."""
-        raise RefusedError("the device has no crypto sessions")
-
-    def close_crypto_session(self, session: int) -> None:
-        """crypto: close a session."""
-        raise RefusedError("the device has no crypto sessions")
-
-    def set_gpu_socket(self, socket: OwnedFd) -> None:
-        """gpu: take the socket of the vhost-user-gpu protocol, and close it in the end."""
-        socket.close()
-        raise RefusedError("the device is no gpu")
-
-    def shared_object(self, uuid: UUID) -> OwnedFd:
-        """Return a dma-buf, to be closed by the caller, for an object that `announce_object()` announced."""
-        raise RefusedError(f"there is no shared object {uuid}")
-
-    # What it can ask of its front-end. All raise FrontendError where it refuses or is not there.
-
-    async def request(self, message: BackendMessage) -> Reply | None:
-        """Send a request; return its reply, which the caller closes, or None if none is due.
-
-        Closes the message's descriptors. Raises FrontendError where the front-end refuses, was not
-        told of a feature that it needs, or is not there.
-        """
-        if self._channel is None:
-            message.close()
-            raise FrontendError("no front-end is connected that can be asked (it sent no SET_BACKEND_REQ_FD)")
-        return await self._channel.request(message)
-
-    async def map_shared_memory(
-        self, region: int, fd: int, *, size: int, offset: int = 0, fd_offset: int = 0, writable: bool = True
-    ) -> None:
-        """Map `size` bytes of the file `fd`, which stays the caller's, into a shared memory region."""
-        flags = MapFlag.READ_WRITE if writable else MapFlag(0)
-        message = ShmemMap(region, fd_offset, offset, size, flags, fds=(OwnedFd(os.dup(fd)),))
-        await self._ask(message)
-
-    async def unmap_shared_memory(self, region: int, *, size: int, offset: int = 0) -> None:
-        """Undo a `map_shared_memory()`, as a whole."""
-        await self._ask(ShmemUnmap(region, 0, offset, size))
-
-    async def announce_object(self, uuid: UUID) -> None:
-        """Offer an object to other devices, which get it from `shared_object()`."""
-        await self._ask(SharedObjectAdd(uuid))
-
-    async def withdraw_object(self, uuid: UUID) -> None:
-        """Offer an object no longer."""
-        await self._ask(SharedObjectRemove(uuid))
-
-    async def look_up_object(self, uuid: UUID) -> OwnedFd:
-        """Return the dma-buf of an object that another device offers; the caller closes it."""
-        reply = await self.request(SharedObjectLookup(uuid))
-        fd = None if reply is None else reply.take_fd()
-        if fd is None:
-            raise FrontendError(f"the front-end knows no shared object {uuid}")
-        return fd
-
-    async def _ask(self, message: BackendMessage) -> None:
-        reply = await self.request(message)
-        if reply is not None:
-            reply.close()
+    @cached_property
+    def frontend(self) -> FrontendLink:
+        """The front-end, for requests that the device makes of it: shared memory, shared objects."""
+        return FrontendLink()
 
     # For the framework
 
@@ -329,96 +229,15 @@ class VirtioDevice:
         flags: Any = type(cls.features)
         return names_of(cls.device_id, flags)
 
-    @classmethod
-    def find_feature(cls, text: str) -> Feature | ProtocolFeature:
-        """Return the feature of that name. Raises ValueError, which tells the names that there are."""
-        names = cls.feature_names()
-        try:
-            return names.find(text)
-        except KeyError:
-            there = names.choices(
-                cls.possible_features or cls.features,
-                cls.ring_features | Feature.ACCESS_PLATFORM,
-                _protocol_features(cls) | ProtocolFeature.CONFIG,
-            )
-            raise ValueError(f"'{text}' is no feature of {cls.name}; there are {', '.join(there)}") from None
-
     @property
     def offered_protocol_features(self) -> ProtocolFeature:
         """All protocol features that a front-end is offered."""
-        offered = _protocol_features(type(self)) | self.protocol_features
+        offered = class_protocol_features(type(self)) | self.protocol_features
         if self.config:
             offered |= ProtocolFeature.CONFIG
         if self.shared_memory:
             offered |= ProtocolFeature.SHMEM
         return offered.without(self._withheld_protocol)
-
-    def attach(self, channel: Channel | None) -> None:
-        """Ask and notify over `channel` from now on; None: nobody is there."""
-        self._channel = channel
-
-    # For command lines
-
-    @classmethod
-    def add_options(cls, parser: argparse.ArgumentParser) -> None:
-        """Add the device's own options to its command line."""
-
-    @classmethod
-    def from_options(cls, options: argparse.Namespace) -> Self:
-        """Return a device as the command line describes it. Raises UserError where it cannot be had."""
-        try:
-            inspect.signature(cls).bind()
-        except TypeError as error:
-            raise UserError(
-                f"{cls.__name__}() cannot be made: {error}; override from_options() to say how it is"
-            ) from None
-        return cls()
-
-    @classmethod
-    def socket_paths(cls, options: argparse.Namespace) -> list[str]:
-        """Return the paths that the command line says to listen on, one for each device."""
-        if options.socket_path is None:
-            return []
-        if not cls.many_sockets or options.socket_count is None:
-            return [options.socket_path]
-        return [f"{options.socket_path}{number}" for number in range(options.socket_count)]
-
-    @classmethod
-    def all_from_options(cls, options: argparse.Namespace) -> list[Self]:
-        """Return the devices that the command line describes, one for each of `socket_paths()`.
-
-        What is simulated behind all of them is one object. Raises UserError where one cannot be had.
-        """
-        return [cls.from_options(options)]
-
-    @classmethod
-    def qemu_model(cls) -> str:
-        """Return what QEMU calls the device that is the front-end for this type."""
-        return model_of(cls.device_id)
-
-    @classmethod
-    def qemu_device(cls, options: argparse.Namespace) -> str:
-        """Return what QEMU calls the device, with the properties that must match the command line.
-
-        By default with what QEMU has to know of a type that it does not: a device is made, and asked.
-        Raises UserError where it cannot be.
-        """
-        return device_of(cls, options)
-
-    @classmethod
-    def qemu_attachment(cls, options: argparse.Namespace, chardev: str, properties: str) -> str:
-        """Return the QEMU options that attach the device to a chardev; `properties` begin with a comma."""
-        return f"-device {cls.qemu_device(options)}{properties},chardev={chardev}"
-
-    @classmethod
-    def libvirt_element(cls, options: argparse.Namespace) -> Element | None:
-        """Return libvirt's element for the device at `options.socket_path`; None where libvirt has none.
-
-        By default there is one for disks only; all others are had by QEMU's options.
-        """
-        from vhost_user.attachment.libvirt import element_of
-
-        return element_of(cls, options)
 
     def close(self) -> None:
         """Let go of what the device holds of the host; whoever made it calls this."""
@@ -430,10 +249,13 @@ class VirtioDevice:
         self.close()
 
 
-def _protocol_features(device: type[VirtioDevice]) -> ProtocolFeature:
-    """Return the protocol features that are offered because a class can do them."""
+def class_protocol_features(device: type[VirtioDevice]) -> ProtocolFeature:
+    """Return the protocol features that a class offers because of its methods."""
     offered = _BACKEND_FEATURES | device.protocol_features
     for name, feature in _OFFERED_WITH.items():
         if getattr(device, name) is not getattr(VirtioDevice, name):
+            offered |= feature
+    for kind, feature in OPTIONAL_METHODS.items():
+        if issubclass(device, kind):
             offered |= feature
     return offered

@@ -19,8 +19,9 @@ from tests.docs.test_vhost_user import rows
 from tests.rig.guest import uml, uml_kernel
 from tests.rig.programs import process
 from tests.rig.programs.backend import start_program, until_listening
+from vhost_user.devices.console.descriptions import HOSTS, PortDescription, parse_port
 from vhost_user.devices.console.device import Console
-from vhost_user.devices.console.options import HOSTS, PortOptions, parse_port
+from vhost_user.devices.console.options import ConsoleProgram
 from vhost_user.devices.console.port import BACKLOG, TRANSCRIPT_LIMIT
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def test_hosts_and_options_are_those_there_are() -> None:
     assert sorted(hosts) == sorted(re.split(", | or ", HOSTS))
     table = [cells[0] for cells in rows("twice.", GUIDE)]
     assert table == ["`link=PATH`", "`size=COLUMNSxROWS`", "`full=block`, `full=drop`", "`backlog=BYTES`"]
-    assert parse_port("a=pty,link=b,size=80x25,full=drop,backlog=1") == PortOptions(
+    assert parse_port("a=pty,link=b,size=80x25,full=drop,backlog=1") == PortDescription(
         "a", "pty", link="b", size=(80, 25), blocks=False, backlog=1
     )
     assert f"| {BACKLOG} |" in GUIDE
@@ -118,7 +119,7 @@ def test_calls_are_those_there_are() -> None:
 
 
 def test_qemus_line_is_what_the_program_prints() -> None:
-    device = Console.qemu_device(default_options())
+    device = ConsoleProgram().qemu_device(default_options())
     model, _, properties = device.partition(",")
     assert f"-device {model},chardev=console,{properties}\n" in GUIDE
 
@@ -126,7 +127,7 @@ def test_qemus_line_is_what_the_program_prints() -> None:
 def default_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.set_defaults(without=[])
-    Console.add_options(parser)
+    ConsoleProgram().add_options(parser)
     return parser.parse_args([])
 
 

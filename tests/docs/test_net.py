@@ -13,8 +13,8 @@ from tests.docs.test_vhost_user import rows
 from tests.vhost_user.devices.net.driver import MERGING, begin, frame
 from tests.vhost_user.devices.net.recording_port import TestPort
 from tests.vhost_user.raw_frontend import attached
-from vhost_user.devices import find_device
 from vhost_user.devices.net.device import Net
+from vhost_user.devices.net.options import NetProgram
 from vhost_user.devices.net.ports.port import Port
 from vhost_user.program.options import build_parser
 
@@ -22,7 +22,7 @@ GUIDE = read("net.md")
 
 
 def test_command_lines_are_right() -> None:
-    parser = build_parser(find_device("net"), "vhost-user-net")
+    parser = build_parser(NetProgram(), "vhost-user-net")
     commands = [command.text for command in session(GUIDE) if command.text.startswith("vhost-user-net ")]
     assert len(commands) >= 3
     for command in commands:
@@ -32,11 +32,11 @@ def test_command_lines_are_right() -> None:
 def test_qemus_command_line_is_what_is_printed() -> None:
     """But for names: the device's own part of it."""
     (shown,) = (command.text for command in session(GUIDE) if command.text.startswith("qemu-system-x86_64"))
-    parser = build_parser(find_device("net"), "vhost-user-net")
+    parser = build_parser(NetProgram(), "vhost-user-net")
     argv = ["--socket-path", "/tmp/net.sock", "--tap", "tap0", "--mac", "52:54:00:12:34:56"]
     options = parser.parse_args(argv)
     options.number = 0
-    printed = Net.qemu_attachment(options, "net0", "")
+    printed = NetProgram().qemu_attachment(options, "net0", "")
     assert printed in re.sub(" +", " ", shown)
 
 

@@ -16,10 +16,10 @@ import pytest
 
 import vhost_user
 from tests.docs.documents import DOCUMENTS, PROJECT, blocks, read, session
-from vhost_user.attachment.libvirt import libvirt_xml
-from vhost_user.devices import DEVICES, find_device
+from vhost_user.devices import DEVICES
 from vhost_user.devices.blk.faults import SYNTAX, parse_fault
 from vhost_user.program import main
+from vhost_user.program.installed import find
 from vhost_user.program.options import build_parser, parse_options
 from vhost_user.program.trace import add_trace_parser
 
@@ -62,7 +62,7 @@ def trace_parser() -> argparse.ArgumentParser:
 @pytest.mark.parametrize("name", DEVICES)
 def test_options_of_a_device(name: str) -> None:
     """They are in one table for all, and in those below "NAME:", in this guide or the device's own."""
-    parser = build_parser(find_device(name), f"vhost-user-{name}")
+    parser = build_parser(find(name), f"vhost-user-{name}")
     guides = [guide for guide in map(Path.read_text, DOCUMENTS) if f"\n{name}:\n\n" in guide]
     own = [option for guide in guides for option in documented(f"{name}:", guide)]
     assert sorted(documented("All devices have these:") + own) == sorted(of_program(parser))
@@ -101,7 +101,7 @@ def test_command_lines_are_right() -> None:
     assert len(commands) >= 3
     for command in commands:
         program, *arguments = shlex.split(command.removeprefix("vhost-user run ").removeprefix("vhost-user-"))
-        build_parser(find_device(program), program).parse_args(arguments)
+        build_parser(find(program), program).parse_args(arguments)
 
 
 def test_rules_of_faults() -> None:
@@ -119,7 +119,7 @@ def test_unit_starts_the_program_as_it_wants_to_be_started() -> None:
     unit.read_string(blocks(GUIDE, "ini")[0])
     program, *arguments = shlex.split(unit["Service"]["ExecStart"])
     assert program == "/usr/bin/vhost-user-blk"
-    build_parser(find_device("blk"), program).parse_args(arguments)
+    build_parser(find("blk"), program).parse_args(arguments)
     assert unit["Service"]["Type"] == "notify"
 
 
@@ -129,8 +129,8 @@ def test_domains_have_what_is_printed_for_them() -> None:
     commands = [command.text for command in session(GUIDE) if "--print-libvirt-xml" in command.text]
     assert len(shown) == len(commands) == 2
     for text, argv in zip(shown, map(shlex.split, commands), strict=True):
-        device = find_device(argv[0].removeprefix("vhost-user-"))
-        printed = libvirt_xml(device, parse_options(device, argv[0], argv[1:]))
+        device = find(argv[0].removeprefix("vhost-user-"))
+        printed = device.libvirt_xml(parse_options(device, argv[0], argv[1:]))
         assert textwrap.dedent(text) == f"{printed}\n"
 
 

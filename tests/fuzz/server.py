@@ -83,6 +83,9 @@ class Everything(VirtioDevice):
     def create_crypto_session(self, description: bytes) -> bytes:
         return description
 
+    def close_crypto_session(self, session: int) -> None:
+        pass
+
     def shared_object(self, uuid: UUID) -> OwnedFd:
         return OwnedFd(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 

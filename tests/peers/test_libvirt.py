@@ -18,8 +18,8 @@ from tests.rig.programs.backend import command, start_program, until_printed
 from tests.rig.programs.libvirt import KVM_ID, QEMU_ID, Libvirt, VirshError, start_libvirtd
 from tests.rig.programs.server import start_server
 from vhost_user import DeviceId
-from vhost_user.attachment.libvirt import QEMU_NAMESPACE, libvirt_xml
-from vhost_user.devices import find_device
+from vhost_user.attachment.libvirt import QEMU_NAMESPACE
+from vhost_user.program.installed import find
 from vhost_user.program.options import parse_options
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ async def backend(kind: Kind, directory: Path) -> AsyncIterator[tuple[Program, s
     name, *rest = shlex.split(f"{kind.argv.format(directory)} -s {directory}/s")
     options = ["--mode", "0660", "--group", str(QEMU_ID)]
     async with start_program(directory, command(name, *rest, *options), "backend") as program:
-        device = find_device(name)
-        text = libvirt_xml(device, parse_options(device, name, rest))
+        device = find(name)
+        text = device.libvirt_xml(parse_options(device, name, rest))
         yield program, text.split("<!--")[1].partition("-->")[2] if "<!--" in text else text
 
 

@@ -27,8 +27,7 @@ from tests.rig.programs.backend import (
 )
 from tests.rig.qemu.qemu import qemu_command
 from vhost_user.attachment.qemu import Qemu, ask
-from vhost_user.attachment.qemu_args import qemu_args
-from vhost_user.devices import find_device
+from vhost_user.program.installed import find
 from vhost_user.program.options import parse_options
 
 if TYPE_CHECKING:
@@ -109,9 +108,9 @@ async def printed(*argv: str) -> list[str]:
 def printed_lines(argv: Sequence[str]) -> list[list[str]]:
     """Return each line as words, without the half a second that a program takes to start."""
     name, *rest = argv[argv.index("run") + 1 :]
-    device = find_device(name)
+    device = find(name)
     options = parse_options(device, "test", [*rest, "--qemu", shlex.join(qemu_command())])
-    return [shlex.split(line) for line in qemu_args(device, options).splitlines()]
+    return [shlex.split(line) for line in device.qemu_args(options).splitlines()]
 
 
 def command_of(case: Case, directory: Path, option: str = "--socket-path") -> list[str]:

@@ -1,1 +1,1 @@
-"""What QEMU and libvirt are told to attach a device."""
+"""The attachment of a device to a guest: options of QEMU, XML of libvirt."""

@@ -1,10 +1,10 @@
-"""What to give libvirt so that a guest has a device (--print-libvirt-xml)."""
+"""libvirt's XML for a guest with a device (--print-libvirt-xml)."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from xml.etree import ElementTree as ET
 
 from protocol.virtio.ids import DeviceId
@@ -12,9 +12,7 @@ from vhost_user.attachment import qemu_args
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
-
-    from vhost_user.device import VirtioDevice
+    from collections.abc import Mapping, Sequence
 
 QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
 
@@ -27,41 +25,40 @@ _SLOTS = {
     DeviceId.INPUT: 0x18,
 }
 """Slots of the PCI root bus for devices that libvirt does not know. libvirt numbers its own from below, and
-QEMU makes these first: without one, such a device would be where one of libvirt's is to be."""
+QEMU makes these first: without a slot, such a device would take the place of one of libvirt's."""
 
 _OTHER_SLOT = 0x10
-"""That of any other type."""
+"""The slot of any other type."""
 
 ET.register_namespace("qemu", QEMU_NAMESPACE)
 
 
-def libvirt_xml(device: type[VirtioDevice], options: argparse.Namespace) -> str:
-    """Return what a domain has to have for this device: memory that is shared, and the device.
+class LibvirtAttachable(qemu_args.Attachable, Protocol):
+    """What is attached: the program of a device."""
 
-    It belongs into <domain>. Where the command line has several devices, each is for a guest of its
-    own, with a comment that says for which, unless the device says that they are for one. Raises UserError.
+    def libvirt_element(self, options: argparse.Namespace) -> ET.Element | None:
+        """Return libvirt's element for the device at `options.socket_path`; None where libvirt has none."""
+
+
+def libvirt_xml(program: LibvirtAttachable, sockets: Sequence[argparse.Namespace]) -> str:
+    """Return the children of <domain> for a guest with this device: shared memory, and the device.
+
+    `sockets` are those of `qemu_args.for_each_socket()`. Each device is for a guest of its own, with a
+    comment that names its socket, unless the program says that all are for one. Raises UserError.
     """
-    each = qemu_args.for_each_socket(device, options, "--print-libvirt-xml")
-    if device.for_one_guest:
-        return _in_domain([_device(device, own) for own in each])
-    texts = [_in_domain([_device(device, own)]) for own in each]
+    if program.for_one_guest:
+        return _in_domain([_device(program, options) for options in sockets])
+    texts = [_in_domain([_device(program, options)]) for options in sockets]
     if len(texts) == 1:
         return texts[0]
     return "\n".join(
-        f"<!-- the guest at {own.socket_path.replace('--', '- -')} -->\n{text}"
-        for own, text in zip(each, texts, strict=True)
+        f"<!-- the guest at {options.socket_path.replace('--', '- -')} -->\n{text}"
+        for options, text in zip(sockets, texts, strict=True)
     )
 
 
-def element_of(device: type[VirtioDevice], options: argparse.Namespace) -> ET.Element | None:
-    """Return libvirt's own element for what is not said otherwise: for a disk."""
-    if device.device_id is DeviceId.BLOCK:
-        return disk(options, {"queues": device.num_queues})
-    return None
-
-
 def disk(options: argparse.Namespace, driver: Mapping[str, object]) -> ET.Element | None:
-    """Return a <disk>, with what its <driver> has besides; None with --connect, which libvirt has not."""
+    """Return a <disk> with further attributes of <driver>; None with --connect, which libvirt cannot do."""
     if options.connect is not None:
         return None
     element = ET.Element("disk", type="vhostuser", device="disk")
@@ -72,7 +69,7 @@ def disk(options: argparse.Namespace, driver: Mapping[str, object]) -> ET.Elemen
 
 
 def interface(options: argparse.Namespace, mac: str, driver: Mapping[str, object]) -> ET.Element:
-    """Return an <interface>, with what its <driver> has."""
+    """Return an <interface> with the attributes of its <driver>."""
     element = ET.Element("interface", type="vhostuser")
     ET.SubElement(element, "mac", address=mac)
     add_source(element, options, mode="client" if options.connect is None else "server")
@@ -83,7 +80,7 @@ def interface(options: argparse.Namespace, mac: str, driver: Mapping[str, object
 
 
 def add_source(element: ET.Element, options: argparse.Namespace, **attributes: str) -> None:
-    """Add the socket, to which QEMU is to connect again whenever the back-end has ended."""
+    """Add the socket; QEMU connects to it again whenever the back-end has ended."""
     path = str(Path(options.socket_path).absolute())
     source = ET.SubElement(element, "source", {"type": "unix", "path": path} | attributes)
     if options.connect is None:
@@ -95,13 +92,13 @@ def _driver(options: argparse.Namespace, wanted: Mapping[str, object]) -> dict[s
     return found | ({"iommu": "on", "ats": "on"} if options.iommu else {})
 
 
-def _device(device: type[VirtioDevice], options: argparse.Namespace) -> ET.Element | list[str]:
+def _device(program: LibvirtAttachable, options: argparse.Namespace) -> ET.Element | list[str]:
     """Return libvirt's element for a device, or QEMU's options where it has none."""
-    element = device.libvirt_element(options)
+    element = program.libvirt_element(options)
     if element is not None:
         return element
-    place = _SLOTS.get(device.device_id, _OTHER_SLOT) - options.number * device.for_one_guest
-    return shlex.split(qemu_args.attachment(device, options, f",addr={place:#x}"))
+    place = _SLOTS.get(program.device_id, _OTHER_SLOT) - options.number * program.for_one_guest
+    return shlex.split(qemu_args.attachment(program, options, f",addr={place:#x}"))
 
 
 def _in_domain(devices: list[ET.Element | list[str]]) -> str:

@@ -7,12 +7,8 @@ import re
 import subprocess
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 from protocol.virtio.ids import DeviceId
-
-if TYPE_CHECKING:
-    from vhost_user.device import VirtioDevice
 
 DEFAULT_PROGRAM = f"qemu-system-{platform.machine()}"
 
@@ -21,28 +17,29 @@ _SECONDS = 20
 
 @dataclass(frozen=True)
 class Qemu:
-    """What a QEMU says of itself."""
+    """The abilities of a QEMU, as it prints them."""
 
     program: str
     version: str
-    """None installed: ""."""
+    """"" where there is no such QEMU."""
     models: frozenset[str] = frozenset()
-    """The devices that it has."""
+    """The names of its devices."""
     netdevs: frozenset[str] = frozenset()
+    """The kinds of -netdev that it has."""
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name in messages."""
         return f"QEMU {self.version}"
 
-    def attaches(self, device: type[VirtioDevice]) -> bool:
-        """Tell whether it has a front-end for `device`."""
-        needed = {"vhost-user"} if device.device_id is DeviceId.NET else set()
-        return device.qemu_model() in self.models and needed <= self.netdevs
+    def attaches(self, model: str, device_id: DeviceId) -> bool:
+        """Tell whether it has the front-end `model` for a type of device, and what else that needs."""
+        needed = {"vhost-user"} if device_id is DeviceId.NET else set()
+        return model in self.models and needed <= self.netdevs
 
 
 def ask(program: str) -> Qemu:
-    """Ask a QEMU what it has; what cannot be run, or is none, has no version."""
+    """Ask the QEMU `program` for its devices; one that cannot be run, or is not a QEMU, has no version."""
     version = ask_version(program)
     if not version:
         return Qemu(program, "")
@@ -53,7 +50,7 @@ def ask(program: str) -> Qemu:
 
 @cache
 def ask_version(program: str) -> str:
-    """Return the version of a QEMU, such as 7.2.22; "" for what cannot be run, or is none."""
+    """Return the version of a QEMU, such as 7.2.22; "" where it cannot be run, or is not one."""
     version = re.search(r"^QEMU emulator version (\d\S*)", _output(program, "--version"))
     return version[1] if version else ""
 

@@ -109,12 +109,12 @@ class ConnectionState:
         if self.channel is not None:
             self.channel.close()
         self.channel = Channel(stream, self.session, lambda: self.is_suspended)
-        self.device.attach(self.channel)
+        self.device.frontend.attach(self.channel)
         self.nursery.start_soon(self.channel.run, name="back-end channel")
 
     def close(self) -> None:
         """Close what is open and unmap what is mapped; nothing runs any more."""
-        self.device.attach(None)
+        self.device.frontend.attach(None)
         for vring in self.vrings:
             vring.setup.close()
         if self.channel is not None:

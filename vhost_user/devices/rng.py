@@ -1,4 +1,4 @@
-"""rng: the entropy device (virtio 1.2, section 5.4), fed from a file of the host."""
+"""rng: the entropy device (virtio 1.3, section 5.4), fed from a file of the host."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from protocol.program.command_line import UserError, parsed_by, whole_number
 from protocol.program.units import parse_time
 from protocol.virtio.ids import DeviceId
 from vhost_user.device import VirtioDevice
+from vhost_user.device_program import DeviceProgram
 
 if TYPE_CHECKING:
     import argparse
@@ -133,7 +134,6 @@ class Rng(VirtioDevice):
 
     device_id = DeviceId.RNG
     name = "rng"
-    many_sockets = True
 
     def __init__(
         self, filename: str = DEFAULT_FILE, *, period: float = DEFAULT_PERIOD, max_bytes: int | None = None
@@ -199,8 +199,14 @@ class Rng(VirtioDevice):
             await self._quota.wait()
         return granted
 
-    @classmethod
-    def add_options(cls, parser: argparse.ArgumentParser) -> None:
+
+class RngProgram(DeviceProgram):
+    """vhost-user-rng."""
+
+    device = Rng
+    many_sockets = True
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
         """Add the options of rust-vmm's vhost-device-rng."""
         parser.add_argument(
             "-f",
@@ -225,21 +231,15 @@ class Rng(VirtioDevice):
             help="most bytes that a guest gets in a period (default: no limit)",
         )
 
-    @classmethod
-    def from_options(cls, options: argparse.Namespace) -> Self:
-        """Return the device that the command line describes."""
+    def make(self, options: argparse.Namespace) -> list[Rng]:
+        """Return a device for each guest. Raises UserError, and OSError for too many."""
         try:
-            return cls(options.filename, period=options.period / 1000, max_bytes=options.max_bytes)
+            device = self.device(options.filename, period=options.period / 1000, max_bytes=options.max_bytes)
         except OSError as error:
             raise UserError(
                 f"cannot read {options.filename}: {error.strerror}; give another file with -f"
             ) from None
-
-    @classmethod
-    def all_from_options(cls, options: argparse.Namespace) -> list[Self]:
-        """Return a device for each guest. Raises UserError, and OSError for too many."""
-        device = cls.from_options(options)
-        more = max(len(cls.socket_paths(options)) - 1, 0)
+        more = max(len(self.socket_paths(options)) - 1, 0)
         return [device, *(device.for_another_guest() for _ in range(more))]
 
 

@@ -1,4 +1,4 @@
-"""`vhost-user describe`: the files by which libvirt finds back-end programs, with where ours are."""
+"""`vhost-user describe`: the files by which libvirt finds our back-end programs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.program.command_line import UserError, print_result
-from vhost_user.devices import DEVICES, find_device
-from vhost_user.program.options import first_line
+from vhost_user.devices import DEVICES
+from vhost_user.program.installed import load_program
 from vhost_user.program.run import backend_type
 
 if TYPE_CHECKING:
-    from vhost_user.device import VirtioDevice
+    from vhost_user.device_program import DeviceProgram
 
 PROGRAM = "vhost-user describe"
 
@@ -25,8 +25,8 @@ KNOWN_TYPES = frozenset(
         *("rpmsg", "rproc-serial", "scsi", "vsock"),
     }
 )
-"""The types of QEMU's docs/interop/vhost-user.json. A file of any other has libvirt refuse all files, and
-with them every guest with virtiofs or vhost-user-gpu: there is none of i2c, which libvirt has no use for."""
+"""The types of QEMU's docs/interop/vhost-user.json. With a file of any other type, libvirt refuses all files,
+and with them every guest with virtiofs or vhost-user-gpu. So i2c has none; libvirt has no use for one."""
 
 _DESCRIPTION = """\
 Write the files by which management software such as libvirt finds these back-ends, one for each device
@@ -48,14 +48,16 @@ def add_describe_parser(subparsers: argparse._SubParsersAction[argparse.Argument
     parser.set_defaults(run=run_describe)
 
 
-def described_devices() -> list[str]:
-    """Return the names of our devices of which there is a file."""
-    return [name for name in DEVICES if backend_type(find_device(name)) in KNOWN_TYPES]
+def described_devices() -> dict[str, DeviceProgram]:
+    """Return those of our devices that have a file, by their names."""
+    ours = {name: load_program(where) for name, where in DEVICES.items()}
+    return {name: own for name, own in ours.items() if backend_type(own.device_id) in KNOWN_TYPES}
 
 
-def description(device: type[VirtioDevice], binary: str) -> str:
+def description(program: DeviceProgram, binary: str) -> str:
     """Return a description file, as QEMU's docs/interop/vhost-user.json has it."""
-    content = {"description": first_line(device), "type": backend_type(device), "binary": binary}
+    kind = backend_type(program.device_id)
+    content = {"description": program.summary, "type": kind, "binary": binary}
     return json.dumps(content, indent=2) + "\n"
 
 
@@ -63,9 +65,9 @@ def run_describe(options: argparse.Namespace) -> int:
     """Write the files, and print what was written; return the exit code. Raises UserError."""
     directory = Path(options.directory)
     written = []
-    for name in described_devices():
+    for name, program in described_devices().items():
         path = directory / f"50-qemu-companion-{name}.json"
-        text = description(find_device(name), str(_program(f"vhost-user-{name}")))
+        text = description(program, str(_program(f"vhost-user-{name}")))
         try:
             directory.mkdir(parents=True, exist_ok=True)
             path.write_text(text)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from protocol.program.command_line import UserError, print_result
+from protocol.program.command_line import UserError, fail, print_result
 from vhost_user.attachment.qemu import DEFAULT_PROGRAM, Qemu, ask
-from vhost_user.devices import device_names, find_device
-from vhost_user.program.options import first_line
+from vhost_user.class_loading import code_of_others
+from vhost_user.program.installed import find_all
+from vhost_user.program.options import parser_and_own_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import argparse
 
-    from vhost_user.device import VirtioDevice
+    from vhost_user.device_program import DeviceProgram
 
 PROGRAM = "vhost-user list"
 
@@ -39,52 +40,62 @@ def add_list_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPars
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Print the list; return the exit code."""
+    """Print the devices that work, and an error of one line for each other one; return the exit code."""
     qemu = ask(options.qemu)
-    lines = [line for name in device_names() for line in [*_describe(name, qemu), ""]]
-    return print_result(PROGRAM, "\n".join(lines[:-1]))
+    programs, entries, errors = find_all()
+    paragraphs = []
+    for name, program in programs.items():
+        try:
+            with entries[name].named() if name in entries else nullcontext():
+                paragraphs.append("\n".join(_describe(name, program, qemu)))
+        except UserError as error:
+            errors.append(error)
+    code = print_result(PROGRAM, "\n\n".join(paragraphs))
+    for each in errors:
+        fail(PROGRAM, each)
+    return code
 
 
-def _describe(name: str, qemu: Qemu) -> Sequence[str]:
-    try:
-        device = find_device(name)
-    except UserError as error:
-        return [name, f"{_INDENT}({error})"]
+def _describe(name: str, program: DeviceProgram, qemu: Qemu) -> list[str]:
+    """Return the lines for a device. Raises UserError."""
     return [
-        f"{name}: {first_line(device)}",
-        f"{_INDENT}QEMU: {_attachment(device, qemu)}",
-        *(f"{_INDENT}{line}" for line in _options(device)),
+        f"{name}: {program.summary}",
+        f"{_INDENT}QEMU: {_attachment(program, qemu)}",
+        *(f"{_INDENT}{line}" for line in _options(name, program)),
     ]
 
 
-def _attachment(device: type[VirtioDevice], qemu: Qemu) -> str:
-    model = device.qemu_model()
+def _attachment(program: DeviceProgram, qemu: Qemu) -> str:
+    with code_of_others("its qemu_model() does not work"):
+        model = program.qemu_model()
     if not qemu.version:
         return f"{model}; there is no QEMU '{qemu.program}' here to be asked whether it has it"
-    if qemu.attaches(device):
-        return f"{model}, which {qemu.name} has" + (f" ({device.qemu_limits})" if device.qemu_limits else "")
+    if qemu.attaches(model, program.device_id):
+        limits = f" ({program.qemu_limits})" if program.qemu_limits else ""
+        return f"{model}, which {qemu.name} has{limits}"
     return f"{model}, which {qemu.name} does not have; User Mode Linux attaches any device"
 
 
-def _options(device: type[VirtioDevice]) -> list[str]:
-    """Return the device's own options, as many as there is room for in each line."""
-    parser = argparse.ArgumentParser(add_help=False)
-    device.add_options(parser)
-    if device.many_sockets:
-        parser.add_argument("--socket-count", metavar="N")
+def _options(name: str, program: DeviceProgram) -> list[str]:
+    """Return the device's own options, with as many on a line as fit. Raises UserError."""
+    _, actions = parser_and_own_options(program, name)
+    words = [" ".join([*action.option_strings[-1:], *_value(action)]) for action in actions]
+    if program.many_sockets:
+        words.append("--socket-count N")
     lines = [""]
-    for action in parser._actions:
-        option = " ".join([action.option_strings[-1], *_value(action)])
-        if lines[-1] and len(lines[-1]) + len(option) > _WIDTH:
+    for word in words:
+        if lines[-1] and len(lines[-1]) + len(word) > _WIDTH:
             lines.append("")
-        lines[-1] += ("  " if lines[-1] else "") + option
+        lines[-1] += ("  " if lines[-1] else "") + word
     return [line for line in lines if line]
 
 
 def _value(action: argparse.Action) -> list[str]:
-    """Return what an option's value is called, if it has one."""
+    """Return the name of an option's value, if it has one; of a positional argument, its own name."""
     if action.nargs == 0:
         return []
     if action.choices:
         return ["{" + ",".join(map(str, action.choices)) + "}"]
+    if isinstance(action.metavar, tuple):
+        return list(action.metavar)
     return [str(action.metavar or action.dest.upper())]

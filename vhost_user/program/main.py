@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol import __version__
-from protocol.program.command_line import OneLineParser, UserError, fail, prepare_standard_streams
-from vhost_user.devices import find_device
+from protocol.program.command_line import (
+    INTERRUPTED,
+    OneLineParser,
+    UserError,
+    fail,
+    prepare_standard_streams,
+)
+from vhost_user.devices import DEVICES
 from vhost_user.program.control import add_control_parser
+from vhost_user.program.installed import find, load_program
 from vhost_user.program.libvirt import add_describe_parser
 from vhost_user.program.list import add_list_parser
 from vhost_user.program.run import run_device
 from vhost_user.program.trace import add_trace_parser
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 PROGRAM = "vhost-user"
 
@@ -30,52 +38,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
     except UserError as error:
         return fail(PROGRAM, error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return code
 
 
-def blk(argv: Sequence[str] | None = None) -> int:
-    """Run vhost-user-blk with the command line `argv`; return its exit code."""
-    return _run_ours("blk", argv)
+def __getattr__(name: str) -> Callable[[], int]:
+    """Return the program of one of our devices: vhost-user-NAME is this module's attribute NAME."""
+    if name not in DEVICES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return partial(_run_ours, name)
 
 
-def console(argv: Sequence[str] | None = None) -> int:
-    """Run vhost-user-console with the command line `argv`; return its exit code."""
-    return _run_ours("console", argv)
-
-
-def gpio(argv: Sequence[str] | None = None) -> int:
-    """Run vhost-user-gpio with the command line `argv`; return its exit code."""
-    return _run_ours("gpio", argv)
-
-
-def i2c(argv: Sequence[str] | None = None) -> int:
-    """Run vhost-user-i2c with the command line `argv`; return its exit code."""
-    return _run_ours("i2c", argv)
-
-
-def input_device(argv: Sequence[str] | None = None) -> int:
-    """Run vhost-user-input with the command line `argv`; return its exit code."""
-    return _run_ours("input", argv)
-
-
-def net(argv: Sequence[str] | None = None) -> int:
-    """Run vhost-user-net with the command line `argv`; return its exit code."""
-    return _run_ours("net", argv)
-
-
-def rng(argv: Sequence[str] | None = None) -> int:
-    """Run vhost-user-rng with the command line `argv`; return its exit code."""
-    return _run_ours("rng", argv)
-
-
-def vsock(argv: Sequence[str] | None = None) -> int:
-    """Run vhost-user-vsock with the command line `argv`; return its exit code."""
-    return _run_ours("vsock", argv)
-
-
-def _run_ours(name: str, argv: Sequence[str] | None) -> int:
+def _run_ours(name: str, argv: Sequence[str] | None = None) -> int:
     prepare_standard_streams()
-    return run_device(find_device(name), sys.argv[1:] if argv is None else argv, f"{PROGRAM}-{name}")
+    return run_device(
+        load_program(DEVICES[name]), sys.argv[1:] if argv is None else argv, f"{PROGRAM}-{name}"
+    )
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -109,7 +88,7 @@ def _add_run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser
 def _run(options: argparse.Namespace) -> int:
     if ":" in options.device:
         sys.path.insert(0, str(Path.cwd()))  # where people have their own, as with python -m
-    return run_device(find_device(options.device), options.rest, f"{PROGRAM} run {options.device}")
+    return run_device(find(options.device), options.rest, f"{PROGRAM} run {options.device}")
 
 
 if __name__ == "__main__":

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING
 
 from protocol import __version__
 from protocol.program.access import access_from, add_access_options, given_options
-from protocol.program.command_line import TWO_SOCKETS, OneLineParser, add_log_options, parsed_by, whole_number
+from protocol.program.command_line import (
+    TWO_SOCKETS,
+    OneLineParser,
+    UserError,
+    add_log_options,
+    parsed_by,
+    whole_number,
+)
 from vhost_user.attachment.qemu import DEFAULT_PROGRAM
+from vhost_user.class_loading import code_of_others
+from vhost_user.containment import in_one_line
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from vhost_user.device import VirtioDevice
+    from vhost_user.device_program import DeviceProgram
 
 PRINT_CAPABILITIES = "--print-capabilities"
 
@@ -22,38 +30,54 @@ MAX_SOCKETS = 256
 """Most sockets of one program."""
 
 
-def build_parser(device: type[VirtioDevice], program: str) -> argparse.ArgumentParser:
-    """Return the parser for the command line of a device."""
-    parser = OneLineParser(prog=program, description=first_line(device))
-    parser.add_argument("--version", action="version", version=f"{program} (qemu-companion) {__version__}")
-    _add_socket_options(parser, many=device.many_sockets)
-    _add_program_options(parser, device)
-    device.add_options(parser.add_argument_group("device"))  # type: ignore[arg-type]  # it has add_argument()
+def build_parser(program: DeviceProgram, name: str) -> argparse.ArgumentParser:
+    """Return the parser for the command line of a device. Raises UserError where its options clash."""
+    parser, _ = parser_and_own_options(program, name)
     return parser
 
 
-def parse_options(device: type[VirtioDevice], program: str, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line; exit 2 with one line where it is wrong."""
-    parser = build_parser(device, program)
-    options = parser.parse_args(argv)
-    options.program = program
-    paths = device.socket_paths(options)
+def parser_and_own_options(
+    program: DeviceProgram, name: str
+) -> tuple[argparse.ArgumentParser, list[argparse.Action]]:
+    """Return the parser for the command line of a device, and the options that are the device's own.
+
+    Raises UserError where the device cannot add its options.
+    """
+    parser = OneLineParser(prog=name, description=program.summary.replace("%", "%%"))
+    parser.add_argument("--version", action="version", version=f"{name} (qemu-companion) {__version__}")
+    _add_socket_options(parser, many=program.many_sockets)
+    _add_program_options(parser, program)
+    common = list(parser._actions)
+    with code_of_others(f"{program.name} cannot add its options"):
+        program.add_options(parser.add_argument_group("device"))  # type: ignore[arg-type]  # it has add_argument()
+    return parser, [action for action in parser._actions if action not in common]
+
+
+def parse_options(program: DeviceProgram, name: str, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; exit 2 with one line where it is wrong.
+
+    Raises UserError where the device's own part of it does not work.
+    """
+    parser = build_parser(program, name)
+    try:
+        options = parser.parse_args(argv)
+        options.program = name
+        paths = program.socket_paths(options)
+    except UserError:
+        raise
+    except Exception as error:  # whatever somebody's device does wrong
+        raise UserError(f"{program.name} cannot read its options: {in_one_line(error)}") from error
     if [bool(paths), options.fd is not None, options.connect is not None].count(True) != 1:
         parser.error("give one of --socket-path, --fd and --connect")
     if options.control in paths:
         parser.error(f"argument --control: {TWO_SOCKETS.format(options.control)}")
-    if device.many_sockets and options.socket_count is not None and not paths:
+    if program.many_sockets and options.socket_count is not None and not paths:
         parser.error("--socket-count needs --socket-path")
     if (access := access_from(options)) and not paths:
         parser.error(
             f"{given_options(access)}: for a socket that we make; give --socket-path, or leave it out"
         )
     return options
-
-
-def first_line(device: type[VirtioDevice]) -> str:
-    """Return the first line of a device's docstring."""
-    return (inspect.getdoc(device) or device.__name__).splitlines()[0]
 
 
 def _add_socket_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
@@ -81,12 +105,12 @@ def _add_socket_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
     add_access_options(group, "front-end's socket")
 
 
-def _add_program_options(parser: argparse.ArgumentParser, device: type[VirtioDevice]) -> None:
+def _add_program_options(parser: argparse.ArgumentParser, program: DeviceProgram) -> None:
     group = parser.add_argument_group("program")
     group.add_argument(
         "--without",
         metavar="FEATURE",
-        type=parsed_by(device.find_feature),
+        type=parsed_by(program.find_feature),
         action="append",
         default=[],
         help="do not offer FEATURE, of the device, its rings or vhost-user, such as RING_PACKED or "

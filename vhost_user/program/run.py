@@ -1,4 +1,4 @@
-"""A device as a program: its command line, its signals, its errors of one line."""
+"""A device as a running program: its command line, its signals, its errors of one line."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from protocol.program.command_line import (
     room_for_descriptors,
 )
 from protocol.virtio.ids import DeviceId
-from vhost_user.attachment.qemu_args import qemu_args
+from vhost_user.class_loading import code_of_others
 from vhost_user.containment import in_one_line
+from vhost_user.device_program import DeviceProgram
 from vhost_user.program import serving
+from vhost_user.program.installed import program_of
 from vhost_user.program.options import PRINT_CAPABILITIES, parse_options
 
 if TYPE_CHECKING:
@@ -48,46 +50,56 @@ _TYPES = {DeviceId.NINEP: "9p", DeviceId.RPROC_SERIAL: "rproc-serial"}
 _log = logging.getLogger("vhost_user")
 
 
-def run_device(device: type[VirtioDevice], argv: Sequence[str], program: str) -> int:
-    """Run a device with the command line `argv`; return the exit code."""
-    if PRINT_CAPABILITIES in argv:  # whatever else is there, or is missing
-        return print_result(program, json.dumps(capabilities(device)))
-    options = parse_options(device, program, argv)
+def run_device(device: type[VirtioDevice] | DeviceProgram, argv: Sequence[str], program: str) -> int:
+    """Run a device with the command line `argv`, as the command `program`; return the exit code.
+
+    `device` is its class, or its DeviceProgram.
+    """
     try:
-        if options.print_qemu_args or options.print_libvirt_xml:
-            return print_result(program, _what_to_paste(device, options))
-        configure_log(program, options)
-        raise_open_files_limit()
-        _check_descriptors()
-        with contextlib.ExitStack() as stack:
-            received = stack.enter_context(signals.ServiceSignals())
-            # From here on there is something to clean up.
-            made = [stack.enter_context(one) for one in _make(device, options)]
-            for one in made:
-                _adapt(one, options)
-            gc.freeze()  # what there is so far stays
-            gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
-            return trio.run(_main, serving.pair(made, options), options, received)
+        described = device if isinstance(device, DeviceProgram) else program_of(device)
+        if PRINT_CAPABILITIES in argv:  # whatever else is there, or is missing
+            return print_result(program, json.dumps(capabilities(described)))
+        return _run(described, parse_options(described, program, argv))
     except UserError as error:
         return fail_to_start(program, error)
     except KeyboardInterrupt:
         return 0  # before the loop could take the signal
+
+
+def _run(program: DeviceProgram, options: argparse.Namespace) -> int:
+    if options.print_qemu_args or options.print_libvirt_xml:
+        return print_result(options.program, _what_to_paste(program, options))
+    configure_log(options.program, options)
+    raise_open_files_limit()
+    _check_descriptors()
+    try:
+        with contextlib.ExitStack() as stack:
+            received = stack.enter_context(signals.ServiceSignals())
+            # From here on there is something to clean up.
+            made = [stack.enter_context(one) for one in _make(program, options)]
+            for one in made:
+                _adapt(one, options)
+            gc.freeze()  # what there is so far stays
+            gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
+            served = serving.pair(made, program.socket_paths(options), options)
+            return trio.run(_main, served, options, received)
     except BaseExceptionGroup as group:
         if (leave := only_exit(group)) is None:
             raise
         raise leave from None  # somebody's device ends the program
 
 
-def _make(device: type[VirtioDevice], options: argparse.Namespace) -> list[VirtioDevice]:
+def _make(program: DeviceProgram, options: argparse.Namespace) -> list[VirtioDevice]:
     """Return the devices that the command line describes. Raises UserError."""
+    name = program.device.__name__
     try:
-        return list(device.all_from_options(options))
+        return list(program.make(options))
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"cannot start {device.__name__}: {error}") from error
+        raise UserError(f"cannot start {name}: {error}") from error
     except Exception as error:  # whatever somebody's device does wrong
-        raise UserError(f"cannot start {device.__name__}: {in_one_line(error)}") from error
+        raise UserError(f"cannot start {name}: {in_one_line(error)}") from error
 
 
 def _check_descriptors() -> None:
@@ -105,26 +117,26 @@ def _adapt(device: VirtioDevice, options: argparse.Namespace) -> None:
         device.withhold(feature)
 
 
-def _what_to_paste(device: type[VirtioDevice], options: argparse.Namespace) -> str:
-    texts = [qemu_args(device, options)] if options.print_qemu_args else []
-    if options.print_libvirt_xml:
-        from vhost_user.attachment.libvirt import libvirt_xml
-
-        texts.append(libvirt_xml(device, options))
-    return "\n".join(texts)
-
-
-def capabilities(device: type[VirtioDevice]) -> dict[str, object]:
-    """Return what QEMU's docs/interop/vhost-user.json has back-end programs say of themselves."""
-    return {"type": backend_type(device), "features": list(device.capabilities)}
+def _what_to_paste(program: DeviceProgram, options: argparse.Namespace) -> str:
+    """Return what --print-qemu-args and --print-libvirt-xml print. Raises UserError."""
+    with code_of_others(f"{program.name} cannot say how it is attached"):
+        texts = [program.qemu_args(options)] if options.print_qemu_args else []
+        if options.print_libvirt_xml:
+            texts.append(program.libvirt_xml(options))
+        return "\n".join(texts)
 
 
-def backend_type(device: type[VirtioDevice]) -> str:
-    """Return the name of the device's type in QEMU's docs/interop/vhost-user.json."""
-    name = device.device_id.name.lower()
-    if device.device_id not in list(DeviceId):  # one without a name, which QEMU has none for, either
+def capabilities(program: DeviceProgram) -> dict[str, object]:
+    """Return the capabilities of a back-end program, as QEMU's docs/interop/vhost-user.json has them."""
+    return {"type": backend_type(program.device_id), "features": [*map(str, program.capabilities)]}
+
+
+def backend_type(device_id: DeviceId) -> str:
+    """Return the name of a type of device in QEMU's docs/interop/vhost-user.json."""
+    name = device_id.name.lower()
+    if device_id not in list(DeviceId):  # a number that has no name, in QEMU's file either
         return name.replace("_", "-")
-    return _TYPES.get(device.device_id, name.partition("_")[0])
+    return _TYPES.get(device_id, name.partition("_")[0])
 
 
 async def _main(

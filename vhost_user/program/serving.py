@@ -74,9 +74,8 @@ class _Ready(trio.TaskStatus[None]):
         self._status.started()
 
 
-def pair(devices: Sequence[VirtioDevice], options: argparse.Namespace) -> list[Served]:
-    """Return the devices with where the command line says that their front-ends are."""
-    paths = type(devices[0]).socket_paths(options)
+def pair(devices: Sequence[VirtioDevice], paths: Sequence[str], options: argparse.Namespace) -> list[Served]:
+    """Return each device with its front-end's place: one of `paths`, or that of --fd or --connect."""
     if paths:
         access = access_from(options)
         return [Served(device, path, access=access) for device, path in zip(devices, paths, strict=True)]

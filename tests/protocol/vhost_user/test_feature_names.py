@@ -16,10 +16,12 @@ from protocol.virtio.gpio import GpioFeature
 from protocol.virtio.net import NetFeature
 from tests.vhost_user.program.cli_program import refusal
 from tests.vhost_user.raw_frontend import DEFAULT_FEATURES, attached
-from vhost_user.devices import DEVICES, find_device
+from vhost_user.device_program import DeviceProgram
+from vhost_user.devices import DEVICES
 from vhost_user.devices.gpio import Gpio, SimulatedChip, SimulatedLine
 from vhost_user.devices.net.device import Net
 from vhost_user.devices.net.ports.switch import Link
+from vhost_user.program.installed import find
 from vhost_user.testing import driving
 
 
@@ -65,7 +67,7 @@ class Lamp(vhost_user.VirtioDevice):
     ],
 )
 def test_names_that_a_feature_may_have(device: str, text: str, feature: int) -> None:
-    found = find_device(device).find_feature(text)
+    found = find(device).find_feature(text)
     assert int(found) == int(feature)
     assert isinstance(found, ProtocolFeature) == isinstance(feature, ProtocolFeature)
 
@@ -76,15 +78,16 @@ def test_names_that_a_feature_may_have(device: str, text: str, feature: int) -> 
     ["SPEED", "", "NONE", "VIRTIO_SCSI_F_CHANGE", "VIRTIO_F_CONFIG", "VHOST_USER_PROTOCOL_F_EVENT_IDX"],
 )
 def test_name_of_no_feature_tells_those_that_there_are(device: str, text: str) -> None:
-    kind = find_device(device)
-    with pytest.raises(ValueError, match=f"'{text}' is no feature of {kind.name}; there are ") as raised:
-        kind.find_feature(text)
+    program = find(device)
+    kind = program.device
+    with pytest.raises(ValueError, match=f"'{text}' is not a feature of {kind.name}; there are ") as raised:
+        program.find_feature(text)
     listed = str(raised.value).partition("there are ")[2].split(", ")
     assert {"RING_PACKED", "ACCESS_PLATFORM", "INBAND_NOTIFICATIONS", "CONFIG"} <= set(listed)
     own = DEVICE_FEATURES.get(kind.device_id)
     assert bool(own) == bool(kind.possible_features or kind.features)
     for name in listed:
-        assert kind.find_feature(name)
+        assert program.find_feature(name)
     assert len(set(listed)) == len(listed)
 
 
@@ -97,11 +100,11 @@ def test_name_of_two_features_is_refused() -> None:
 
 
 def test_names_of_a_type_of_ones_own() -> None:
-    assert Lamp.find_feature("blinks") == Feature(OwnFeature.BLINKS)
+    assert DeviceProgram(Lamp).find_feature("blinks") == Feature(OwnFeature.BLINKS)
     with pytest.raises(
-        ValueError, match="'ALL' is no feature of lamp; there are DIMS, BLINKS, NOTIFY_ON_EMPTY"
+        ValueError, match="'ALL' is not a feature of lamp; there are DIMS, BLINKS, NOTIFY_ON_EMPTY"
     ):
-        Lamp.find_feature("ALL")
+        DeviceProgram(Lamp).find_feature("ALL")
 
 
 async def test_own_feature_is_withheld() -> None:

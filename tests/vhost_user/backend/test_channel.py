@@ -40,8 +40,10 @@ async def test_shared_memory_is_mapped_and_unmapped() -> None:
         await frontend.negotiate()
         await frontend.open_channel(nursery)
         with OwnedFd(os.memfd_create("test-shared", os.MFD_CLOEXEC)) as fd:
-            await device.map_shared_memory(3, fd.fileno(), size=0x1000, offset=0x2000, fd_offset=0x3000)
-        await device.unmap_shared_memory(3, size=0x1000, offset=0x2000)
+            await device.frontend.map_shared_memory(
+                3, fd.fileno(), size=0x1000, offset=0x2000, fd_offset=0x3000
+            )
+        await device.frontend.unmap_shared_memory(3, size=0x1000, offset=0x2000)
         assert frontend.backend_requests == [
             ShmemMap(3, 0x3000, 0x2000, 0x1000, MapFlag.READ_WRITE, need_reply=True),
             ShmemUnmap(3, 0, 0x2000, 0x1000, need_reply=True),
@@ -54,15 +56,15 @@ async def test_shared_objects_are_announced_withdrawn_and_looked_up() -> None:
     async with attached(device) as frontend, trio.open_nursery() as nursery:
         await frontend.negotiate()
         await frontend.open_channel(nursery)
-        await device.announce_object(NAME)
-        await device.withdraw_object(NAME)
+        await device.frontend.announce_object(NAME)
+        await device.frontend.withdraw_object(NAME)
 
         async def answer(session: FrontendChannel, request: Request | Refused) -> Packet | None:
             assert isinstance(request, Request)
             return session.reply(request, 0, (frontend.memory.fd.fileno(),))
 
         frontend.answer = answer  # type: ignore[method-assign]
-        with await device.look_up_object(NAME) as fd:
+        with await device.frontend.look_up_object(NAME) as fd:
             assert "test-guest" in file_of(fd)
         nursery.cancel_scope.cancel()
 
@@ -78,21 +80,21 @@ async def test_front_end_that_refuses() -> None:
 
         frontend.answer = answer  # type: ignore[method-assign]
         with pytest.raises(FrontendError, match="the front-end refuses SHARED_OBJECT_ADD uuid=00112233"):
-            await device.announce_object(NAME)
+            await device.frontend.announce_object(NAME)
         nursery.cancel_scope.cancel()
 
 
 async def test_nobody_to_ask() -> None:
     device = Everything()
     with pytest.raises(FrontendError, match="no front-end is connected"):
-        await device.announce_object(NAME)
+        await device.frontend.announce_object(NAME)
     async with attached(device) as frontend, trio.open_nursery() as nursery:
         await frontend.negotiate(protocol=ALL_PROTOCOL_FEATURES.without(ProtocolFeature.SHARED_OBJECT))
         with pytest.raises(FrontendError, match="SET_BACKEND_REQ_FD"):
-            await device.announce_object(NAME)
+            await device.frontend.announce_object(NAME)
         await frontend.open_channel(nursery)
         with pytest.raises(FrontendError, match="SHARED_OBJECT_ADD: it needs SHARED_OBJECT"):
-            await device.announce_object(NAME)
+            await device.frontend.announce_object(NAME)
         nursery.cancel_scope.cancel()
 
 
@@ -106,7 +108,7 @@ async def test_front_end_that_leaves_while_it_is_asked() -> None:
 
         async def ask() -> None:
             with pytest.raises(FrontendError, match="the front-end has gone"):
-                await device.announce_object(NAME)
+                await device.frontend.announce_object(NAME)
             asked.append("and was told")
 
         nursery.start_soon(ask)
@@ -221,6 +223,6 @@ async def test_request_needs_its_feature(caplog: pytest.LogCaptureFixture) -> No
         await frontend.open_channel(nursery)
         message = ShmemMap(0, 0, 0, 4096, fds=(frontend.memory.fd.dup(),))
         with pytest.raises(FrontendError, match="SHMEM_MAP: it needs SHMEM"):
-            await device.request(message)
+            await device.frontend.request(message)
         assert message.fds == ()
         nursery.cancel_scope.cancel()

@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from protocol.program.command_line import UserError
 from tests.vhost_user.raw_frontend import attached
-from vhost_user.devices.rng import MAX_READ, Quota, Rng, Source
+from vhost_user.devices.rng import MAX_READ, Quota, Rng, RngProgram, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,18 +200,24 @@ async def test_guests_of_one_program_wait_for_a_fifo_together(fifo: tuple[str, i
 
 def options(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    Rng.add_options(parser)
+    parser.set_defaults(socket_path=None)
+    RngProgram().add_options(parser)
     return parser.parse_args(argv)
 
 
 def test_options_have_the_defaults_of_rust_vmms() -> None:
-    assert vars(options()) == {"filename": "/dev/urandom", "period": 60000, "max_bytes": None}
+    assert vars(options()) == {
+        "filename": "/dev/urandom",
+        "period": 60000,
+        "max_bytes": None,
+        "socket_path": None,
+    }
 
 
 def test_long_and_short_options() -> None:
     long = options("--filename", "/dev/zero", "--period", "5", "--max-bytes", "7")
     assert long == options("-f", "/dev/zero", "-p", "5", "-m", "7")
-    with Rng.from_options(long):
+    with RngProgram().make(long)[0]:
         pass
 
 
@@ -231,4 +237,4 @@ def test_file_that_cannot_be_read_is_named() -> None:
     with pytest.raises(
         UserError, match="cannot read /none: No such file or directory; give another file with -f"
     ):
-        Rng.from_options(options("-f", "/none"))
+        RngProgram().make(options("-f", "/none"))

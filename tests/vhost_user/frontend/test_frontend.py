@@ -205,9 +205,9 @@ async def test_backend_requests_go_to_handlers() -> None:
 
     async with driving(device, protocol=protocol) as front:
         with pytest.raises(vhost_user.FrontendError, match="refuses SHARED_OBJECT_ADD"):
-            await device.announce_object(UUID(int=1))
+            await device.frontend.announce_object(UUID(int=1))
         front.handlers[SharedObjectAdd] = add
-        await device.announce_object(UUID(int=2))
+        await device.frontend.announce_object(UUID(int=2))
     assert announced == [UUID(int=2)]
 
 
@@ -221,7 +221,7 @@ async def test_handler_that_refuses_is_a_refusal() -> None:
     async with driving(device) as front:
         front.handlers[SharedObjectAdd] = refuse
         with pytest.raises(vhost_user.FrontendError):
-            await device.announce_object(UUID(int=1))
+            await device.frontend.announce_object(UUID(int=1))
 
 
 async def test_handler_replies_with_a_file() -> None:
@@ -235,7 +235,7 @@ async def test_handler_replies_with_a_file() -> None:
 
     async with driving(device) as front:
         front.handlers[SharedObjectLookup] = look_up
-        with await device.look_up_object(UUID(int=3)) as found:
+        with await device.frontend.look_up_object(UUID(int=3)) as found:
             assert os.pread(found.fileno(), 16, 0) == UUID(int=3).bytes
 
 

@@ -33,7 +33,7 @@ from vhost_user.simulation.control_client import connect as connect_control
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LAMPS = "tests.vhost_user.simulation.lamp:Lamps"
+LAMPS = "tests.vhost_user.simulation.lamp:LampsProgram"
 SECONDS = 60
 
 

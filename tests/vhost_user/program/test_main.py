@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -18,9 +19,9 @@ import pytest
 import vhost_user
 from tests.rig.programs.backend import command
 from tests.vhost_user.program.cli_program import OWN_DEVICE, SECONDS, refusal, run
-from vhost_user.devices import DEVICES, find_device
+from vhost_user.devices import DEVICES
+from vhost_user.program.installed import find
 from vhost_user.program.libvirt import described_devices
-from vhost_user.program.options import first_line
 from vhost_user.program.run import capabilities
 
 if TYPE_CHECKING:
@@ -53,10 +54,10 @@ def test_list_tells_what_this_machines_qemu_attaches() -> None:
 def test_description_for_management_software(name: str) -> None:
     """What is installed in share/qemu/vhost-user says what the device itself says."""
     path = Path(vhost_user.__file__).parent / "share" / f"50-qemu-companion-{name}.json"
-    device = find_device(name)
+    program = find(name)
     assert json.loads(path.read_text()) == {
-        "description": first_line(device),
-        "type": capabilities(device)["type"],
+        "description": program.summary,
+        "type": capabilities(program)["type"],
         "binary": f"/usr/bin/vhost-user-{name}",
     }
 
@@ -67,7 +68,9 @@ def test_every_device_has_its_program_and_its_description_installed() -> None:
     patterns = project["tool"]["setuptools"]["data-files"]["share/qemu/vhost-user"]
     described = {path.name for pattern in patterns for path in root.glob(pattern)}
     assert described == {f"50-qemu-companion-{name}.json" for name in described_devices()}
-    assert {f"vhost-user-{name}" for name in DEVICES} <= set(project["project"]["scripts"])
+    programs = {point.name: point for point in entry_points(group="console_scripts")}
+    for name in DEVICES:
+        assert programs[f"vhost-user-{name}"].load().args == (name,)
 
 
 def test_describe_names_the_programs_where_they_are(directory: Path) -> None:
@@ -101,7 +104,7 @@ def test_types_that_libvirt_does_not_know_are_not_described() -> None:
 @pytest.mark.parametrize("name", DEVICES)
 def test_capabilities_are_those_that_qemu_knows(name: str) -> None:
     """QEMU's docs/interop/vhost-user.json lists the features of some types."""
-    told = capabilities(find_device(name))
+    told = capabilities(find(name))
     features = {"block": {"read-only", "blk-file"}, "input": {"evdev-path", "no-grab"}}
     assert set(told["features"]) <= features.get(str(told["type"]), set())  # type: ignore[call-overload]
 
@@ -323,9 +326,9 @@ def test_one_socket_is_to_be_given(argv: list[str]) -> None:
         (["--log-format", "xml"], "argument --log-format: invalid choice: 'xml'"),
         (
             ["--without", "SPEED"],
-            "argument --without: 'SPEED' is no feature of rng; there are NOTIFY_ON_EMPTY, ",
+            "argument --without: 'SPEED' is not a feature of rng; there are NOTIFY_ON_EMPTY, ",
         ),
-        (["--without", "NONE"], "argument --without: 'NONE' is no feature"),
+        (["--without", "NONE"], "argument --without: 'NONE' is not a feature"),
         (["--colour"], "unrecognized arguments: --colour"),
     ],
 )
@@ -406,7 +409,7 @@ def test_device_that_there_is_none(name: str, text: str) -> None:
         (OWN_DEVICE.replace("run_queue", "runqueue"), "mine:Hello has no run_queue(); write that method"),
         (
             OWN_DEVICE + "\n    def __init__(self, size):\n        pass\n",
-            "Hello() cannot be made: missing a required argument: 'size'; override from_options()",
+            "Hello() cannot be made: missing a required argument: 'size'; write from_options()",
         ),
         (
             OWN_DEVICE + "\n    def __init__(self):\n        open('/none')\n",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
 from protocol.program.units import Seconds  # noqa: TC001 -- calls are made by it
 from vhost_user import CallError, DeviceId, Simulation, VirtioDevice, call
+from vhost_user.device_program import DeviceProgram
 
 if TYPE_CHECKING:
     import argparse
@@ -102,7 +103,6 @@ class Lamps(VirtioDevice):
 
     device_id = DeviceId.CONSOLE
     name = "lamps"
-    many_sockets = True
 
     def __init__(self, house: House | None = None) -> None:
         self.simulation = house or House()
@@ -111,7 +111,13 @@ class Lamps(VirtioDevice):
         async for chain in queue:
             chain.complete()
 
-    @classmethod
-    def all_from_options(cls, options: argparse.Namespace) -> list[Self]:
+
+class LampsProgram(DeviceProgram):
+    """Lamps for as many guests as there are sockets."""
+
+    device = Lamps
+    many_sockets = True
+
+    def make(self, options: argparse.Namespace) -> list[Lamps]:
         house = House()
-        return [cls(house) for _ in cls.socket_paths(options) or [""]]
+        return [Lamps(house) for _ in self.socket_paths(options) or [""]]

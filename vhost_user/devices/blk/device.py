@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.program.command_line import UserError
 from protocol.program.warnings import OnceLogger
 from protocol.vhost_user.validation import RefusedError
 from protocol.virtio.blk import SECTOR_SIZE, WRITEBACK_OFFSET, BlkConfig, BlkFeature
@@ -19,14 +18,6 @@ from vhost_user.device import RING_FEATURES, VirtioDevice
 from vhost_user.devices.blk.executor import Executor
 from vhost_user.devices.blk.faults import Action, Fault, Faults
 from vhost_user.devices.blk.locking import ImageInUseError
-from vhost_user.devices.blk.options import (
-    DEFAULT_QUEUE_SIZE,
-    DEFAULT_QUEUES,
-    add_options,
-    disk_from,
-    fault_file_from,
-    lock_from,
-)
 from vhost_user.devices.blk.requests import (
     MAX_DISCARD_SECTORS,
     MAX_SEGMENTS,
@@ -35,10 +26,7 @@ from vhost_user.devices.blk.requests import (
 )
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterable, Sequence
-    from typing import Self
-    from xml.etree.ElementTree import Element
 
     from protocol.vhost_user import ConfigFlag
     from vhost_user.devices.blk.disk import Disk
@@ -47,6 +35,12 @@ if TYPE_CHECKING:
     from vhost_user.devices.blk.requests import Request
     from vhost_user.queue import Virtqueue
     from vhost_user.ring.chain import Chain
+
+DEFAULT_QUEUE_SIZE = 128
+"""QEMU's own default."""
+
+DEFAULT_QUEUES = 64
+"""QEMU asks for one for each of the guest's processors, and refuses a back-end that has fewer."""
 
 _log = logging.getLogger("vhost_user.blk")
 
@@ -78,7 +72,6 @@ class Blk(VirtioDevice):
 
     device_id = DeviceId.BLOCK
     name = "blk"
-    capabilities = ("blk-file", "read-only")
     possible_features = _FEATURES | BlkFeature.MQ | BlkFeature.RO | _WRITING
     ring_features = RING_FEATURES | Feature.ACCESS_PLATFORM
     """QEMU shows the driver of a disk the latter with iommu_platform=on only."""
@@ -126,45 +119,6 @@ class Blk(VirtioDevice):
         self._executor.failures.settle(now=True)
         with self._own.code(self._what, "it was to be closed"):
             self._disk.close()
-
-    @classmethod
-    def add_options(cls, parser: argparse.ArgumentParser) -> None:
-        """Add `--blk-file` and the others."""
-        add_options(parser)
-
-    @classmethod
-    def from_options(cls, options: argparse.Namespace) -> Self:
-        """Return a device as the command line describes it. Raises UserError."""
-        file = fault_file_from(options)
-        faults = options.fault if file is None else file.read()
-        disk = disk_from(options)
-        try:
-            lock = lock_from(options, disk)
-        except UserError:
-            disk.close()
-            raise
-        return cls(
-            disk,
-            num_queues=options.num_queues,
-            queue_size=options.queue_size,
-            serial=options.serial,
-            faults=faults,
-            fault_file=file,
-            lock=lock,
-        )
-
-    @classmethod
-    def qemu_device(cls, options: argparse.Namespace) -> str:
-        """Return the QEMU device with its properties."""
-        queues = f",num-queues={options.num_queues}" if options.num_queues else ""
-        return f"{cls.qemu_model()}{queues},queue-size={options.queue_size}"
-
-    @classmethod
-    def libvirt_element(cls, options: argparse.Namespace) -> Element | None:
-        """Return libvirt's <disk>."""
-        from vhost_user.attachment.libvirt import disk
-
-        return disk(options, {"queues": options.num_queues, "queue_size": options.queue_size})
 
     async def run_queue(self, queue: Virtqueue) -> None:
         """Serve one queue."""

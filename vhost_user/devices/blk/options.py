@@ -5,22 +5,65 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from protocol.program.command_line import parsed_by, whole_number
+from protocol.program.command_line import UserError, parsed_by, whole_number
 from protocol.virtio.blk import ID_SIZE, SECTOR_SIZE
 from protocol.virtio.split import MAX_SIZE, is_power_of_two
+from vhost_user.device_program import DeviceProgram
+from vhost_user.devices.blk.device import DEFAULT_QUEUE_SIZE, DEFAULT_QUEUES, Blk
 from vhost_user.devices.blk.disk import open_disk
 from vhost_user.devices.blk.faults import SYNTAX, FaultFile, parse_fault
 from vhost_user.devices.blk.locking import ImageLock
 from vhost_user.devices.blk.sizes import PAGE_SIZE, checked_block_size
 
 if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
     from vhost_user.devices.blk.file import FileDisk
 
-DEFAULT_QUEUE_SIZE = 128
-"""QEMU's own default."""
-DEFAULT_QUEUES = 64
-"""QEMU asks for one for each of the guest's processors, and refuses a back-end that has fewer."""
 MAX_QUEUES = 256
+
+
+class BlkProgram(DeviceProgram):
+    """vhost-user-blk."""
+
+    device = Blk
+    capabilities = ("blk-file", "read-only")
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add `--blk-file` and the others."""
+        add_options(parser)
+
+    def make(self, options: argparse.Namespace) -> list[Blk]:
+        """Open the disk that the command line describes. Raises UserError."""
+        file = fault_file_from(options)
+        faults = options.fault if file is None else file.read()
+        disk = disk_from(options)
+        try:
+            lock = lock_from(options, disk)
+        except UserError:
+            disk.close()
+            raise
+        device = self.device(
+            disk,
+            num_queues=options.num_queues,
+            queue_size=options.queue_size,
+            serial=options.serial,
+            faults=faults,
+            fault_file=file,
+            lock=lock,
+        )
+        return [device]
+
+    def qemu_device(self, options: argparse.Namespace) -> str:
+        """Return the QEMU device with its properties."""
+        queues = f",num-queues={options.num_queues}" if options.num_queues else ""
+        return f"{self.qemu_model()}{queues},queue-size={options.queue_size}"
+
+    def libvirt_element(self, options: argparse.Namespace) -> Element | None:
+        """Return libvirt's <disk>; None with --connect."""
+        from vhost_user.attachment.libvirt import disk
+
+        return disk(options, {"queues": options.num_queues, "queue_size": options.queue_size})
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import trio
 
 from protocol.errors import RemoteProtocolError
 from protocol.vhost_user.validation import RefusedError
 from protocol.virtio.console import (
-    CONFIG_SIZE,
     CONTROL,
     CONTROL_RECEIVEQ,
     CONTROL_TRANSMITQ,
@@ -22,30 +21,23 @@ from protocol.virtio.console import (
     receiveq,
 )
 from protocol.virtio.ids import DeviceId
-from vhost_user.attachment.qemu_args import generic_device
 from vhost_user.device import VirtioDevice
 from vhost_user.devices.console.control import PortReady
-from vhost_user.devices.console.options import (
-    DEFAULT_PORTS,
-    add_options,
-    described_ports,
-    max_ports,
-    parse_console,
-    parse_port,
-)
+from vhost_user.devices.console.descriptions import parse_console, parse_port
 from vhost_user.devices.console.ports import Ports
 from vhost_user.devices.console.simulation import ConsoleSimulation
 
 if TYPE_CHECKING:
-    import argparse
-
     from protocol.vhost_user import ConfigFlag
     from protocol.virtio.features import Feature
-    from vhost_user.devices.console.options import PortOptions
+    from vhost_user.devices.console.descriptions import PortDescription
     from vhost_user.devices.console.port import Port
     from vhost_user.devices.console.simulation import PortSimulation
     from vhost_user.queue import Virtqueue
     from vhost_user.ring.chain import Chain
+
+DEFAULT_PORTS = 8
+"""The number of ports that there is room for by default."""
 
 _PIECE = 65536
 """How many bytes of a request are taken at a time; one that has no more is taken as a whole."""
@@ -96,7 +88,7 @@ class Console(VirtioDevice):
         options = parse_console(host, name) if console else parse_port(f"{name}={host}")
         return self.plug(self._ports.free_number(console=console), options)
 
-    def plug(self, number: int, options: PortOptions) -> PortSimulation:
+    def plug(self, number: int, options: PortDescription) -> PortSimulation:
         """Plug in port `number`. Raises ValueError where it or its name is taken, UserError."""
         part = self._ports.plug(number, options)
         self._open_port_0_if_alone()
@@ -285,27 +277,3 @@ class Console(VirtioDevice):
         if what not in self._complaints and len(self._complaints) < _MOST_COMPLAINTS:
             self._complaints.add(what)
             _log.warning("%s", what)
-
-    # Command line
-
-    @classmethod
-    def add_options(cls, parser: argparse.ArgumentParser) -> None:
-        """Add `--console` and `--port`."""
-        add_options(parser)
-
-    @classmethod
-    def from_options(cls, options: argparse.Namespace) -> Self:
-        """Return the device that the command line describes. Raises UserError."""
-        made = cls(max_ports(options), rows_first=options.rows_first)
-        try:
-            for number, port in described_ports(options).items():
-                made.plug(number, port)
-        except BaseException:
-            made.close()
-            raise
-        return made
-
-    @classmethod
-    def qemu_device(cls, options: argparse.Namespace) -> str:
-        """Return QEMU's device for any type, told how this one is."""
-        return generic_device(cls.device_id, queues(max_ports(options)), CONFIG_SIZE, options)

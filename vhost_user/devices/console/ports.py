@@ -17,7 +17,7 @@ from vhost_user.devices.console.simulation import PortSimulation
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vhost_user.devices.console.options import PortOptions
+    from vhost_user.devices.console.descriptions import PortDescription
 
 _log = logging.getLogger("vhost_user")
 
@@ -71,7 +71,7 @@ class Ports:
                 return number
         raise ValueError(f"no port is left of {self.control.max_ports}; start with a larger --max-ports")
 
-    def plug(self, number: int, options: PortOptions) -> PortSimulation:
+    def plug(self, number: int, options: PortDescription) -> PortSimulation:
         """Plug a port in. Raises ValueError where its number or name is taken, UserError."""
         if options.name in self.by_name():
             raise ValueError(f"there is a port {options.name} already")

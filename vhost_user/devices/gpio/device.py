@@ -25,15 +25,10 @@ from vhost_user.containment import Containment, in_time
 from vhost_user.device import VirtioDevice
 from vhost_user.devices.gpio.chip import LineError
 from vhost_user.devices.gpio.interrupts import Interrupt, give_back, put_back_buffers
-from vhost_user.devices.gpio.options import add_options, chips_from
 from vhost_user.devices.gpio.requests import BadRequestError, Request, answer, parse, parse_event
 from vhost_user.devices.gpio.simulation import SimulatedChip
-from vhost_user.simulation.simulation import Simulation
 
 if TYPE_CHECKING:
-    import argparse
-    from typing import Self
-
     from protocol.virtio.features import Feature
     from vhost_user.devices.gpio.chip import Chip
     from vhost_user.queue import Virtqueue
@@ -50,10 +45,8 @@ class Gpio(VirtioDevice):
 
     device_id = DeviceId.GPIO
     name = "gpio"
-    qemu_limits = "QEMU before 9.0 does not pass interrupts on"
     num_queues = 2
     features = GpioFeature.IRQ
-    many_sockets = True
 
     def __init__(self, chip: Chip) -> None:
         """Own `chip` from now on. Raises ValueError for one that has no lines, or more than 65535."""
@@ -77,24 +70,6 @@ class Gpio(VirtioDevice):
         """Close the chip."""
         with self._own.code(self._what, "it was to be closed"):
             self._chip.close()
-
-    @classmethod
-    def add_options(cls, parser: argparse.ArgumentParser) -> None:
-        """Add `--device-list`, as rust-vmm's vhost-device-gpio has it, and `--line`."""
-        add_options(parser)
-
-    @classmethod
-    def all_from_options(cls, options: argparse.Namespace) -> list[Self]:
-        """Return the devices that the command line describes, one for each socket. Raises UserError."""
-        chips = chips_from(options, max(len(cls.socket_paths(options)), 1))
-        devices = [cls(chip) for chip in chips]
-        if len(devices) > 1 and any(device.simulation for device in devices):
-            together = Simulation()
-            for number, device in enumerate(devices):
-                if device.simulation is not None:
-                    together.add_part(str(number), device.simulation)
-                device.simulation = together
-        return devices
 
     def negotiated(self, features: Feature) -> None:
         """Take notice of whether the driver wants interrupts."""

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from protocol.program.command_line import UserError
 from protocol.virtio.gpio import MAX_LINES
 from protocol.words import plural
+from vhost_user.device_program import DeviceProgram
+from vhost_user.devices.gpio.device import Gpio
 from vhost_user.devices.gpio.host import open_chip
 from vhost_user.devices.gpio.simulation import SimulatedChip, SimulatedLine, check_name
+from vhost_user.simulation.simulation import Simulation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +35,30 @@ class ChipChoice(NamedTuple):
     """The lines of it that the guest gets; none: all."""
     simulated: int = 0
     """How many lines a simulated chip has."""
+
+
+class GpioProgram(DeviceProgram):
+    """vhost-user-gpio."""
+
+    device = Gpio
+    qemu_limits = "QEMU before 9.0 does not pass interrupts on"
+    many_sockets = True
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add `--device-list`, as rust-vmm's vhost-device-gpio has it, and `--line`."""
+        add_options(parser)
+
+    def make(self, options: argparse.Namespace) -> list[Gpio]:
+        """Return a device for each socket, with a chip of its own. Raises UserError."""
+        chips = chips_from(options, max(len(self.socket_paths(options)), 1))
+        devices = [self.device(chip) for chip in chips]
+        if len(devices) > 1 and any(device.simulation for device in devices):
+            together = Simulation()
+            for number, device in enumerate(devices):
+                if device.simulation is not None:
+                    together.add_part(str(number), device.simulation)
+                device.simulation = together
+        return devices
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -11,11 +11,9 @@ from protocol.virtio.i2c import I2cFeature, RequestStatus
 from protocol.virtio.ids import DeviceId
 from vhost_user.device import VirtioDevice
 from vhost_user.devices.i2c.buses import Bus, Buses, ChipBus
-from vhost_user.devices.i2c.options import add_options, buses_from
 from vhost_user.devices.i2c.requests import Groups, answer, completion_order
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Self
 
@@ -42,7 +40,6 @@ class I2c(VirtioDevice):
     features = I2cFeature.ZERO_LENGTH_REQUEST
     drain_seconds = 10.0
     """As long as an adapter of the host may need until it gives up a transfer."""
-    many_sockets = True
 
     def __init__(self, chips: Mapping[int, I2cChip] | None = None, host: Iterable[Bus] = ()) -> None:
         """Own `chips`, which are simulated, by their addresses, and the `host` buses from now on.
@@ -98,20 +95,3 @@ class I2c(VirtioDevice):
                 break
             messages.append(request.message)
         return await self._buses.transfer(messages)
-
-    @classmethod
-    def add_options(cls, parser: argparse.ArgumentParser) -> None:
-        """Add `--device-list` of rust-vmm's vhost-device-i2c, and `--chip`."""
-        add_options(parser)
-
-    @classmethod
-    def from_options(cls, options: argparse.Namespace) -> Self:
-        """Return a device with what the command line names. Raises UserError."""
-        return cls(*buses_from(options))
-
-    @classmethod
-    def all_from_options(cls, options: argparse.Namespace) -> list[Self]:
-        """Return a device for each guest, with the same chips. Raises UserError."""
-        device = cls.from_options(options)
-        more = max(len(cls.socket_paths(options)) - 1, 0)
-        return [device, *(device.for_another_guest() for _ in range(more))]

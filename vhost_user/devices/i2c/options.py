@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from protocol.program.command_line import UserError, parsed_by
 from vhost_user.class_loading import load_class
 from vhost_user.containment import in_one_line
+from vhost_user.device_program import DeviceProgram
 from vhost_user.devices.i2c.chips.at24 import MODELS, At24
 from vhost_user.devices.i2c.chips.chip import I2cChip
 from vhost_user.devices.i2c.chips.lm75 import Lm75
+from vhost_user.devices.i2c.device import I2c
 from vhost_user.devices.i2c.host import HostBus, find_bus, parse_address, parse_device_list
 
 if TYPE_CHECKING:
@@ -55,6 +57,23 @@ def parse_chip(text: str) -> ChipOption:
             raise ValueError(f"'{key}' is given twice")
         arguments[key] = value
     return ChipOption(name, parse_address(address), arguments)
+
+
+class I2cProgram(DeviceProgram):
+    """vhost-user-i2c."""
+
+    device = I2c
+    many_sockets = True
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add `--device-list` of rust-vmm's vhost-device-i2c, and `--chip`."""
+        add_options(parser)
+
+    def make(self, options: argparse.Namespace) -> list[I2c]:
+        """Return a device for each guest, with the same chips. Raises UserError."""
+        device = self.device(*buses_from(options))
+        more = max(len(self.socket_paths(options)) - 1, 0)
+        return [device, *(device.for_another_guest() for _ in range(more))]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

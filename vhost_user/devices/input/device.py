@@ -14,13 +14,9 @@ from protocol.virtio.input import EVENT, EVENTQ, Event, encode_config
 from protocol.words import plural
 from vhost_user.containment import Containment
 from vhost_user.device import VirtioDevice
-from vhost_user.devices.input.options import add_options, simulated_from, socket_paths, sources_from
 from vhost_user.simulation.simulation import Simulation
 
 if TYPE_CHECKING:
-    import argparse
-    from typing import Self
-
     from protocol.vhost_user import ConfigFlag
     from vhost_user.devices.input.reports import Description, Reports
     from vhost_user.queue import Virtqueue
@@ -62,10 +58,7 @@ class Input(VirtioDevice):
 
     device_id = DeviceId.INPUT
     name = "input"
-    capabilities = ("evdev-path", "no-grab")
-    qemu_limits = "QEMU 7.2 attaches it with KVM only"
     num_queues = 2
-    for_one_guest = True
 
     def __init__(self, source: Source, *tasks: Task) -> None:
         """Own `source` from now on, and `tasks` that go on beside it, such as a script."""
@@ -98,28 +91,6 @@ class Input(VirtioDevice):
     async def _run(self, task: Task) -> None:
         with self._own.code(type(task).__name__, "its run() is over, and the device goes on"):
             await task.run()
-
-    @classmethod
-    def add_options(cls, parser: argparse.ArgumentParser) -> None:
-        """Add the options of libvhost-user's vhost-user-input and rust-vmm's vhost-device-input, and ours."""
-        add_options(parser)
-
-    @classmethod
-    def socket_paths(cls, options: argparse.Namespace) -> list[str]:
-        """Return the socket of each device."""
-        return socket_paths(options)
-
-    @classmethod
-    def all_from_options(cls, options: argparse.Namespace) -> list[Self]:
-        """Return the devices that the command line describes, in its order. Raises UserError."""
-        if options.kinds:
-            simulation, tasks = simulated_from(options)
-            first, *others = simulation.devices.values()
-            devices = [cls(first, *tasks), *map(cls, others)]
-            for device in devices:
-                device.simulation = simulation
-            return devices
-        return [cls(source) for source in sources_from(options)]
 
     # The configuration space
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from protocol.program.command_line import UserError, parsed_by, whole_number
 from protocol.program.units import parse_time
+from vhost_user.device_program import DeviceProgram
+from vhost_user.devices.input.device import Input
 from vhost_user.devices.input.evdev import open_evdev
 from vhost_user.devices.input.player import InputDevices, Player, Printer, open_script
 from vhost_user.devices.input.pointers import DEFAULT_SIZE, Mouse, Size, Tablet
@@ -25,6 +27,38 @@ _KINDS = {
     "touchscreen": "a touch screen",
 }
 _MAX_PIXELS = 32768
+
+
+class InputProgram(DeviceProgram):
+    """vhost-user-input."""
+
+    device = Input
+    capabilities = ("evdev-path", "no-grab")
+    qemu_limits = "QEMU 7.2 attaches it with KVM only"
+    for_one_guest = True
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add the options of libvhost-user's vhost-user-input and rust-vmm's vhost-device-input, and ours."""
+        add_options(parser)
+
+    def socket_paths(self, options: argparse.Namespace) -> list[str]:
+        """Return the path of each device's socket: numbered from 0 where there are several."""
+        path = options.socket_path
+        if path is None:
+            return []
+        count = len(options.event_list or options.kinds or [])
+        return [f"{path}{number}" for number in range(count)] if count > 1 or options.event_list else [path]
+
+    def make(self, options: argparse.Namespace) -> list[Input]:
+        """Return the devices that the command line describes, in its order. Raises UserError."""
+        if not options.kinds:
+            return [self.device(source) for source in sources_from(options)]
+        simulation, tasks = simulated_from(options)
+        first, *others = simulation.devices.values()
+        devices = [self.device(first, *tasks), *map(self.device, others)]
+        for device in devices:
+            device.simulation = simulation
+        return devices
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -80,15 +114,6 @@ def _add_host_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", "--no-grab", action="store_true", help="let the host have the events of its device, too"
     )
-
-
-def socket_paths(options: argparse.Namespace) -> list[str]:
-    """Return the path of each device's socket: numbered from 0 where there are several."""
-    path = options.socket_path
-    if path is None:
-        return []
-    count = len(options.event_list or options.kinds or [])
-    return [f"{path}{number}" for number in range(count)] if count > 1 or options.event_list else [path]
 
 
 def simulated_from(options: argparse.Namespace) -> tuple[InputDevices, list[Player | Printer]]:

@@ -22,19 +22,14 @@ from protocol.virtio.net import (
 )
 from vhost_user.containment import Containment
 from vhost_user.device import VirtioDevice
-from vhost_user.devices.net import options as net_options
+from vhost_user.devices.net.addresses import stable_mac
 from vhost_user.devices.net.control import BadCommandError, Control
 from vhost_user.devices.net.ports.frames import Counters, rarp
 from vhost_user.devices.net.receiver import QueueReceiver
-from vhost_user.devices.net.simulation import NetSimulation, NetSimulations
+from vhost_user.devices.net.simulation import NetSimulation
 from vhost_user.devices.net.transmitter import QueueTransmitter
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-    from typing import Self
-    from xml.etree.ElementTree import Element
-
     from vhost_user.devices.net.ports.port import Port
     from vhost_user.queue import Virtqueue
 
@@ -62,7 +57,6 @@ class Net(VirtioDevice):
 
     device_id = DeviceId.NET
     name = "net"
-    many_sockets = True
     possible_features = _ALWAYS | HOST_OFFLOADS | GUEST_OFFLOADS | NetFeature.MTU | NetFeature.MQ
 
     def __init__(self, port: Port, *, mac: bytes | None = None, mtu: int | None = None) -> None:
@@ -77,7 +71,7 @@ class Net(VirtioDevice):
         self.num_queues = 2 * port.queue_pairs + 1
         self.to_guest = Counters()
         self.from_guest = Counters()
-        self.mac = mac or net_options.stable_mac("")
+        self.mac = mac or stable_mac("")
         self._mtu = mtu
         self._told_mtu: int | None = None
         self._is_plugged_in = True
@@ -96,49 +90,6 @@ class Net(VirtioDevice):
         """Close the port."""
         with self._own.code(self._what, "it was to be closed"):
             self.port.close()
-
-    @classmethod
-    def add_options(cls, parser: argparse.ArgumentParser) -> None:
-        """Add `--tap` and the others."""
-        net_options.add_options(parser)
-
-    @classmethod
-    def from_options(cls, options: argparse.Namespace) -> Self:
-        """Return the device that the command line describes. Raises UserError."""
-        (device,) = cls._with_ports(options, [options.socket_path or options.connect or "net"])
-        return device
-
-    @classmethod
-    def all_from_options(cls, options: argparse.Namespace) -> list[Self]:
-        """Return a device for each socket, plugged into one host. Raises UserError."""
-        if options.socket_count is None:
-            return [cls.from_options(options)]
-        devices = cls._with_ports(options, cls.socket_paths(options))
-        whole = NetSimulations(device.net for device in devices)
-        for device in devices:
-            device.simulation = whole
-        return devices
-
-    @classmethod
-    def _with_ports(cls, options: argparse.Namespace, names: Sequence[str]) -> list[Self]:
-        macs = [net_options.mac_of(options, *each) for each in enumerate(names)]
-        ports = net_options.make_ports(options, len(names))
-        return [cls(port, mac=mac, mtu=options.mtu) for port, mac in zip(ports, macs, strict=True)]
-
-    @classmethod
-    def qemu_model(cls) -> str:
-        """Return the device that is QEMU's own, with this one in the place of its -netdev."""
-        return "virtio-net-pci"
-
-    @classmethod
-    def qemu_attachment(cls, options: argparse.Namespace, chardev: str, properties: str) -> str:
-        """Return QEMU's -netdev and its device, with the properties that must match the command line."""
-        return net_options.qemu_attachment(options, chardev, properties)
-
-    @classmethod
-    def libvirt_element(cls, options: argparse.Namespace) -> Element:
-        """Return libvirt's <interface>."""
-        return net_options.libvirt_element(options)
 
     # Features and configuration space
 

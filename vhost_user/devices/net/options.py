@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.program.command_line import UserError, whole_number
 from protocol.virtio.net import MAC_SIZE, MAX_MTU, MIN_MTU
-from vhost_user.devices.net import (
-    switch_options as net_switch_options,
-)
-from vhost_user.devices.net import (
-    tap_options as net_tap_options,
-)
+from vhost_user.device_program import DeviceProgram
+from vhost_user.devices.net import switch_options, tap_options
+from vhost_user.devices.net.addresses import stable_mac
+from vhost_user.devices.net.device import Net
 from vhost_user.devices.net.ports.frames import is_group
+from vhost_user.devices.net.simulation import NetSimulations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from xml.etree.ElementTree import Element
 
     from vhost_user.devices.net.ports.port import Port
@@ -52,31 +49,83 @@ class Wrapper:
 
 HOSTS: tuple[Host, ...] = (
     Host(
-        net_tap_options.NAME,
-        net_tap_options.add_options,
-        net_tap_options.is_chosen,
-        net_tap_options.make_ports,
+        tap_options.NAME,
+        tap_options.add_options,
+        tap_options.is_chosen,
+        tap_options.make_ports,
     ),
     Host(
         "--switch",
-        net_switch_options.add_switch_options,
-        net_switch_options.is_switch,
-        net_switch_options.make_switch_ports,
+        switch_options.add_switch_options,
+        switch_options.is_switch,
+        switch_options.make_switch_ports,
     ),
     Host(
         "--link",
-        net_switch_options.add_link_options,
-        net_switch_options.is_link,
-        net_switch_options.make_link_ports,
+        switch_options.add_link_options,
+        switch_options.is_link,
+        switch_options.make_link_ports,
     ),
 )
 """What there is to be plugged into; exactly one is chosen."""
 
 WRAPPERS: tuple[Wrapper, ...] = (
-    Wrapper(net_switch_options.add_line_options, net_switch_options.with_lines),
-    Wrapper(net_switch_options.add_capture_options, net_switch_options.with_capture),
+    Wrapper(switch_options.add_line_options, switch_options.with_lines),
+    Wrapper(switch_options.add_capture_options, switch_options.with_capture),
 )
 """What can be put around ports, the innermost first."""
+
+
+class NetProgram(DeviceProgram):
+    """vhost-user-net."""
+
+    device = Net
+    many_sockets = True
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add `--tap` and the others."""
+        add_options(parser)
+
+    def make(self, options: argparse.Namespace) -> list[Net]:
+        """Return a device for each socket, plugged into one host. Raises UserError."""
+        if options.socket_count is None:
+            return self._with_ports(options, [options.socket_path or options.connect or "net"])
+        devices = self._with_ports(options, self.socket_paths(options))
+        whole = NetSimulations(device.net for device in devices)
+        for device in devices:
+            device.simulation = whole
+        return devices
+
+    def _with_ports(self, options: argparse.Namespace, names: Sequence[str]) -> list[Net]:
+        macs = [mac_of(options, *each) for each in enumerate(names)]
+        ports = make_ports(options, len(names))
+        return [self.device(port, mac=mac, mtu=options.mtu) for port, mac in zip(ports, macs, strict=True)]
+
+    def qemu_model(self) -> str:
+        """Return QEMU's own network card, which this device serves in the place of another -netdev."""
+        return "virtio-net-pci"
+
+    def qemu_attachment(self, options: argparse.Namespace, chardev: str, properties: str) -> str:
+        """Return QEMU's -netdev over a chardev, and its -device. QEMU tells the driver of address and MTU."""
+        netdev, device = f"vhost-user,id={chardev},chardev={chardev}", f"{self.qemu_model()},netdev={chardev}"
+        if options.queues > 1:
+            netdev += f",queues={options.queues}"
+            device += f",mq=on,vectors={2 * options.queues + 2}"
+        if options.mtu is not None:
+            device += f",host_mtu={options.mtu}"
+        mac = mac_of(options, options.number, options.socket_path)
+        return f"-netdev {netdev} -device {device},mac={mac.hex(':')}{properties}"
+
+    def libvirt_element(self, options: argparse.Namespace) -> Element:
+        """Return libvirt's <interface>, with the properties that must match the command line."""
+        from vhost_user.attachment import libvirt
+
+        mac = mac_of(options, options.number, options.socket_path).hex(":")
+        queues = options.queues if options.queues > 1 else None
+        element = libvirt.interface(options, mac, {"queues": queues})
+        if options.mtu is not None:
+            element.append(element.makeelement("mtu", {"size": str(options.mtu)}))
+        return element
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -134,34 +183,6 @@ def mac_of(options: argparse.Namespace, number: int, name: str) -> bytes:
     if is_group(mac):
         raise UserError(f"--mac {options.mac.hex(':')} has too few addresses after it: give a lower one")
     return mac
-
-
-def stable_mac(name: str) -> bytes:
-    """Return an address that is always the same for `name`, among those that QEMU gives its guests."""
-    return b"\x52\x54\x00" + hashlib.sha256(os.fsencode(name)).digest()[:3]
-
-
-def qemu_attachment(options: argparse.Namespace, chardev: str, properties: str) -> str:
-    """Return QEMU's -netdev over a chardev, and its -device. QEMU tells the driver of address and MTU."""
-    netdev, device = f"vhost-user,id={chardev},chardev={chardev}", f"virtio-net-pci,netdev={chardev}"
-    if options.queues > 1:
-        netdev += f",queues={options.queues}"
-        device += f",mq=on,vectors={2 * options.queues + 2}"
-    if options.mtu is not None:
-        device += f",host_mtu={options.mtu}"
-    mac = mac_of(options, options.number, options.socket_path)
-    return f"-netdev {netdev} -device {device},mac={mac.hex(':')}{properties}"
-
-
-def libvirt_element(options: argparse.Namespace) -> Element:
-    """Return libvirt's <interface>, with the properties that must match the command line."""
-    from vhost_user.attachment import libvirt
-
-    mac = mac_of(options, options.number, options.socket_path).hex(":")
-    element = libvirt.interface(options, mac, {"queues": options.queues if options.queues > 1 else None})
-    if options.mtu is not None:
-        element.append(element.makeelement("mtu", {"size": str(options.mtu)}))
-    return element
 
 
 def _mac(text: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -24,20 +24,11 @@ from protocol.virtio.vsock import (
 from vhost_user.device import VirtioDevice
 from vhost_user.devices.vsock.connection import Address
 from vhost_user.devices.vsock.connection_table import Table, TooManyConnectionsError
-from vhost_user.devices.vsock.options import (
-    DEFAULT_CID,
-    DEFAULT_GROUP,
-    DEFAULT_MAX_CONNECTIONS,
-    DEFAULT_TX_BUFFER_SIZE,
-    add_options,
-    make_all,
-)
 from vhost_user.devices.vsock.ports import PortListener, Ports, check_port
 from vhost_user.devices.vsock.siblings import Siblings
 from vhost_user.devices.vsock.simulation import Answer, VsockSimulation
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Collection, Sequence
 
     from vhost_user.devices.vsock.host import UnixSockets
@@ -45,6 +36,11 @@ if TYPE_CHECKING:
     from vhost_user.queue import Virtqueue
     from vhost_user.ring.chain import Chain
     from vhost_user.simulation.simulation import Simulation
+
+DEFAULT_CID = 3
+DEFAULT_TX_BUFFER_SIZE = 65536
+DEFAULT_MAX_CONNECTIONS = 2048
+DEFAULT_GROUP = "default"
 
 _BATCH = 32
 """How many packets are taken or given together."""
@@ -311,29 +307,6 @@ class Vsock(VirtioDevice):
         except TooManyConnectionsError as error:
             ours.close()
             raise ConnectionRefusedError(str(error)) from None
-
-    # Command line
-
-    @classmethod
-    def add_options(cls, parser: argparse.ArgumentParser) -> None:
-        """Add those of rust-vmm's vhost-device-vsock, and a limit of connections."""
-        add_options(parser)
-
-    @classmethod
-    def socket_paths(cls, options: argparse.Namespace) -> list[str]:
-        """Return the paths of --vm, or the one of --socket-path."""
-        return [vm["socket"] for vm in options.vm] or super().socket_paths(options)
-
-    @classmethod
-    def from_options(cls, options: argparse.Namespace) -> Self:
-        """Return the only device that a command line describes. Raises UserError."""
-        (device,) = cls.all_from_options(options)
-        return device
-
-    @classmethod
-    def all_from_options(cls, options: argparse.Namespace) -> list[Self]:
-        """Return a device for each guest. Raises UserError."""
-        return make_all(cls, options)
 
 
 async def _park(queue: Virtqueue, lot: trio.lowlevel.ParkingLot) -> bool:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import argparse
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from protocol.program.command_line import TWO_SOCKETS, UserError, whole_number
 from protocol.program.socket_errors import cannot_listen
 from protocol.virtio.vsock import FIRST_GUEST_CID, LAST_GUEST_CID
+from vhost_user.device_program import DeviceProgram
+from vhost_user.devices.vsock.device import (
+    DEFAULT_CID,
+    DEFAULT_GROUP,
+    DEFAULT_MAX_CONNECTIONS,
+    DEFAULT_TX_BUFFER_SIZE,
+    Vsock,
+)
 from vhost_user.devices.vsock.host import UnixSockets
 from vhost_user.devices.vsock.siblings import Siblings
 from vhost_user.simulation.simulation import Simulation
@@ -17,14 +25,6 @@ from vhost_user.simulation.simulation import Simulation
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vhost_user.devices.vsock.device import Vsock
-
-_Vsock = TypeVar("_Vsock", bound="Vsock")
-
-DEFAULT_CID = 3
-DEFAULT_TX_BUFFER_SIZE = 65536
-DEFAULT_MAX_CONNECTIONS = 2048
-DEFAULT_GROUP = "default"
 
 _CID = whole_number(FIRST_GUEST_CID, LAST_GUEST_CID)
 _BUFFER_SIZE = whole_number(1024, 1 << 30)
@@ -58,6 +58,24 @@ _TYPES: dict[str, Callable[[str], object]] = {
     "groups": _groups,
 }
 """What --vm knows."""
+
+
+class VsockProgram(DeviceProgram):
+    """vhost-user-vsock."""
+
+    device = Vsock
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Add those of rust-vmm's vhost-device-vsock, and a limit of connections."""
+        add_options(parser)
+
+    def socket_paths(self, options: argparse.Namespace) -> list[str]:
+        """Return the paths of --vm, or the one of --socket-path."""
+        return [vm["socket"] for vm in options.vm] or super().socket_paths(options)
+
+    def make(self, options: argparse.Namespace) -> list[Vsock]:
+        """Return a device for each guest; with --vm, they share a simulation. Raises UserError."""
+        return make_all(self.device, options)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -145,7 +163,7 @@ def _check_paths(options: argparse.Namespace) -> None:
             raise UserError(TWO_SOCKETS.format(path))
 
 
-def make_all(kind: type[_Vsock], options: argparse.Namespace) -> list[_Vsock]:
+def make_all(kind: type[Vsock], options: argparse.Namespace) -> list[Vsock]:
     """Return a device for each guest; with --vm, they share a simulation of which each is a part.
 
     The caller closes them. Raises UserError.
@@ -167,7 +185,7 @@ def make_all(kind: type[_Vsock], options: argparse.Namespace) -> list[_Vsock]:
     return devices
 
 
-def _make(kind: type[_Vsock], guest: GuestOptions, siblings: Siblings) -> _Vsock:
+def _make(kind: type[Vsock], guest: GuestOptions, siblings: Siblings) -> Vsock:
     with ExitStack() as stack:
         host = None
         if guest.uds_path is not None:

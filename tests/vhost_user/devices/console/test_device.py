@@ -20,8 +20,8 @@ from protocol.virtio.console import (
 )
 from tests.vhost_user.devices.console.driver import driving
 from tests.vhost_user.raw_frontend import DEFAULT_FEATURES
+from vhost_user.devices.console.descriptions import PortDescription
 from vhost_user.devices.console.device import Console
-from vhost_user.devices.console.options import PortOptions
 
 if TYPE_CHECKING:
     from tests.vhost_user.devices.console.driver import Driver
@@ -196,7 +196,7 @@ async def test_there_are_no_more_ports_than_room() -> None:
             console.add_port("two")
         console.add_port("console", console=True)
         with pytest.raises(ValueError, match="there is a port one already"):
-            console.plug(0, PortOptions("one"))
+            console.plug(0, PortDescription("one"))
 
 
 async def test_guest_waits_until_somebody_reads() -> None:

@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from protocol.program.command_line import UserError
-from vhost_user.devices.console.device import Console
-from vhost_user.devices.console.options import (
-    DEFAULT_PORTS,
-    MAX_NAME,
-    PortOptions,
-    described_ports,
-    max_ports,
-    parse_console,
-    parse_port,
-)
+from vhost_user.devices.console.descriptions import MAX_NAME, PortDescription, parse_console, parse_port
+from vhost_user.devices.console.device import DEFAULT_PORTS
+from vhost_user.devices.console.options import ConsoleProgram, described_ports, max_ports
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,33 +21,33 @@ if TYPE_CHECKING:
 def options(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(exit_on_error=False)
     parser.set_defaults(without=[])
-    Console.add_options(parser)
+    ConsoleProgram().add_options(parser)
     return parser.parse_args(argv)
 
 
 @pytest.mark.parametrize(
     ("text", "port"),
     [
-        ("a=pty", PortOptions("a", "pty")),
-        ("a=pty,link=/tmp/a,,b", PortOptions("a", "pty", link="/tmp/a,b")),
-        ("org.example.agent=unix:/tmp/a=b", PortOptions("org.example.agent", "unix", "/tmp/a=b")),
+        ("a=pty", PortDescription("a", "pty")),
+        ("a=pty,link=/tmp/a,,b", PortDescription("a", "pty", link="/tmp/a,b")),
+        ("org.example.agent=unix:/tmp/a=b", PortDescription("org.example.agent", "unix", "/tmp/a=b")),
         (
             "a=unix:/tmp/a,,b,full=drop,backlog=10",
-            PortOptions("a", "unix", "/tmp/a,b", blocks=False, backlog=10),
+            PortDescription("a", "unix", "/tmp/a,b", blocks=False, backlog=10),
         ),
-        ("a=tcp:12345", PortOptions("a", "tcp", "12345")),
-        ("a=tcp:[::1]:12345", PortOptions("a", "tcp", "[::1]:12345")),
-        ("a=file:/tmp/log,full=block", PortOptions("a", "file", "/tmp/log", blocks=True)),
-        ("a=none,size=80x25", PortOptions("a", size=(80, 25))),
-        ("a=stdio", PortOptions("a", "stdio")),
+        ("a=tcp:12345", PortDescription("a", "tcp", "12345")),
+        ("a=tcp:[::1]:12345", PortDescription("a", "tcp", "[::1]:12345")),
+        ("a=file:/tmp/log,full=block", PortDescription("a", "file", "/tmp/log", blocks=True)),
+        ("a=none,size=80x25", PortDescription("a", size=(80, 25))),
+        ("a=stdio", PortDescription("a", "stdio")),
     ],
 )
-def test_port(text: str, port: PortOptions) -> None:
+def test_port(text: str, port: PortDescription) -> None:
     assert parse_port(text) == port
 
 
 def test_console_is_named_and_is_one() -> None:
-    assert parse_console("pty") == PortOptions("console", "pty", is_console=True)
+    assert parse_console("pty") == PortDescription("console", "pty", is_console=True)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +114,7 @@ def test_there_is_room_for_more_ports() -> None:
 
 
 def test_qemu_is_told_how_many_queues_there_are() -> None:
-    assert Console.qemu_device(options("--console", "pty", "--max-ports", "3")) == (
+    assert ConsoleProgram().qemu_device(options("--console", "pty", "--max-ports", "3")) == (
         "vhost-user-test-device-pci,virtio-id=3,num_vqs=8,config_size=12"
     )
 
@@ -154,7 +147,7 @@ def test_qemu_is_told_how_many_queues_there_are() -> None:
 )
 def test_what_cannot_be_had_is_named(argv: list[str], what: str) -> None:
     with pytest.raises(UserError) as error:
-        Console.from_options(options(*argv))
+        ConsoleProgram().make(options(*argv))
     assert what in str(error.value)
 
 
@@ -166,7 +159,7 @@ def test_nothing_is_left_where_one_port_cannot_be_had(directory: Path) -> None:
         with pytest.raises(
             UserError, match=f"port c: tcp {port}: Address already in use; choose another port"
         ):
-            Console.from_options(options(*argv))
+            ConsoleProgram().make(options(*argv))
     assert not path.exists()
     assert not link.is_symlink()
 
@@ -174,7 +167,7 @@ def test_nothing_is_left_where_one_port_cannot_be_had(directory: Path) -> None:
 def test_ports_are_gone_when_the_device_is_closed(directory: Path) -> None:
     path, link = directory / "socket", directory / "link"
     argv = ["--console", f"pty,link={link}", "--port", f"a=unix:{path}", "--port", f"b=file:{directory}/log"]
-    with Console.from_options(options(*argv)) as console:
+    with ConsoleProgram().make(options(*argv))[0] as console:
         assert link.is_char_device()
         assert path.is_socket()
         assert list(console.ports) == ["console", "a", "b"]

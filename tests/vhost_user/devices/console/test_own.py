@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from tests.vhost_user.devices.console.driver import driving
+from vhost_user.devices.console.descriptions import PortDescription
 from vhost_user.devices.console.device import Console
-from vhost_user.devices.console.options import PortOptions
 
 if TYPE_CHECKING:
     import pytest
@@ -32,7 +32,7 @@ class OwnHost:
         raise Mistake("in close")
 
 
-class OwnPort(PortOptions):
+class OwnPort(PortDescription):
     """A port with that at its end."""
 
     def open(self) -> OwnHost:

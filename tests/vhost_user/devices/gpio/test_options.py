@@ -14,7 +14,7 @@ import pytest
 from protocol.program.command_line import UserError
 from vhost_user.devices.gpio import Gpio
 from vhost_user.devices.gpio import host as gpio_host
-from vhost_user.devices.gpio.options import ChipChoice, parse_device_list, parse_line
+from vhost_user.devices.gpio.options import ChipChoice, GpioProgram, parse_device_list, parse_line
 from vhost_user.devices.gpio.simulation import SimulatedChip
 from vhost_user.program.options import parse_options
 
@@ -25,7 +25,8 @@ SECONDS = 60
 
 
 def made(*argv: str) -> list[Gpio]:
-    return Gpio.all_from_options(parse_options(Gpio, "vhost-user-gpio", ["-s", "/tmp/none", *argv]))
+    program = GpioProgram()
+    return program.make(parse_options(program, "vhost-user-gpio", ["-s", "/tmp/none", *argv]))
 
 
 def levels(device: Gpio) -> dict[str, int]:

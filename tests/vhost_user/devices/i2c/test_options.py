@@ -12,7 +12,7 @@ from tests.rig.programs.backend import start_backend
 from tests.vhost_user.devices.i2c.driver import Read, Write, transfer
 from vhost_user import call
 from vhost_user.devices.i2c import At24, I2c, I2cChip, Lm75
-from vhost_user.devices.i2c.options import ChipOption, parse_chip
+from vhost_user.devices.i2c.options import ChipOption, I2cProgram, parse_chip
 from vhost_user.frontend import connect
 from vhost_user.simulation import control_client
 from vhost_user.simulation.calls import CallError
@@ -73,18 +73,20 @@ HERE = "tests.vhost_user.devices.i2c.test_options"
 
 def options(*argv: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(exit_on_error=False)
-    I2c.add_options(parser)
+    parser.set_defaults(socket_path=None)
+    I2cProgram().add_options(parser)
     return parser.parse_args(argv)
 
 
 def made(*chips: str) -> I2c:
-    return I2c.from_options(options(*(f"--chip={chip}" for chip in chips)))
+    (device,) = I2cProgram().make(options(*(f"--chip={chip}" for chip in chips)))
+    return device
 
 
 def refusal(*argv: str) -> str:
     """Return what the command line is refused with."""
     with pytest.raises((UserError, argparse.ArgumentError)) as caught:
-        I2c.from_options(options(*argv))
+        I2cProgram().make(options(*argv))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

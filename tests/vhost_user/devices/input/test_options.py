@@ -19,7 +19,7 @@ from protocol.virtio.input_codes import KEYS, EventType, Led, Rel
 from tests.rig.programs import process
 from tests.rig.programs.backend import command, until_printed
 from tests.vhost_user.devices.input.hands import SECONDS, next_report
-from vhost_user.devices.input.device import Input
+from vhost_user.devices.input.options import InputProgram
 from vhost_user.devices.input.pointers import Size
 from vhost_user.frontend import connect
 from vhost_user.program.options import parse_options
@@ -41,30 +41,30 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def options(*arguments: str) -> argparse.Namespace:
-    return parse_options(Input, "vhost-user-input", ["-s", "/tmp/input.sock", *arguments])
+    return parse_options(InputProgram(), "vhost-user-input", ["-s", "/tmp/input.sock", *arguments])
 
 
 def test_options_of_the_c_and_rust_programs() -> None:
     long = options("--evdev-path", "/dev/input/event3", "--no-grab")
     assert long == options("-p", "/dev/input/event3", "-n")
-    assert Input.socket_paths(long) == ["/tmp/input.sock"]
+    assert InputProgram().socket_paths(long) == ["/tmp/input.sock"]
     for several in (options("--event-list", "/dev/a,/dev/b"), options("-e", "/dev/a,/dev/b")):
         assert several.event_list == ["/dev/a", "/dev/b"]
-        assert Input.socket_paths(several) == ["/tmp/input.sock0", "/tmp/input.sock1"]
-    assert Input.socket_paths(options("-e", "/dev/a")) == ["/tmp/input.sock0"]
+        assert InputProgram().socket_paths(several) == ["/tmp/input.sock0", "/tmp/input.sock1"]
+    assert InputProgram().socket_paths(options("-e", "/dev/a")) == ["/tmp/input.sock0"]
 
 
 def test_simulated_devices_have_a_socket_each() -> None:
     given = options("--mouse", "--touchscreen", "--keyboard", "--slots", "3", "--size", "800x600", "--repeat")
-    assert Input.socket_paths(given) == ["/tmp/input.sock0", "/tmp/input.sock1", "/tmp/input.sock2"]
-    devices = Input.all_from_options(given)
+    assert InputProgram().socket_paths(given) == ["/tmp/input.sock0", "/tmp/input.sock1", "/tmp/input.sock2"]
+    devices = InputProgram().make(given)
     names = [device.source.description.name for device in devices]
     assert names == ["qemu-companion mouse", "qemu-companion touch screen", "qemu-companion keyboard"]
     assert len({id(device.simulation) for device in devices}) == 1
     assert devices[1].source.description.axes[0x2F].maximum == 2
     assert given.size == Size(800, 600)
     assert EventType.REP in devices[2].source.description.events
-    assert Input.socket_paths(options("--tablet")) == ["/tmp/input.sock"]
+    assert InputProgram().socket_paths(options("--tablet")) == ["/tmp/input.sock"]
 
 
 def test_qemu_is_told_of_all_devices_at_once() -> None:
@@ -101,7 +101,7 @@ def test_qemu_is_told_of_all_devices_at_once() -> None:
 )
 def test_error_says_what_to_do(arguments: Sequence[str], error: str) -> None:
     with pytest.raises(UserError) as found:
-        Input.all_from_options(options(*arguments))
+        InputProgram().make(options(*arguments))
     assert str(found.value).startswith(error)
     assert "\n" not in str(found.value)
 
@@ -133,9 +133,9 @@ def test_error_is_one_line_and_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_several_devices_need_a_path() -> None:
-    given = parse_options(Input, "input", ["--connect", "/tmp/qemu.sock", "--keyboard", "--mouse"])
+    given = parse_options(InputProgram(), "input", ["--connect", "/tmp/qemu.sock", "--keyboard", "--mouse"])
     with pytest.raises(UserError, match="2 devices need a socket each; give --socket-path PATH for PATH0"):
-        Input.all_from_options(given)
+        InputProgram().make(given)
 
 
 def test_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     if os.geteuid() == 0:  # whom no mode stops
         monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(UserError, match=r"cannot open .*: permission denied; be in the group input, or root"):
-        Input.all_from_options(options("-p", str(path)))
+        InputProgram().make(options("-p", str(path)))
 
 
 def refuse(*_: object) -> int:
@@ -156,12 +156,12 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         UserError, match=r"needs the package evdev; run pip install 'qemu-companion\[input\]'"
     ):
-        Input.all_from_options(options("-p", "/dev/input/event0"))
+        InputProgram().make(options("-p", "/dev/input/event0"))
 
 
 def test_simulated_devices_need_no_package() -> None:
-    code = "import sys; sys.modules['evdev'] = None; from vhost_user.program.main import input_device; "
-    code += "sys.exit(input_device(['-s', '/tmp/x', '--keyboard', '--mouse', '--print-qemu-args']))"
+    code = "import sys; sys.modules['evdev'] = None; from vhost_user.program import main; "
+    code += "sys.exit(main.input(['-s', '/tmp/x', '--keyboard', '--mouse', '--print-qemu-args']))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 

@@ -24,11 +24,11 @@ from tests.vhost_user.devices.vsock.driver import (
     guest_of,
     running,
 )
-from vhost_user.attachment.qemu_args import qemu_args
 from vhost_user.devices.vsock import host as vsock_host
 from vhost_user.devices.vsock.connection_table import FIRST_PORT
 from vhost_user.devices.vsock.device import Vsock
 from vhost_user.devices.vsock.host import GREETING_SECONDS, UnixSockets, parse_greeting
+from vhost_user.devices.vsock.options import VsockProgram
 from vhost_user.devices.vsock.stream import ANSWER_SECONDS
 from vhost_user.program.options import build_parser, parse_options
 from vhost_user.simulation.calls import CallError
@@ -412,7 +412,7 @@ async def test_connecting_may_be_cancelled() -> None:
 
 
 def options(*argv: str) -> argparse.Namespace:
-    return build_parser(Vsock, "vhost-user-vsock").parse_args(argv)
+    return build_parser(VsockProgram(), "vhost-user-vsock").parse_args(argv)
 
 
 def test_greetings() -> None:
@@ -433,7 +433,7 @@ def test_options_have_the_names_and_defaults_of_rust_vmms() -> None:
 
 
 def test_options_may_be_written_in_each_way_that_rust_vmms_are() -> None:
-    assert parse_options(Vsock, "vhost-user-vsock", ["--socket", "/tmp/x"]).socket_path == "/tmp/x"
+    assert parse_options(VsockProgram(), "vhost-user-vsock", ["--socket", "/tmp/x"]).socket_path == "/tmp/x"
     ways = ["guest_cid=7,socket=/x,uds_path=/y,tx_buffer_size=4096", "guest-cid=7,socket=/x,uds-path=/y"]
     one, other = options("--vm", ways[0], "--vm", f"{ways[1]},tx-buffer-size=4096").vm
     assert one == other == {"guest_cid": 7, "socket": "/x", "uds_path": "/y", "tx_buffer_size": 4096}
@@ -446,7 +446,7 @@ def made(directory: Path) -> Iterator[list[Vsock]]:
         *("--vm", f"guest-cid=3,socket={directory}/3.sock,uds-path={directory}/3.vsock,groups=a+b"),
         *("--vm", f"guest-cid=4,socket={directory}/4.sock,groups=b,tx-buffer-size=2048"),
     ]
-    devices = Vsock.all_from_options(options(*argv, "--tx-buffer-size", "4096"))
+    devices = VsockProgram().make(options(*argv, "--tx-buffer-size", "4096"))
     yield devices
     for device in devices:
         device.close()
@@ -469,7 +469,7 @@ async def test_one_program_serves_several_guests(made: list[Vsock]) -> None:
 
 def test_qemu_options_of_several_guests() -> None:
     given = options("--vm", "guest-cid=3,socket=/tmp/a", "--vm", "guest-cid=4,socket=/tmp/b")
-    lines = qemu_args(Vsock, given).splitlines()
+    lines = VsockProgram().qemu_args(given).splitlines()
     assert [line.split("path=")[1] for line in lines] == [
         f"{path} -device vhost-user-vsock-pci,chardev=vsock0" for path in ("/tmp/a", "/tmp/b")
     ]
@@ -499,7 +499,7 @@ def test_wrong_options(argv: tuple[str, ...], message: str, capsys: pytest.Captu
 def test_what_cannot_be_had_is_told_in_one_line(directory: Path, path: str) -> None:
     def refused(*argv: str) -> str:
         with pytest.raises(UserError) as caught:
-            Vsock.all_from_options(options(*argv))
+            VsockProgram().make(options(*argv))
         return str(caught.value)
 
     assert refused("--socket-path", "/x") == (
