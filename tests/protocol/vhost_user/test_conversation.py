@@ -101,7 +101,7 @@ class Conversation(RuleBasedStateMachine):
         if self.requester.waiting[len(self.due) :]:
             self.due.append(request)
 
-    @rule(number=st.integers(46, 60), asks=st.booleans(), count=st.integers(0, 3))
+    @rule(number=st.integers(900, 914), asks=st.booleans(), count=st.integers(0, 3))
     def ask_what_nobody_knows(self, number: int, asks: bool, count: int) -> None:
         """As another program may, whose replies this requester would not wait for."""
         asks &= not self.has_ack

@@ -54,7 +54,7 @@ REPLY_KINDS = [kind for kind in FIELDS if issubclass(kind, Reply)]
 
 
 def test_there_is_a_class_for_every_front_end_request() -> None:
-    assert sorted(FRONTEND_REQUESTS) == list(range(1, 46)) == sorted(FrontendRequest)
+    assert sorted(FRONTEND_REQUESTS) == list(range(1, len(FrontendRequest) + 1)) == sorted(FrontendRequest)
 
 
 def test_there_is_a_class_for_every_back_end_request() -> None:
