@@ -8,7 +8,17 @@ from types import ModuleType
 
 import pytest
 
-PACKAGES = ["ivshmem_server", "protocol", "protocol.io", "protocol.ivshmem", "protocol.virtio", "vhost_user"]
+PACKAGES = [
+    "ivshmem_server",
+    "protocol",
+    "protocol.io",
+    "protocol.ivshmem",
+    "protocol.vhost_user",
+    "protocol.vhost_user.messages",
+    "protocol.virtio",
+    "vhost_user",
+    "vhost_user.trace",
+]
 
 
 @pytest.fixture(params=PACKAGES)
