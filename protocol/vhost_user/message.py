@@ -234,7 +234,13 @@ def describe(message: Message) -> str:
 
 def payload_fields(type_: type[Message]) -> list[Field[Any]]:
     """Return the dataclass fields that are the message's payload."""
-    return [each for each in fields(type_) if each.init and not each.kw_only]
+    if type_ not in _PAYLOAD_FIELDS:
+        _PAYLOAD_FIELDS[type_] = [each for each in fields(type_) if each.init and not each.kw_only]
+    return _PAYLOAD_FIELDS[type_]
+
+
+_PAYLOAD_FIELDS: dict[type[Message], list[Field[Any]]] = {}
+"""Those of the classes that were asked for."""
 
 
 def _text(value: object, of: Field[Any]) -> str:

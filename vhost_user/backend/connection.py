@@ -1,4 +1,13 @@
-"""A connection: the requests of one front-end received, handled and answered, one after the other."""
+"""A connection: the requests of one front-end received, handled and answered, one after the other.
+
+How it works: of the tasks of a connection, one answers its requests, one runs the device, and each ring
+that is served and each channel has one (`state` says which). All are in one nursery, so an exception of
+the device ends the connection, and so does nothing that a front-end does wrong: it ends the first task at
+worst. The rings are stopped then, as by GET_VRING_BASE, the other tasks are cancelled, and the state closes
+its descriptors and unmaps the guest's memory. The stream is closed last. If the process dies instead, the
+kernel closes everything; the front-end connects to the next one, which begins with what is in the in-flight
+buffer and in the rings.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +19,20 @@ import trio
 
 from protocol.errors import RemoteProtocolError
 from protocol.io import exhaustion
-from protocol.io.stream import MAX_FDS
-from protocol.vhost_user import FrontendRequest, Refused, Reply, describe
+from protocol.vhost_user import FrontendRequest, Refused, describe
 from protocol.vhost_user.validation import RefusedError
 from vhost_user.backend.handlers import HANDLERS
 from vhost_user.backend.state import ConnectionState
 from vhost_user.memory.mapping import MappingError
 from vhost_user.memory.regions import BadRegionError
+from vhost_user.transport.answerer import Answerer
+from vhost_user.transport.errors import ConnectionLostError
 
 if TYPE_CHECKING:
     from protocol.io import FdStream
-    from protocol.vhost_user import BackendSession, Request
-    from vhost_user.backend.handlers import Answer
+    from protocol.vhost_user import Request
     from vhost_user.device import VirtioDevice
+    from vhost_user.transport.answerer import Answer
 
 _log = logging.getLogger("vhost_user")
 
@@ -39,74 +49,39 @@ async def serve_connection(device: VirtioDevice, stream: FdStream) -> None:
             stack.enter_context(contextlib.closing(state))
             device.reset()
             nursery.start_soon(device.run, name="device")
-            await _serve_requests(state, stream)
+            try:
+                await Answerer(stream, state.session, _FrontendRequests(state)).run()
+            except (RemoteProtocolError, ConnectionLostError) as error:
+                _log.error("the connection is given up: %s", error)
             await state.stop_vrings()
             nursery.cancel_scope.cancel()
 
 
-async def _serve_requests(state: ConnectionState, stream: FdStream) -> None:
-    while (requests := await _receive(state.session, stream)) is not None:
-        for request in requests:
-            ok, answer = await _handle(state, request)
-            if not await _answer(state.session, stream, request, ok, answer):
-                return
+class _FrontendRequests:
+    """Does what a front-end asks for, by the table of handlers."""
 
+    def __init__(self, state: ConnectionState) -> None:
+        self._state = state
 
-async def _receive(session: BackendSession, stream: FdStream) -> list[Request | Refused] | None:
-    """Return the request that the next read completes, if any; None at the end of the connection."""
-    try:
-        data, fds = await stream.receive(session.bytes_wanted, MAX_FDS)
-        requests = session.receive(data, fds)
-    except (RemoteProtocolError, OSError) as error:
-        _log.error("the connection is given up: %s", str(error))
-        return None
-    return requests if data else None
+    async def handle(self, request: Request) -> Answer:
+        """Call the request's handler. Raises RefusedError for faults of the front-end and the host."""
+        if _log.isEnabledFor(logging.DEBUG):
+            names = self._state.device.feature_names()
+            _log.debug("< %s", names.explain_message(describe(request), request))
+        try:
+            return await HANDLERS[type(request)](self._state, request)
+        except (BadRegionError, MappingError) as error:
+            raise RefusedError(str(error)) from None
+        except OSError as error:
+            if not exhaustion.is_exhausted(error):
+                raise
+            raise RefusedError(exhaustion.cause_and_remedy(error)) from None
 
-
-async def _handle(state: ConnectionState, request: Request | Refused) -> tuple[bool, Answer]:
-    """Do what is asked for; return whether it was done, and what to answer."""
-    names = state.device.feature_names()
-    if isinstance(request, Refused):
-        text = names.explain(str(request)) if request.number == FrontendRequest.SET_FEATURES else str(request)
-        _log.error("%s%s", text, _remedy(request))
-        return False, None
-    _log.debug("< %s", names.explain_message(describe(request), request))
-    try:
-        return True, await HANDLERS[type(request)](state, request)
-    except (RefusedError, BadRegionError, MappingError) as error:
-        _log.error("%s is refused: %s", request.label, str(error))  # no traceback is kept
-        return False, None
-    except OSError as error:
-        if not exhaustion.is_exhausted(error):
-            raise
-        _log.error("%s is refused: %s", request.label, exhaustion.cause_and_remedy(error))
-        return False, None
-    finally:
-        request.close()
-
-
-def _remedy(request: Refused) -> str:
-    """Return what the user can do about a request that is refused, where that is known."""
-    if request.number == FrontendRequest.SET_FEATURES and "ACCESS_PLATFORM" in request.reason:
-        return "; start the back-end with --iommu, or QEMU's device without iommu_platform=on"
-    return ""
-
-
-async def _answer(
-    session: BackendSession, stream: FdStream, request: Request | Refused, ok: bool, answer: Answer
-) -> bool:
-    """Send the reply, if one is owed. Returns False where the connection is lost."""
-    try:
-        if answer is None or isinstance(request, Refused):
-            packet = session.acknowledge(request, ok)
-        else:
-            packet = session.reply(request, answer)
-        if packet is not None:
-            await stream.send(*packet)
-    except OSError as error:
-        _log.error("the connection is lost: %s", str(error))
-        return False
-    finally:
-        if isinstance(answer, Reply):
-            answer.close()
-    return True
+    def log_refusal(self, request: Request | Refused, reason: str) -> None:
+        """Log why, and what the user can do about it where that is known."""
+        remedy = ""
+        if isinstance(request, Refused) and request.number == FrontendRequest.SET_FEATURES:
+            reason = self._state.device.feature_names().explain(reason)
+            if "ACCESS_PLATFORM" in reason:
+                remedy = "; start the back-end with --iommu, or QEMU's device without iommu_platform=on"
+        _log.error("%s is refused: %s%s", request.label, reason, remedy)

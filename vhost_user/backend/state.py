@@ -94,7 +94,8 @@ class ConnectionState:
         """Let go of guest memory that was taken away, and look at what was added."""
         for vring in self.vrings:
             vring.memory_changed()
-        for file, region in self.memory.files.items():
+        files = self.memory.files
+        for file, region in files.items():
             if file not in self._looked_at and is_private(file, self._front_end_pid):
                 self._told_unshared = True
                 _log.warning(
@@ -102,7 +103,7 @@ class ConnectionState:
                     " nothing is seen here; add share=on to QEMU's memory-backend object",
                     region.guest_address,
                 )
-        self._looked_at = set(self.memory.files)
+        self._looked_at = set(files)
 
     def open_channel(self, stream: FdStream) -> None:
         """Make our own requests over `stream` from now on."""

@@ -306,8 +306,9 @@ class Vring:
         publisher = trio.CancelScope()
         self._owner.nursery.start_soon(_publish_deferred, queue, publisher)
         device = self._owner.device
-        features = device.feature_names().explain(str(self._owner.features))
-        _log.debug("queue %d starts at %d, with %s", self.index, ring.base, features)
+        if _log.isEnabledFor(logging.DEBUG):
+            features = device.feature_names().explain(str(self._owner.features))
+            _log.debug("queue %d starts at %d, with %s", self.index, ring.base, features)
         try:
             await (device.run_queue if self.setup.enabled else device.run_disabled_queue)(queue)
             if not (queue.stopping or queue.broken):

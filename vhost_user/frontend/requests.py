@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import trio
-
-from protocol.io.stream import MAX_FDS
 from protocol.vhost_user import FrontendChannel, Refused, Reply, describe
 from protocol.vhost_user.validation import RefusedError
+from vhost_user.transport.answerer import Answerer
+from vhost_user.transport.errors import ConnectionLostError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -40,12 +39,9 @@ class BackendRequests:
     async def run(self) -> None:
         """Answer until the back-end closes its end. Raises RemoteProtocolError."""
         try:
-            while await self._receive():
-                pass
-        except OSError as error:
-            _log.info("the back-end's channel is lost: %s", error.strerror)
-        except trio.ClosedResourceError:
-            pass  # by close()
+            await Answerer(self._stream, self._channel, self).run()
+        except ConnectionLostError as error:
+            _log.info("the back-end's channel is lost: %s", error)
         finally:
             self.close()
 
@@ -54,36 +50,14 @@ class BackendRequests:
         self._channel.close()
         self._stream.close()
 
-    async def _receive(self) -> bool:
-        data, fds = await self._stream.receive(self._channel.bytes_wanted, MAX_FDS)
-        for request in self._channel.receive(data, fds):
-            await self._answer(request)
-        return bool(data)
+    async def handle(self, request: Request) -> Reply | None:
+        """Call the request's handler. Raises RefusedError, also where there is none."""
+        handler = self._handlers.get(type(request))  # type: ignore[arg-type]  # all requests here are
+        if handler is None:
+            raise RefusedError("nothing here can do that")
+        return await handler(request)
 
-    async def _answer(self, request: Request | Refused) -> None:
-        ok, reply = await self._handle(request)
-        try:
-            if reply is None or isinstance(request, Refused):
-                packet = self._channel.acknowledge(request, ok)
-            else:
-                packet = self._channel.reply(request, reply)
-            if packet is not None:
-                await self._stream.send(*packet)
-        finally:
-            if reply is not None:
-                reply.close()
-
-    async def _handle(self, request: Request | Refused) -> tuple[bool, Reply | None]:
-        if isinstance(request, Refused):
-            _log.warning("%s", request)
-            return False, None
-        try:
-            handler = self._handlers.get(type(request))  # type: ignore[arg-type]  # all requests here are
-            if handler is None:
-                raise RefusedError("nothing here can do that")
-            return True, await handler(request)
-        except RefusedError as error:
-            _log.warning("%s is refused: %s", describe(request), error)
-            return False, None
-        finally:
-            request.close()
+    def log_refusal(self, request: Request | Refused, reason: str) -> None:
+        """Log a request of the back-end that is not done."""
+        what = request.label if isinstance(request, Refused) else describe(request)
+        _log.warning("%s is refused: %s", what, reason)

@@ -1,23 +1,34 @@
-"""Channel: the back-end's own requests of its front-end, over the socket of SET_BACKEND_REQ_FD."""
+"""Channel: the back-end's own requests of its front-end, over the socket of SET_BACKEND_REQ_FD.
+
+How it works: an asker, with notifications beside its requests. A front-end that waits for a reply of ours
+does not read this socket. So nothing that answers one of its requests waits for anything here: `notify()`
+posts and returns, and of each kind (and queue) one is under way at most. Those that come meanwhile become
+one more. While all rings are stopped ("Suspended device state") notifications are kept, one of each kind,
+until a ring is started.
+
+User Mode Linux, where it reads a VRING_CALL together with a CONFIG_CHANGE_MSG, keeps the latter for its
+next interrupt without a call, which may never come. So where notifications go in-band, nothing else is
+under way with a CONFIG_CHANGE_MSG, and after a call it is repeated if the configuration was not read.
+
+The channel ends when the front-end closes its end, passes another one, or leaves. Whoever waits then gets
+FrontendError. `close()` closes the socket, and may be called at any time and more than once.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from typing import TYPE_CHECKING, TypeAlias
-
-import trio
+from typing import TYPE_CHECKING
 
 from protocol.errors import ProtocolError
 from protocol.vhost_user import BackendChannel, ConfigChange, ProtocolFeature, VringCall, describe
+from vhost_user.transport.asker import Asker
+from vhost_user.transport.errors import ConnectionLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from protocol.io import FdStream
-    from protocol.vhost_user import BackendMessage, BackendSession, Reply
-
-    Finish: TypeAlias = Callable[[Reply | None, Exception | None], None]
+    from protocol.vhost_user import BackendMessage, BackendSession, Reply, Request
 
 _log = logging.getLogger("vhost_user")
 
@@ -30,16 +41,7 @@ class FrontendError(Exception):
 
 
 class Channel:
-    """Sends requests in their order, and matches the replies with them.
-
-    A front-end that waits for a reply of ours does not read this socket. So nothing that answers
-    one of its requests waits for anything here.
-
-    User Mode Linux, where it reads a VRING_CALL together with a CONFIG_CHANGE_MSG, keeps the latter for
-    its next interrupt without a call, which may never come. So where notifications go in-band, nothing
-    else is under way with a CONFIG_CHANGE_MSG, and after a call it is repeated if the configuration was
-    not read.
-    """
+    """Sends requests in their order, and notifications that nobody waits for."""
 
     def __init__(
         self, stream: FdStream, session: BackendSession, is_suspended: Callable[[], bool] = lambda: False
@@ -51,15 +53,12 @@ class Channel:
         self._stream = stream
         self._session = BackendChannel(session)
         self._negotiation = session.negotiation
-        self._outgoing: deque[tuple[BackendMessage, Finish]] = deque()
-        self._moved = trio.lowlevel.ParkingLot()
-        """Woken when something is posted or answered."""
-        self._unanswered: dict[int, Finish] = {}
+        self._asker = Asker(stream, self._session, self._negotiation, _log, may_send=self._may_send)
         self._notifying: dict[tuple[str, int], bool] = {}
+        """What is under way, and whether it came again meanwhile."""
         self._is_suspended = is_suspended
         self._held: dict[tuple[str, int], BackendMessage] = {}
         self._repeats = 0
-        self._closed = False
 
     async def request(self, message: BackendMessage) -> Reply | None:
         """Send `message`, and return the reply, or None where none is due; the caller closes it.
@@ -67,13 +66,10 @@ class Channel:
         Closes the descriptors of `message` in any case. Raises FrontendError where the front-end
         refuses, where it may not be asked, and where it has gone.
         """
-        answer = _Answer()
-        self._post(message, answer.arrive)
         try:
-            reply = await answer.wait()
-        except BaseException:
-            answer.abandon()
-            raise
+            reply = await self._asker.ask(message)
+        except ProtocolError as error:
+            raise FrontendError(str(error)) from None
         if reply is not None and reply.failed:
             reply.close()
             raise FrontendError(f"the front-end refuses {describe(message)}")
@@ -84,19 +80,19 @@ class Channel:
 
         Those that come meanwhile become one. Does nothing where the front-end has gone. While the
         device is suspended, which must not send anything then (vhost-user, "Suspended device
-        state"), it is kept until the device is no longer.
+        state"), it is kept until a ring is started.
         """
         if isinstance(message, ConfigChange):
             self._repeats = _REPEATS
         self._notify(message, index)
 
     def config_read(self) -> None:
-        """Note that the driver reads its configuration, and so needs not be told of the last change again."""
+        """Record that the driver reads its configuration: the last change is not repeated."""
         self._repeats = 0
 
     def _notify(self, message: BackendMessage, index: int) -> None:
         key = (message.label, index)
-        if self._closed:
+        if self._asker.failure is not None:
             return
         if self._is_suspended():
             self._held[key] = message
@@ -115,7 +111,7 @@ class Channel:
             if error is None and isinstance(message, VringCall):
                 self._repeat_change()
 
-        self._post(message, notified)
+        self._asker.post(message, notified)
 
     def _repeat_change(self) -> None:
         """Send a CONFIG_CHANGE_MSG again that may have been read together with a call."""
@@ -125,7 +121,7 @@ class Channel:
             self._notify(change, 0)
 
     def resume(self) -> None:
-        """Send what was to be notified while the device was suspended, which it is no longer."""
+        """Send the notifications that were kept while the device was suspended."""
         held, self._held = self._held, {}
         for (_, index), message in held.items():
             self._notify(message, index)
@@ -133,113 +129,20 @@ class Channel:
     async def run(self) -> None:
         """Send and receive until the front-end closes its end; close the channel then, or when cancelled."""
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._send, nursery.cancel_scope)
-                await self._receive()
-                nursery.cancel_scope.cancel()
+            await self._asker.run()
+        except (ConnectionLostError, ProtocolError) as error:
+            _log.warning("the back-end channel is lost: %s", error)
         finally:
             self.close()
 
     def close(self) -> None:
         """Close the socket; whoever waits for an answer gets FrontendError."""
-        self._closed = True
+        self._asker.fail(FrontendError("the front-end has gone"))
         self._session.close()
         self._stream.close()
-        gone = FrontendError("the front-end has gone")
-        unanswered, self._unanswered = self._unanswered, {}
-        for finish in unanswered.values():
-            finish(None, gone)
-        while self._outgoing:
-            message, finish = self._outgoing.popleft()
-            message.close()
-            finish(None, gone)
 
-    def _post(self, message: BackendMessage, finish: Finish) -> None:
-        if self._closed:
-            message.close()
-            raise FrontendError("the front-end has gone")
-        self._outgoing.append((message, finish))
-        self._moved.unpark()
-
-    async def _send(self, whole: trio.CancelScope) -> None:
-        try:
-            while True:
-                while not self._may_send():
-                    await self._moved.park()
-                await self._send_next()
-        except OSError as error:
-            _log.warning("the back-end channel is lost: %s", error.strerror)
-            whole.cancel()
-        except trio.ClosedResourceError:
-            whole.cancel()
-
-    def _may_send(self) -> bool:
-        """Tell whether there is something to send, and it may go beside what is unanswered."""
-        if not self._outgoing:
-            return False
-        unanswered = self._session.waiting
+    def _may_send(self, request: Request, unanswered: tuple[Request, ...]) -> bool:
+        """Tell whether a request may go out beside those that were not answered yet."""
         if not unanswered or ProtocolFeature.INBAND_NOTIFICATIONS not in self._negotiation.protocol_features:
             return True
-        return not any(isinstance(each, ConfigChange) for each in (self._outgoing[0][0], *unanswered))
-
-    async def _send_next(self) -> None:
-        message, finish = self._outgoing.popleft()
-        ack = ProtocolFeature.REPLY_ACK in self._negotiation.protocol_features
-        try:
-            packet = self._session.request(message, need_reply=ack)
-        except ProtocolError as error:
-            message.close()
-            finish(None, FrontendError(str(error)))
-            return
-        _log.debug("> %s", describe(message))
-        self._unanswered[id(message)] = finish
-        try:
-            await self._stream.send(*packet)
-        finally:
-            message.close()
-        if all(each is not message for each in self._session.waiting):
-            finish = self._unanswered.pop(id(message), finish)
-            finish(None, None)
-
-    async def _receive(self) -> None:
-        try:
-            while True:
-                data, fds = await self._stream.receive(self._session.bytes_wanted)
-                for reply in self._session.receive(data, fds):
-                    _log.debug("< %s", describe(reply))
-                    self._unanswered.pop(id(reply.answers))(reply, None)
-                self._moved.unpark()
-                if not data:
-                    return
-        except (OSError, ProtocolError) as error:
-            _log.warning("the back-end channel is lost: %s", str(error))
-        except trio.ClosedResourceError:
-            pass  # by close(): the front-end gave another channel
-
-
-class _Answer:
-    """What somebody waits for who made a request."""
-
-    def __init__(self) -> None:
-        self._reply: Reply | None = None
-        self._error: Exception | None = None
-        self._arrived = trio.Event()
-        self._abandoned = False
-
-    def arrive(self, reply: Reply | None, error: Exception | None) -> None:
-        self._reply, self._error = reply, error
-        self._arrived.set()
-        if self._abandoned:
-            self.abandon()
-
-    def abandon(self) -> None:
-        """Nobody waits any more: close what comes."""
-        self._abandoned = True
-        if self._reply is not None:
-            self._reply.close()
-
-    async def wait(self) -> Reply | None:
-        await self._arrived.wait()
-        if self._error is not None:
-            raise self._error
-        return self._reply
+        return not any(isinstance(each, ConfigChange) for each in (request, *unanswered))

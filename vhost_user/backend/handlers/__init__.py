@@ -1,6 +1,6 @@
 """What the back-end does with each request of the front-end: a function each, in one table."""
 
 from vhost_user.backend.handlers import device_types, memory, migration, setup, vrings
-from vhost_user.backend.handlers.registration import HANDLERS, Answer
+from vhost_user.backend.handlers.registration import HANDLERS
 
-__all__ = ["HANDLERS", "Answer", "device_types", "memory", "migration", "setup", "vrings"]
+__all__ = ["HANDLERS", "device_types", "memory", "migration", "setup", "vrings"]

@@ -33,9 +33,11 @@ def _region(described: MemoryRegion) -> Region:
 @register(SetMemTable)
 async def set_mem_table(state: ConnectionState, request: SetMemTable) -> None:
     """Replace all memory; queues that run find their rings again."""
-    regions = (_region(each) for each in request.regions)
+    table = []
+    for described, fd in zip(request.regions, request.take_fds(), strict=True):
+        table.append((_region(described), fd))
     state.repeated_regions.clear()
-    state.memory.set_table(list(zip(regions, request.take_fds(), strict=True)))
+    state.memory.set_table(table)
     state.memory_changed()
 
 

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from protocol.vhost_user import Reply, Request
-
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from protocol.vhost_user import Request
     from vhost_user.backend.state import ConnectionState
+    from vhost_user.transport.answerer import Answer
 
     _R = TypeVar("_R", bound=Request)
-    _Handler: TypeAlias = Callable[[ConnectionState, _R], Awaitable["Answer"]]
-
-Answer: TypeAlias = Reply | int | None
-"""What a handler returns.
-
-A reply, whose descriptors are closed once it is sent; the only number in the reply; or None if the request
-is acknowledged at most.
-"""
+    _Handler: TypeAlias = Callable[[ConnectionState, _R], Awaitable[Answer]]
 
 HANDLERS: dict[type[Request], Callable[[ConnectionState, Any], Awaitable[Answer]]] = {}
 """The handler of each request.
