@@ -139,10 +139,10 @@ def _check(device: type[VirtioDevice], where: str) -> None:
 
 def _only(found: list[Entry]) -> Entry:
     """Return the only entry point of a name. Raises UserError where there are several."""
-    first, *others = found
+    first, *others = sorted(found, key=lambda entry: (entry.package, entry.where))
     if others:
         packages = " and ".join(sorted({entry.package for entry in found}))
-        places = ", ".join(entry.where for entry in found)
+        places = ", ".join(entry.where for entry in (first, *others))
         raise UserError(
             f"the device '{first.name}' is installed {len(found)} times, by {packages} ({places}); uninstall"
             " one, or give MODULE:CLASS"

@@ -1,0 +1,183 @@
+"""Devices of other packages, installed with real entry points: a broken one harms itself alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.vhost_user.program.cli_program import OWN_DEVICE, SECONDS
+from vhost_user.devices import DEVICES
+from vhost_user.program.libvirt import described_devices
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+METHOD = "\n\n    @classmethod\n    def {}:\n        {}\n"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package with a device."""
+
+    name: str
+    source: str = OWN_DEVICE
+    """The module of the same name."""
+    points: str = ""
+    """The lines of its entry points, by default one for Hello."""
+
+    def install(self, directory: Path) -> None:
+        (directory / f"{self.name}.py").write_text(self.source)
+        info = directory / f"{self.name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {self.name}\nVersion: 1.0\n")
+        points = self.points or f"{self.name} = {self.name}:Hello"
+        (info / "entry_points.txt").write_text(f"[vhost_user.devices]\n{points}\n")
+
+
+def with_options(*lines: str) -> str:
+    return OWN_DEVICE + METHOD.format("add_options(cls, parser)", "\n        ".join(lines))
+
+
+WORKING = {
+    Package("plain"): "plain: Says hello.",
+    Package("extra", points="extra = extra:Hello [some]"): "extra: Says hello.",
+    Package("positional", with_options("parser.add_argument('file', metavar='FILE')")): "FILE",
+    Package("pairs", with_options("parser.add_argument('--two', nargs=2, metavar=('A', 'B'))")): "--two A B",
+    Package("undocumented", OWN_DEVICE.replace('    """Says hello."""\n', "")): "undocumented: Hello\n",
+    Package("percent", with_options("parser.add_argument('--load', help='at most 100%')")): "--load LOAD",
+}
+"""With what `list` prints of each."""
+
+BROKEN = {
+    Package("absent", points="absent = not_there:Hello"): (
+        "cannot import not_there: No module named 'not_there'; is it installed, or in PYTHONPATH?"
+    ),
+    Package("raising", "1 / 0"): "cannot import raising: ZeroDivisionError: division by zero (",
+    Package("leaving", "import sys\nsys.exit('good bye')"): "cannot import leaving: SystemExit: good bye (",
+    Package("odd", "class Odd(BaseException): pass\nraise Odd('a\\nb')"): "cannot import odd: Odd: a b (",
+    Package("clash", with_options("parser.add_argument('--fd')")): (
+        "hello cannot add its options: ArgumentError: argument --fd: conflicting option string: --fd"
+    ),
+    Package("optionless", with_options("raise SystemExit")): "hello cannot add its options: SystemExit",
+    Package("zero", OWN_DEVICE.replace("DeviceId.CONSOLE", "0")): "; give a number from 1 to 65535",
+    Package("late", OWN_DEVICE + "\n\nHello.device_id = 'console'\n"): (
+        "the device_id of late:Hello is not a type of device; set it to one in the class"
+    ),
+    Package("foreign", "class Hello: pass"): "foreign has no device class Hello",
+    Package("many", OWN_DEVICE + "    many_sockets = True\n"): "Hello.many_sockets is not used: write a",
+    Package(
+        "garbled", points="garbled = what is this?"
+    ): "'what is this?' names no device; give MODULE:CLASS",
+    Package("bare", points="bare = bare"): "'bare' names no device; give MODULE:CLASS",
+}
+"""With what is wrong with each."""
+
+TWICE = (Package("one", points="both = one:Hello"), Package("other", points="both = other:Hello"))
+HIDDEN = Package("hidden", points="rng = hidden:Hello")
+MODELLESS = Package("modelless", OWN_DEVICE + METHOD.format("qemu_model(cls)", "return cls.nothing"))
+UNREADABLE = Package("unreadable", points="no equals sign")
+ALL = (*WORKING, *BROKEN, *TWICE, HIDDEN, MODELLESS, UNREADABLE)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory in PYTHONPATH with all packages."""
+    directory = tmp_path_factory.mktemp("packages")
+    for package in ALL:
+        package.install(directory)
+    return directory
+
+
+def run(installed: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "vhost_user.program.main", *argv]
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    return subprocess.run(
+        program, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment
+    )
+
+
+@pytest.fixture(scope="module")
+def listed(installed: Path) -> subprocess.CompletedProcess[str]:
+    return run(installed, "list", "--qemu", "no-such-qemu")
+
+
+def test_list_has_all_that_work(listed: subprocess.CompletedProcess[str]) -> None:
+    assert listed.returncode == 0
+    paragraphs = {text.partition(":")[0]: text for text in f"{listed.stdout}".split("\n\n")}
+    assert set(paragraphs) == {*DEVICES, *(package.name for package in WORKING)}
+    assert list(paragraphs) == sorted(paragraphs)
+    for package, text in WORKING.items():
+        assert text in paragraphs[package.name]
+
+
+def test_list_names_all_that_do_not_in_a_line_each(listed: subprocess.CompletedProcess[str]) -> None:
+    lines = listed.stderr.splitlines()
+    assert all(line.startswith("vhost-user list: ") for line in lines)
+    for package, text in BROKEN.items():
+        (line,) = (line for line in lines if f"of the package {package.name} " in line)
+        assert f"the device '{package.name}' of the package {package.name} cannot be used: " in line
+        assert text in line
+        assert line.endswith(" (update or uninstall the package)")
+    assert len(lines) == len(BROKEN) + 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the device 'both' is installed 2 times, by one and other (one:Hello, other:Hello); uninstall",
+        "the device 'rng' of the package hidden is hidden by ours; 'vhost-user run hidden:Hello' runs it",
+        "the device 'modelless' of the package modelless cannot be used: its qemu_model() does not work: ",
+        "cannot read the entry points of the package unreadable: ",
+    ],
+)
+def test_list_names_what_concerns_several(listed: subprocess.CompletedProcess[str], text: str) -> None:
+    assert len([line for line in listed.stderr.splitlines() if text in line]) == 1
+
+
+def test_our_own_devices_know_nothing_of_it(installed: Path, directory: Path) -> None:
+    told = run(installed, "run", "rng", "--print-capabilities")
+    assert (told.returncode, json.loads(told.stdout)["type"], told.stderr) == (0, "rng", "")
+    written = run(installed, "describe", str(directory))
+    assert (written.returncode, written.stderr) == (0, "")
+    assert len(list(directory.iterdir())) == len(described_devices())
+
+
+@pytest.mark.parametrize("package", BROKEN, ids=lambda package: package.name)
+def test_device_that_is_run_says_what_is_wrong(installed: Path, package: Package) -> None:
+    result = run(installed, "run", package.name, "-s", "/tmp/none")
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert f"the device '{package.name}' of the package {package.name} cannot be used: " in line
+    assert BROKEN[package] in line
+
+
+@pytest.mark.parametrize(
+    ("argv", "text"),
+    [
+        (["both"], "the device 'both' is installed 2 times"),
+        (
+            ["modelless", "-s", "/tmp/s", "--print-qemu-args"],
+            "hello cannot say how it is attached: Attribute",
+        ),
+        (["percent", "--help"], "hello cannot read its options: ValueError: "),
+        (["nothing"], "there is no device 'nothing'; give one of absent, "),
+    ],
+)
+def test_what_fails_later_is_said_in_one_line(installed: Path, argv: list[str], text: str) -> None:
+    result = run(installed, "run", *argv)
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert text in line
+
+
+@pytest.mark.parametrize("name", ["plain", "extra", "one:Hello", "hidden:Hello", "undocumented"])
+def test_other_devices_are_run(installed: Path, name: str) -> None:
+    result = run(installed, "run", name, "-s", "/tmp/s", "--print-qemu-args")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "virtio-id=3" in result.stdout
