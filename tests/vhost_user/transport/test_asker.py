@@ -91,6 +91,7 @@ class Pair:
             for request in (GetFeatures(), GetProtocolFeatures()):
                 nursery.start_soon(self.ask, request)
                 await self.answer(await self.read())
+                await wait_all_tasks_blocked()  # the second request needs the reply to the first
         await self.asker.ask(SetProtocolFeatures(PROTOCOL), need_reply=False)
         await self.read()
         self.results.clear()
