@@ -15,7 +15,7 @@ from tests.vhost_user.devices.net.recording_port import TestPort
 from tests.vhost_user.raw_frontend import attached
 from vhost_user.devices.net.device import Net
 from vhost_user.devices.net.options import NetProgram
-from vhost_user.devices.net.ports.port import Port
+from vhost_user.devices.net.ports.port import NetPort
 from vhost_user.program.options import build_parser
 
 GUIDE = read("net.md")
@@ -54,7 +54,7 @@ def renamed() -> str:
 
 async def test_port_of_ones_own_gives_frames_back() -> None:
     (code,) = blocks(GUIDE, "python")
-    names = {"Port": Port, "trio": trio}
+    names = {"NetPort": NetPort, "trio": trio}
     exec(code, names)  # noqa: S102 -- what the guide says
     device = Net(names["Loopback"]())  # type: ignore[operator]
     async with attached(device) as front:

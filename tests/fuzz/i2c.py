@@ -17,7 +17,7 @@ from tests.fuzz.rings import parts_of
 from vhost_user.devices.i2c.chips.at24 import At24
 from vhost_user.devices.i2c.chips.chip import run_transfer
 from vhost_user.devices.i2c.chips.lm75 import Lm75
-from vhost_user.devices.i2c.requests import answer, parse
+from vhost_user.devices.i2c.requests import parse_request, write_response
 from vhost_user.ring import BrokenRingError, RingConfig, SplitRing
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def one_input(data: bytes) -> None:
             _guest.memory, RingConfig(SIZE, USER + table, USER + avail, USER + used, _FEATURES), 0
         )
         while chains := ring.pop(4):
-            requests = [parse(chain, features) for chain in chains]
+            requests = [parse_request(chain, features) for chain in chains]
             messages = [request.message for request in requests if request.message is not None]
             done = run_transfer(chips, messages)
             if not 0 <= done <= len(messages):
@@ -58,7 +58,7 @@ def one_input(data: bytes) -> None:
             for request in requests:
                 is_done = request.message is not None and id(request.message) in finished
                 status = RequestStatus.OK if is_done else RequestStatus.ERR
-                request.chain.written = answer(request, status)
+                request.chain.written = write_response(request, status)
                 _check(request.chain)
             ring.push(chains)
     except BrokenRingError:

@@ -28,7 +28,7 @@ from tests.fuzz.rings import parts_of
 from vhost_user.buffers import copy
 from vhost_user.devices.net.device import Net
 from vhost_user.devices.net.ports.frames import Counters, Filter
-from vhost_user.devices.net.ports.port import MAX_FRAME, Port
+from vhost_user.devices.net.ports.port import MAX_FRAME, NetPort
 from vhost_user.devices.net.receiver import QueueReceiver
 from vhost_user.devices.net.transmitter import QueueTransmitter
 from vhost_user.ring import BrokenRingError, RingConfig, SplitRing
@@ -93,7 +93,7 @@ class _Queue:
         return self._taken - self._given_back
 
 
-class _Port(Port):
+class _Port(NetPort):
     """Looks at every byte that is sent."""
 
     queue_pairs = 2

@@ -17,7 +17,7 @@ from protocol.virtio.vsock import HEADER_SIZE, HOST_CID, Header, Operation, Sock
 from tests.fuzz.harness import DefectError
 from vhost_user.buffers import Readable
 from vhost_user.devices.vsock.connection import Address
-from vhost_user.devices.vsock.connection_table import Table, TooManyConnectionsError
+from vhost_user.devices.vsock.connection_table import ConnectionTable, TooManyConnectionsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ _REFUSED = 7
 
 
 class _Chain:
-    """What a Table takes and fills."""
+    """What a ConnectionTable takes and fills."""
 
     def __init__(self, readable: bytes = b"", room: int = 0) -> None:
         self.memory = bytearray(b"\xa5" * room)
@@ -53,7 +53,7 @@ class _Run:
     """A table, the host's ends of its connections, and what has gone to the guest."""
 
     def __init__(self) -> None:
-        self.table = Table(CID, buf_alloc=BUFFER, most=MOST, asked=self._on_asked)
+        self.table = ConnectionTable(CID, buf_alloc=BUFFER, most=MOST, asked=self._on_asked)
         self.ends: list[socket.socket] = []
         self.room: dict[tuple[Address, int], tuple[int, int]] = {}
         """By our end and the guest's port: what the guest said last that it can hold, and has passed on."""

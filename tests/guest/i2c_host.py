@@ -7,39 +7,39 @@ import sys
 import trio
 
 from protocol.program.command_line import UserError
-from vhost_user.devices.i2c.chips.chip import Message
+from vhost_user.devices.i2c.chips.chip import I2cMessage
 from vhost_user.devices.i2c.host import HostBus, find_bus
 
 SENSOR, EEPROM, ABSENT = 0x48, 0x50, 0x21
 
 
-def read(address: int, pointer: int, size: int) -> list[Message]:
-    return [Message(address, data=bytes([pointer])), Message(address, read=True, size=size)]
+def read(address: int, pointer: int, size: int) -> list[I2cMessage]:
+    return [I2cMessage(address, data=bytes([pointer])), I2cMessage(address, read=True, size=size)]
 
 
 I2C = {
     "temperature": read(SENSOR, 0, 2),
-    "write": [Message(EEPROM, data=b"\x10a host's")],
+    "write": [I2cMessage(EEPROM, data=b"\x10a host's")],
     "read": read(EEPROM, 0x10, 8),
     "two chips": read(SENSOR, 0, 1) + read(EEPROM, 0x12, 2),
-    "quick": [Message(SENSOR)],
-    "absent": [Message(ABSENT)],
-    "group that fails": [*read(SENSOR, 0, 2), Message(ABSENT, data=b"\0")],
+    "quick": [I2cMessage(SENSOR)],
+    "absent": [I2cMessage(ABSENT)],
+    "group that fails": [*read(SENSOR, 0, 2), I2cMessage(ABSENT, data=b"\0")],
     "after it": read(SENSOR, 1, 1),
 }
 SMBUS = {
-    "quick": [Message(SENSOR)],
+    "quick": [I2cMessage(SENSOR)],
     "word": read(SENSOR, 0, 2),
-    "write word": [Message(SENSOR, data=b"\x01\xab\xcd")],
+    "write word": [I2cMessage(SENSOR, data=b"\x01\xab\xcd")],
     "byte": read(SENSOR, 1, 1),
-    "write byte": [Message(SENSOR, data=b"\x02\x12")],
-    "write code": [Message(SENSOR, data=b"\x02")],
-    "read byte": [Message(SENSOR, read=True, size=1)],
-    "write block": [Message(EEPROM, data=b"\x10a host's")],
+    "write byte": [I2cMessage(SENSOR, data=b"\x02\x12")],
+    "write code": [I2cMessage(SENSOR, data=b"\x02")],
+    "read byte": [I2cMessage(SENSOR, read=True, size=1)],
+    "write block": [I2cMessage(EEPROM, data=b"\x10a host's")],
     "block": read(EEPROM, 0x10, 8),
     "too long": read(EEPROM, 0, 33),
     "two chips": read(SENSOR, 0, 1) + read(EEPROM, 0x12, 2),
-    "absent": [Message(ABSENT)],
+    "absent": [I2cMessage(ABSENT)],
     "after it": read(SENSOR, 2, 1),
 }
 

@@ -9,7 +9,7 @@ import trio
 
 from protocol.virtio.features import Feature
 from vhost_user.devices.net.device import Net
-from vhost_user.devices.net.ports.port import Port
+from vhost_user.devices.net.ports.port import NetPort
 
 if TYPE_CHECKING:
     import argparse
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vhost_user.devices.net.ports.port import Receiver
 
 
-class Loop(Port):
+class Loop(NetPort):
     """A cable with both ends in one card."""
 
     queue_pairs = 2

@@ -151,7 +151,7 @@ def test_ways_to_fail_without_end_do_not_fill_the_log(
     [
         (I2cChip, "write"),
         (RegisterChip, "stop"),
-        (net_host.Port, "send"),
+        (net_host.NetPort, "send"),
         (gpio_chip.Chip, "reset"),
         (VirtioDevice, "read_config"),
     ],

@@ -24,14 +24,14 @@ from protocol.virtio.ids import DeviceId
 from vhost_user.device import VirtioDevice
 from vhost_user.devices.console.control import PortReady
 from vhost_user.devices.console.descriptions import parse_console, parse_port
-from vhost_user.devices.console.ports import Ports
+from vhost_user.devices.console.ports import PortTable
 from vhost_user.devices.console.simulation import ConsoleSimulation
 
 if TYPE_CHECKING:
     from protocol.vhost_user import ConfigFlag
     from protocol.virtio.features import Feature
     from vhost_user.devices.console.descriptions import PortDescription
-    from vhost_user.devices.console.port import Port
+    from vhost_user.devices.console.port import ConsolePort
     from vhost_user.devices.console.simulation import PortSimulation
     from vhost_user.queue import Virtqueue
     from vhost_user.ring.chain import Chain
@@ -66,7 +66,7 @@ class Console(VirtioDevice):
         """Have room for `max_ports` ports, and none yet. `rows_first` as in Control."""
         self.num_queues = queues(max_ports)
         self.simulation: ConsoleSimulation = ConsoleSimulation(self)
-        self._ports = Ports(max_ports, rows_first=rows_first, resized=self.notify_config_changed)
+        self._ports = PortTable(max_ports, rows_first=rows_first, resized=self.notify_config_changed)
         self._control = self._ports.control
         self._has_port_0_only = False
         """True while there is a driver without MULTIPORT."""
@@ -173,15 +173,15 @@ class Console(VirtioDevice):
     async def run_queue(self, queue: Virtqueue) -> None:
         """Serve one queue."""
         if queue.index == CONTROL_RECEIVEQ:
-            await self._tell(queue)
+            await self._control_rx(queue)
         elif queue.index == CONTROL_TRANSMITQ:
-            await self._listen(queue)
+            await self._control_tx(queue)
         elif queue.index == receiveq(port_of(queue.index)):
-            await self._give(queue, port_of(queue.index))
+            await self._port_rx(queue, port_of(queue.index))
         else:
-            await self._take(queue, port_of(queue.index))
+            await self._port_tx(queue, port_of(queue.index))
 
-    async def _tell(self, queue: Virtqueue) -> None:
+    async def _control_rx(self, queue: Virtqueue) -> None:
         """Send control messages, each in a buffer of its own."""
         async for chain in queue:
             with queue.until_stop() as scope:
@@ -197,7 +197,7 @@ class Console(VirtioDevice):
                 chain.writable.write(message)
             chain.complete()
 
-    async def _listen(self, queue: Virtqueue) -> None:
+    async def _control_tx(self, queue: Virtqueue) -> None:
         """Take control messages, one of each buffer."""
         async for chain in queue:
             data = chain.readable.read(CONTROL.size)
@@ -212,7 +212,7 @@ class Console(VirtioDevice):
                 self._complain(f"the guest could not set up port {told.port}")
             self._ports.tell()
 
-    async def _give(self, queue: Virtqueue, number: int) -> None:
+    async def _port_rx(self, queue: Virtqueue, number: int) -> None:
         """Fill buffers with what comes from the host."""
         async for chain in queue:
             if not chain.writable.remaining:
@@ -230,12 +230,12 @@ class Console(VirtioDevice):
             chain.writable.write(port.take_input(chain.writable.remaining))
             chain.complete()
 
-    def _with_input(self, number: int) -> Port | None:
+    def _with_input(self, number: int) -> ConsolePort | None:
         """Return the port, if there is one and it has something for the guest."""
         port = self._ports.get(number)
         return port if port is not None and port.has_input else None
 
-    async def _take(self, queue: Virtqueue, number: int) -> None:
+    async def _port_tx(self, queue: Virtqueue, number: int) -> None:
         """Take what buffers hold for the host; while nobody has room for that, they wait."""
         async for chain in queue:
             port = self._ports.get(number)
@@ -249,7 +249,7 @@ class Console(VirtioDevice):
             else:
                 chain.put_back()
 
-    async def _take_chain(self, queue: Virtqueue, chain: Chain, number: int, port: Port) -> bool:
+    async def _take_chain(self, queue: Virtqueue, chain: Chain, number: int, port: ConsolePort) -> bool:
         """Take a chain's bytes; return False where the queue stops before any was taken."""
         readable = chain.readable
 

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from protocol.io import FdStream, Listener
-    from vhost_user.devices.console.port import Port
+    from vhost_user.devices.console.port import ConsolePort
 
-POLL_SECONDS = 0.1
+TERMINAL_POLL_SECONDS = 0.1
 """How often to look at what nothing tells of: whether somebody has a pseudo-terminal open, and its size."""
 
-_RETRY_SECONDS = 1.0
+_FAILURE_RETRY_SECONDS = 1.0
 _CHUNK = 32768
 _WINSIZE = struct.Struct("HHHH")
 
@@ -43,7 +43,7 @@ _log = logging.getLogger("vhost_user")
 class HostSide(Protocol):
     """The host's end of a port."""
 
-    async def run(self, port: Port) -> None:
+    async def run(self, port: ConsolePort) -> None:
         """Move bytes, and tell the port who comes and goes, until cancelled."""
 
     def hang_up(self) -> bool:
@@ -69,7 +69,7 @@ async def until_writable(fd: int) -> None:
     await trio.lowlevel.checkpoint()
 
 
-async def read_into(port: Port, fd: int, accept: Callable[[bytes], bytes] = bytes) -> int:
+async def read_into(port: ConsolePort, fd: int, accept: Callable[[bytes], bytes] = bytes) -> int:
     """Hand what comes from the non-blocking `fd`, as `accept` returns it, to the guest; return at its end.
 
     Returns the number of the error that was its end, or 0.
@@ -88,7 +88,7 @@ async def read_into(port: Port, fd: int, accept: Callable[[bytes], bytes] = byte
         port.put_input_now(accept(data))  # all of it, as a wait could be cancelled
 
 
-async def write_from(port: Port, fd: int, write: Callable[[int, bytes], int] = os.write) -> None:
+async def write_from(port: ConsolePort, fd: int, write: Callable[[int, bytes], int] = os.write) -> None:
     """Write to the non-blocking `fd` what comes from the guest. Raises OSError."""
     while True:
         await port.until_output()
@@ -98,7 +98,7 @@ async def write_from(port: Port, fd: int, write: Callable[[int, bytes], int] = o
 
 
 async def _converse(
-    port: Port, fd: int, write: Callable[[int, bytes], int] = os.write, *, half_closes: bool = False
+    port: ConsolePort, fd: int, write: Callable[[int, bytes], int] = os.write, *, half_closes: bool = False
 ) -> int:
     """Move bytes in both directions; return when the other end of `fd` has gone, and with what error.
 
@@ -159,12 +159,12 @@ class PtyHost:
     def __str__(self) -> str:
         return self.path if self._link is None else f"{self._link} ({self.path})"
 
-    async def run(self, port: Port) -> None:
+    async def run(self, port: ConsolePort) -> None:
         """Serve one who opens it after the other, or several at a time, as the kernel has it."""
         fd = self._master.fileno()
         while True:
             if has_hung_up(fd):
-                await trio.sleep(POLL_SECONDS)
+                await trio.sleep(TERMINAL_POLL_SECONDS)
                 continue
             port.host_opened()
             async with trio.open_nursery() as nursery:
@@ -176,13 +176,13 @@ class PtyHost:
             tty.setraw(fd, termios.TCSANOW)
             port.host_closed()
 
-    async def _watch_size(self, port: Port) -> None:
+    async def _watch_size(self, port: ConsolePort) -> None:
         while True:
             size = window_size(self._master.fileno())
             if size is not None and size != self._size:
                 self._size = size
                 port.resize(*size)
-            await trio.sleep(POLL_SECONDS)
+            await trio.sleep(TERMINAL_POLL_SECONDS)
 
     def hang_up(self) -> bool:
         """Refuse: nobody can be made to close it."""
@@ -208,7 +208,7 @@ class _SocketHost:
     def __str__(self) -> str:
         return self._name
 
-    async def run(self, port: Port) -> None:
+    async def run(self, port: ConsolePort) -> None:
         """Serve one client after the other; the next one waits until the one before has left."""
         while True:
             with await self._accept() as client:
@@ -218,7 +218,7 @@ class _SocketHost:
                 self._talk = None
             port.host_closed()
 
-    async def _converse(self, port: Port, fd: int) -> None:
+    async def _converse(self, port: ConsolePort, fd: int) -> None:
         """Move bytes until the client has gone."""
         await _converse(port, fd)
 
@@ -263,7 +263,7 @@ class UnixHost(_SocketHost):
         super().__init__(path)
         self._listener: Listener = listen(path)
 
-    async def _converse(self, port: Port, fd: int) -> None:
+    async def _converse(self, port: ConsolePort, fd: int) -> None:
         sent = _Sent(fd)
         error = await _converse(port, fd, sent.write, half_closes=True)
         if errno.ECONNRESET in {error, _pending_error(fd)}:  # which says that something was not read
@@ -328,7 +328,7 @@ class FileHost:
     def __str__(self) -> str:
         return self._path
 
-    async def run(self, port: Port) -> None:
+    async def run(self, port: ConsolePort) -> None:
         """Write what comes. What cannot be written waits, and is tried again."""
         port.host_opened()
         while True:
@@ -368,4 +368,4 @@ def _pending_error(fd: int) -> int:
 async def _report(name: str, error: OSError) -> None:
     """Log what went wrong with the host side `name`, which is tried again after a while."""
     _log.error("%s: %s; trying again", name, error.strerror or errno.errorcode.get(error.errno or 0, error))
-    await trio.sleep(_RETRY_SECONDS)
+    await trio.sleep(_FAILURE_RETRY_SECONDS)

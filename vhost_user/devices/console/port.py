@@ -74,7 +74,7 @@ class Callbacks:
     host_opened: Callable[[bool], None] = lambda _: None
 
 
-class Port:
+class ConsolePort:
     """One port. Its device moves the guest's data, its host side and scripts are at the other end."""
 
     def __init__(

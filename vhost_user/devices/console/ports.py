@@ -11,7 +11,7 @@ import trio
 
 from vhost_user.containment import Containment
 from vhost_user.devices.console.control import Control, PortState
-from vhost_user.devices.console.port import Port
+from vhost_user.devices.console.port import ConsolePort
 from vhost_user.devices.console.simulation import PortSimulation
 
 if TYPE_CHECKING:
@@ -23,17 +23,17 @@ _log = logging.getLogger("vhost_user")
 
 
 @dataclass
-class Plug:
+class PluggedPort:
     """A port that is plugged in, and the task of its host side."""
 
-    port: Port
+    port: ConsolePort
     part: PortSimulation
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event | None = None
     """None where there never was a task. Each has a scope and an event of its own."""
 
 
-class Ports:
+class PortTable:
     """All ports of a device, by their numbers, with the control messages about them."""
 
     def __init__(self, max_ports: int, *, rows_first: bool, resized: Callable[[], None]) -> None:
@@ -43,12 +43,12 @@ class Ports:
         """One a port number, whether there is such a port or not: queues wait there."""
         self.to_tell = trio.lowlevel.ParkingLot()
         """Unparked when there may be something to tell the driver."""
-        self._plugs: dict[int, Plug] = {}
+        self._plugs: dict[int, PluggedPort] = {}
         self._resized = resized
         self._nursery: trio.Nursery | None = None
         self._own = Containment(_log)
 
-    def get(self, number: int) -> Port | None:
+    def get(self, number: int) -> ConsolePort | None:
         """Return a port, if there is one of that number."""
         plug = self._plugs.get(number)
         return None if plug is None else plug.port
@@ -78,14 +78,14 @@ class Ports:
         state = PortState(options.name, options.is_console, options.size)
         self.control.add(number, state)
         try:
-            port = Port(state, options.open(), blocks=options.blocks, backlog=options.backlog)
+            port = ConsolePort(state, options.open(), blocks=options.blocks, backlog=options.backlog)
         except BaseException:
             self.control.remove(number)
             raise
         port.changed = self.changed[number]
         port.callbacks.tell = self.tell
         port.callbacks.resized = self._tell_size
-        plug = self._plugs[number] = Plug(port, PortSimulation(options.name, port))
+        plug = self._plugs[number] = PluggedPort(port, PortSimulation(options.name, port))
         self._start(plug)
         self._wake(number)
         return plug.part
@@ -131,7 +131,7 @@ class Ports:
         for plug in self._plugs.values():
             self._close(plug)
 
-    def _close(self, plug: Plug) -> None:
+    def _close(self, plug: PluggedPort) -> None:
         if plug.port.host is not None:
             with self._own.code(f"the host's end of port {plug.part.name}", "it was to be closed"):
                 plug.port.host.close()
@@ -144,12 +144,12 @@ class Ports:
         self.tell()
         self._resized()
 
-    def _start(self, plug: Plug) -> None:
+    def _start(self, plug: PluggedPort) -> None:
         if self._nursery is not None and plug.port.host is not None:
             plug.scope, plug.ended = trio.CancelScope(), trio.Event()
             self._nursery.start_soon(self._run_host_side, plug, name=f"port {plug.part.name}")
 
-    async def _run_host_side(self, plug: Plug) -> None:
+    async def _run_host_side(self, plug: PluggedPort) -> None:
         """Run a host side, to its end or until the port is unplugged; one that fails is a closed one."""
         host, ended = plug.port.host, plug.ended
         assert host is not None

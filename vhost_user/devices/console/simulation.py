@@ -17,7 +17,7 @@ from vhost_user.simulation.simulation import Simulation, call
 
 if TYPE_CHECKING:
     from vhost_user.devices.console.device import Console
-    from vhost_user.devices.console.port import Port
+    from vhost_user.devices.console.port import ConsolePort
 
 EXPECT_SECONDS = 60.0
 """How long to wait for what is expected, where nobody says."""
@@ -28,7 +28,7 @@ _SHOWN_BYTES = 200
 class PortSimulation(Simulation):
     """One port. Events: `guest` (with `open`, as the guest opens and closes it), `host` likewise."""
 
-    def __init__(self, name: str, port: Port) -> None:
+    def __init__(self, name: str, port: ConsolePort) -> None:
         """Be the host's end of `port`, beside what else is there."""
         super().__init__()
         self.name = name

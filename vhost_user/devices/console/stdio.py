@@ -20,7 +20,7 @@ from vhost_user.devices.console.host import read_into, window_size, write_from
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from vhost_user.devices.console.port import Port
+    from vhost_user.devices.console.port import ConsolePort
 
 ESCAPE = b"\x01"
 """Ctrl-A, which begins a command to us, as in QEMU."""
@@ -74,7 +74,7 @@ class StdioHost:
     def __str__(self) -> str:
         return "standard input and output" if self._terminal is None else "this terminal"
 
-    async def run(self, port: Port) -> None:
+    async def run(self, port: ConsolePort) -> None:
         """Serve the terminal; whoever types the command to quit, interrupts the program (SIGINT)."""
         port.host_opened()
         if self._is_typed:
@@ -86,7 +86,7 @@ class StdioHost:
                     nursery.start_soon(self._watch, port, self._terminal, set_raw)
                 await self._read(port)
 
-    async def _read(self, port: Port) -> None:
+    async def _read(self, port: ConsolePort) -> None:
         escape = Escape()
 
         def accept(data: bytes) -> bytes:
@@ -97,14 +97,14 @@ class StdioHost:
 
         await read_into(port, self._input.fileno(), accept if self._is_typed else bytes)
 
-    async def _write(self, port: Port) -> None:
+    async def _write(self, port: ConsolePort) -> None:
         try:
             await write_from(port, self._output.fileno())
         except OSError as error:
             _log.error("cannot write to standard output: %s", error.strerror)
             port.host_closed()
 
-    async def _watch(self, port: Port, terminal: int, set_raw: Callable[[], None]) -> None:
+    async def _watch(self, port: ConsolePort, terminal: int, set_raw: Callable[[], None]) -> None:
         """Pass the terminal's size on whenever it changes; make it raw again after a stop (SIGCONT)."""
         if size := window_size(terminal):
             port.resize(*size)

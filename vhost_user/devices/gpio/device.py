@@ -25,7 +25,13 @@ from vhost_user.containment import Containment, in_time
 from vhost_user.device import VirtioDevice
 from vhost_user.devices.gpio.chip import LineError
 from vhost_user.devices.gpio.interrupts import Interrupt, give_back, put_back_buffers
-from vhost_user.devices.gpio.requests import BadRequestError, Request, answer, parse, parse_event
+from vhost_user.devices.gpio.requests import (
+    BadRequestError,
+    Request,
+    parse_event,
+    parse_request,
+    write_response,
+)
 from vhost_user.devices.gpio.simulation import SimulatedChip
 
 if TYPE_CHECKING:
@@ -121,12 +127,12 @@ class Gpio(VirtioDevice):
         refused = (BadRequestError, LineError)
         status, data = GpioStatus.ERR, b"\0"
         with self._own.code(self._what, "the guest gets an error", expected=refused) as attempt, in_time():
-            request = parse(chain, len(self.interrupts), len(self._names))
+            request = parse_request(chain, len(self.interrupts), len(self._names))
             data = await self._execute(request)
             status = GpioStatus.OK
         if attempt.refusal is not None:
             self._once.warning(f"the guest gets an error for {attempt.refusal}")
-        answer(chain, status, data)
+        write_response(chain, status, data)
 
     async def take_event(self, chain: Chain) -> None:
         """Unmask an interrupt with a chain of the event queue, or complete it where that is none."""

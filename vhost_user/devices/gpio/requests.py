@@ -43,7 +43,7 @@ class Request:
     value: int
 
 
-def parse(chain: Chain, lines: int, names_size: int) -> Request:
+def parse_request(chain: Chain, lines: int, names_size: int) -> Request:
     """Take a request apart, to a device of so many lines. Raises BadRequestError."""
     number, line, value = REQUEST.unpack(_exactly(chain, REQUEST.size))
     try:
@@ -64,7 +64,7 @@ def parse(chain: Chain, lines: int, names_size: int) -> Request:
     return Request(kind, line, value)
 
 
-def answer(chain: Chain, status: GpioStatus, data: bytes = b"\0") -> None:
+def write_response(chain: Chain, status: GpioStatus, data: bytes = b"\0") -> None:
     """Write a response, as far as there is room, and give the request back."""
     chain.writable.write(bytes([status]) + data)
     chain.complete()

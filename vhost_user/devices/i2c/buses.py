@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from vhost_user.devices.i2c.chips.chip import I2cChip, Message
+    from vhost_user.devices.i2c.chips.chip import I2cChip, I2cMessage
 
 _log = logging.getLogger("vhost_user.i2c")
 
@@ -31,7 +31,7 @@ class Bus(Protocol):
     def addresses(self) -> frozenset[int]:
         """The chips that the guest sees."""
 
-    async def transfer(self, messages: Sequence[Message]) -> int:
+    async def transfer(self, messages: Sequence[I2cMessage]) -> int:
         """Do messages as one transfer, with repeated starts; return how many were done before one failed."""
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class ChipBus(Simulation):
         """Where there is a chip."""
         return frozenset(self._chips)
 
-    async def transfer(self, messages: Sequence[Message]) -> int:
+    async def transfer(self, messages: Sequence[I2cMessage]) -> int:
         """Do messages as one transfer, at once; return how many were done."""
         return run_transfer(self._chips, messages, self._guard)
 
@@ -103,7 +103,7 @@ class Buses:
                     raise ValueError(f"address {address:#04x} is used twice")
                 self._bus_of[address] = bus
 
-    async def transfer(self, messages: Sequence[Message]) -> int:
+    async def transfer(self, messages: Sequence[I2cMessage]) -> int:
         """Do messages as one transfer; return how many were done before one failed.
 
         It is one transfer for each bus. Few have messages for several.
@@ -117,7 +117,7 @@ class Buses:
                 break
         return done
 
-    async def _transfer(self, bus: Bus, messages: Sequence[Message]) -> int:
+    async def _transfer(self, bus: Bus, messages: Sequence[I2cMessage]) -> int:
         """Do messages on one bus; none where it fails, takes too long, or says that it did what cannot be."""
         with self._own.code(type(bus).__name__, _NACK), in_time():
             done = await bus.transfer(messages)

@@ -11,13 +11,13 @@ from protocol.virtio.i2c import I2cFeature, RequestStatus
 from protocol.virtio.ids import DeviceId
 from vhost_user.device import VirtioDevice
 from vhost_user.devices.i2c.buses import Bus, Buses, ChipBus
-from vhost_user.devices.i2c.requests import Groups, answer, completion_order
+from vhost_user.devices.i2c.requests import Transfers, completion_order, write_response
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Self
 
-    from vhost_user.devices.i2c.chips.chip import I2cChip, Message
+    from vhost_user.devices.i2c.chips.chip import I2cChip, I2cMessage
     from vhost_user.devices.i2c.requests import Request
     from vhost_user.queue import Virtqueue
 
@@ -74,11 +74,11 @@ class I2c(VirtioDevice):
     async def run_queue(self, queue: Virtqueue) -> None:
         """Do the requests, one group after the other."""
         failing = False
-        async for group in Groups(queue):
+        async for group in Transfers(queue):
             requests = [request for _, request in group]
             done = 0 if failing else await self._perform(requests)
             written = [
-                answer(request, RequestStatus.OK if number < done else RequestStatus.ERR)
+                write_response(request, RequestStatus.OK if number < done else RequestStatus.ERR)
                 for number, request in enumerate(requests)
             ]
             for number in completion_order(len(group), done):
@@ -88,7 +88,7 @@ class I2c(VirtioDevice):
 
     async def _perform(self, requests: Sequence[Request]) -> int:
         """Do a group's requests up to the first that cannot be done; return how many were."""
-        messages: list[Message] = []
+        messages: list[I2cMessage] = []
         for request in requests:
             if request.message is None:
                 self._once.warning(f"refused a request: {request.reason}")

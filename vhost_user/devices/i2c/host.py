@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-    from vhost_user.devices.i2c.chips.chip import Message
+    from vhost_user.devices.i2c.chips.chip import I2cMessage
 
 SYSFS = Path("/sys/bus/i2c/devices")
 """Where the kernel names its adapters: i2c-N/name."""
@@ -118,18 +118,18 @@ class HostBus:
         """Close it."""
         self._opened.close()
 
-    async def transfer(self, messages: Sequence[Message]) -> int:
+    async def transfer(self, messages: Sequence[I2cMessage]) -> int:
         """Do messages as one transfer; return how many the kernel says were done."""
         return await trio.to_thread.run_sync(self._transfer, messages)
 
-    def _transfer(self, messages: Sequence[Message]) -> int:
+    def _transfer(self, messages: Sequence[I2cMessage]) -> int:
         try:
             return self._do_i2c(messages) if self._does_i2c else self._do_smbus(messages)
         except OSError as error:
             self._tell(error)
             return 0
 
-    def _do_i2c(self, messages: Sequence[Message]) -> int:
+    def _do_i2c(self, messages: Sequence[I2cMessage]) -> int:
         """Do a transfer. Raises OSError where the kernel does not say how far it came."""
         kind = self._library.i2c_msg
         given: list[Any] = [
@@ -153,7 +153,7 @@ class HostBus:
         else:
             _log.debug("%s: a transfer failed: %s", self._path, error.strerror)
 
-    def _do_smbus(self, messages: Sequence[Message]) -> int:
+    def _do_smbus(self, messages: Sequence[I2cMessage]) -> int:
         """Do a transfer that is an SMBus command; none of one that is not. Raises OSError."""
         command = smbus.find(messages, self._commands)
         if command is None:

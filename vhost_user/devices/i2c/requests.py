@@ -20,7 +20,7 @@ from protocol.virtio.i2c import (
 )
 from protocol.words import plural
 from vhost_user.buffers import Readable
-from vhost_user.devices.i2c.chips.chip import Message
+from vhost_user.devices.i2c.chips.chip import I2cMessage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,7 +43,7 @@ class Request:
     """A request as its driver put it."""
 
     chain: Chain
-    message: Message | None
+    message: I2cMessage | None
     """What is to be done; None where that cannot be done."""
     fail_next: bool = False
     """Whether the next request belongs to the same group."""
@@ -51,7 +51,7 @@ class Request:
     """Why there is nothing to be done, in one line."""
 
 
-def parse(chain: Chain, features: int) -> Request:
+def parse_request(chain: Chain, features: int) -> Request:
     """Take a request apart, where `features` were negotiated. Never fails: see `Request.reason`."""
     readable = Readable(chain.readable_buffers, chain.readable_length)
     header = readable.read(REQUEST_HEADER.size)
@@ -71,11 +71,11 @@ def parse(chain: Chain, features: int) -> Request:
     )
     if not request.reason:
         address = decode_address(addr) or 0
-        request.message = Message(address, RequestFlag.M_RD in flags, readable.read(), room)
+        request.message = I2cMessage(address, RequestFlag.M_RD in flags, readable.read(), room)
     return request
 
 
-def answer(request: Request, status: RequestStatus) -> int:
+def write_response(request: Request, status: RequestStatus) -> int:
     """Write what was read and the status, where there is a byte for it; return how many bytes that was.
 
     All that is writable counts as written, so what failed gives zeroes.
@@ -135,7 +135,7 @@ def _wrong_buffers(length: int, room: int, *, is_read: bool) -> str:
     return ""
 
 
-class Groups:
+class Transfers:
     """The requests of a queue, gathered into the transfers that they are."""
 
     def __init__(self, queue: Virtqueue) -> None:
@@ -158,7 +158,7 @@ class Groups:
                         taken.put_back()
                     raise StopAsyncIteration
                 (chain,) = batch
-                request = parse(chain, self._queue.features)
+                request = parse_request(chain, self._queue.features)
                 group.append((chain, request))
                 if not request.fail_next or self._must_go_on(group):
                     break

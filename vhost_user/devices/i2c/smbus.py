@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-    from vhost_user.devices.i2c.chips.chip import Message
+    from vhost_user.devices.i2c.chips.chip import I2cMessage
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def commands_of(functions: int, library: ModuleType) -> list[Command]:
     return [command for command in COMMANDS if functions & library.I2cFunc[command.function]]
 
 
-def find(messages: Sequence[Message], commands: Sequence[Command]) -> Command | None:
+def find(messages: Sequence[I2cMessage], commands: Sequence[Command]) -> Command | None:
     """Return which of the commands a transfer is; None for one that is none."""
     if len({message.address for message in messages}) != 1:
         return None
@@ -85,7 +85,7 @@ def find(messages: Sequence[Message], commands: Sequence[Command]) -> Command | 
     return next((command for command in commands if command.stands_for(*shape)), None)
 
 
-def perform(command: Command, messages: Sequence[Message], fd: int, library: ModuleType) -> None:
+def perform(command: Command, messages: Sequence[I2cMessage], fd: int, library: ModuleType) -> None:
     """Do a transfer that is this command over `fd`, of a bus, for which its chip's address is set.
 
     What is read is in the last message then. Raises OSError where the chip or the bus fails it.
@@ -122,7 +122,7 @@ def _result(union: Any, command: Command, size: int) -> bytes:
     return word.to_bytes(size, "little") if size else b""
 
 
-def describe(messages: Sequence[Message]) -> str:
+def describe(messages: Sequence[I2cMessage]) -> str:
     """Return what a transfer does, for people."""
     return ", ".join(
         f"read {message.size}" if message.read else f"write {len(message.data)}" for message in messages

@@ -28,7 +28,7 @@ _SELECTED = 2
 """The bytes of the configuration that a driver may write: select and subsel."""
 
 
-class Task(Protocol):
+class HostTask(Protocol):
     """What goes on as long as a device is served, whether a front-end is connected or not."""
 
     async def run(self) -> None:
@@ -38,7 +38,7 @@ class Task(Protocol):
         """Let go of what it holds of the host."""
 
 
-class Source(Task, Protocol):
+class EventSource(HostTask, Protocol):
     """Where events come from: a device of the host, or a simulated one."""
 
     @property
@@ -60,7 +60,7 @@ class Input(VirtioDevice):
     name = "input"
     num_queues = 2
 
-    def __init__(self, source: Source, *tasks: Task) -> None:
+    def __init__(self, source: EventSource, *tasks: HostTask) -> None:
         """Own `source` from now on, and `tasks` that go on beside it, such as a script."""
         self.source = source
         self.simulation = source if isinstance(source, Simulation) else None
@@ -88,7 +88,7 @@ class Input(VirtioDevice):
             for task in self._tasks:
                 nursery.start_soon(self._run, task)
 
-    async def _run(self, task: Task) -> None:
+    async def _run(self, task: HostTask) -> None:
         with self._own.code(type(task).__name__, "its run() is over, and the device goes on"):
             await task.run()
 

@@ -40,7 +40,7 @@ class BadCommandError(Exception):
     """A command that is refused; says why in one line."""
 
 
-class Controlled(Protocol):
+class NetControls(Protocol):
     """What follows from some commands: the device."""
 
     def use_pairs(self, pairs: int) -> None:
@@ -59,7 +59,7 @@ class Controlled(Protocol):
 class Control:
     """Obeys commands, where `features` are what the driver turned on."""
 
-    def __init__(self, device: Controlled, mac: bytes, max_pairs: int) -> None:
+    def __init__(self, device: NetControls, mac: bytes, max_pairs: int) -> None:
         """`mac` is the address that the guest has as long as it does not choose another one."""
         self.features = NetFeature.NONE
         self.filter = Filter(mac)

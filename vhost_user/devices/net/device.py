@@ -1,4 +1,4 @@
-"""net: a network card whose cable goes to a tap of the host, or to whatever else is a `Port`."""
+"""net: a network card whose cable goes to a tap of the host, or to whatever else is a `NetPort`."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from vhost_user.devices.net.simulation import NetSimulation
 from vhost_user.devices.net.transmitter import QueueTransmitter
 
 if TYPE_CHECKING:
-    from vhost_user.devices.net.ports.port import Port
+    from vhost_user.devices.net.ports.port import NetPort
     from vhost_user.queue import Virtqueue
 
-RETRY_SECONDS = 1.0
+RECEIVE_RETRY_SECONDS = 1.0
 """How long a port whose `receive()` has failed is left alone."""
 
 _log = logging.getLogger("vhost_user.net")
@@ -59,7 +59,7 @@ class Net(VirtioDevice):
     name = "net"
     possible_features = _ALWAYS | HOST_OFFLOADS | GUEST_OFFLOADS | NetFeature.MTU | NetFeature.MQ
 
-    def __init__(self, port: Port, *, mac: bytes | None = None, mtu: int | None = None) -> None:
+    def __init__(self, port: NetPort, *, mac: bytes | None = None, mtu: int | None = None) -> None:
         """Own `port` from now on.
 
         `mac` is the guest's address, by default one that is always the same for no name; `mtu` the
@@ -291,10 +291,10 @@ class Net(VirtioDevice):
     async def _receive_from_port(self, pair: int, receiver: QueueReceiver) -> None:
         """Let the port give frames to the guest, until cancelled; after a failure, it begins again."""
         while True:
-            with self._own.code(self._what, f"it gives nothing to the guest for {RETRY_SECONDS:g} s"):
+            with self._own.code(self._what, f"it gives nothing to the guest for {RECEIVE_RETRY_SECONDS:g} s"):
                 await self.port.receive(pair, receiver)
                 raise RuntimeError("receive() has returned, which it must not")
-            await trio.sleep(RETRY_SECONDS)
+            await trio.sleep(RECEIVE_RETRY_SECONDS)
 
     def _complete_late(self, pair: int) -> None:
         if (transmitter := self._transmitting.get(pair)) is not None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from xml.etree.ElementTree import Element
 
-    from vhost_user.devices.net.ports.port import Port
+    from vhost_user.devices.net.ports.port import NetPort
 
 MAX_QUEUES = 64
 """Pairs of queues: a vhost-user message names a queue with 8 bits, and a tap takes 256."""
@@ -34,16 +34,16 @@ class Host:
     """The options that choose it, for people: "--tap or --tap-fd"."""
     add_options: Callable[[argparse.ArgumentParser], None]
     is_chosen: Callable[[argparse.Namespace], bool]
-    make_ports: Callable[[argparse.Namespace, int], list[Port]]
+    make_ports: Callable[[argparse.Namespace, int], list[NetPort]]
     """Make as many ports as there are sockets; raises UserError, and leaves nothing open then."""
 
 
 @dataclass(frozen=True)
 class Wrapper:
-    """Something between device and port, a `Port` itself, such as a recorder of frames."""
+    """Something between device and port, a `NetPort` itself, such as a recorder of frames."""
 
     add_options: Callable[[argparse.ArgumentParser], None]
-    wrap: Callable[[argparse.Namespace, list[Port]], list[Port]]
+    wrap: Callable[[argparse.Namespace, list[NetPort]], list[NetPort]]
     """Return the ports with something around each, or as they are. Closing those closes what is within."""
 
 
@@ -155,7 +155,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         wrapper.add_options(parser)
 
 
-def make_ports(options: argparse.Namespace, count: int) -> list[Port]:
+def make_ports(options: argparse.Namespace, count: int) -> list[NetPort]:
     """Return what the command line says to be plugged into, for so many sockets. Raises UserError."""
     chosen = [host for host in HOSTS if host.is_chosen(options)]
     if len(chosen) != 1:

@@ -15,7 +15,7 @@ from vhost_user.devices.net.simulation import UNITS, LineSimulation, SwitchPortS
 if TYPE_CHECKING:
     import argparse
 
-    from vhost_user.devices.net.ports.port import Port
+    from vhost_user.devices.net.ports.port import NetPort
 
 _SHARE, _TIME, _RATE = "SHARE", "TIME", "RATE"
 _IMPAIRMENTS = {
@@ -53,14 +53,14 @@ def is_link(options: argparse.Namespace) -> bool:
     return bool(options.link)
 
 
-def make_switch_ports(options: argparse.Namespace, count: int) -> list[Port]:
+def make_switch_ports(options: argparse.Namespace, count: int) -> list[NetPort]:
     """Return the ports of a switch. Raises UserError."""
     if count < 2:
         raise UserError("--switch connects two guests or more; give --socket-count N, for a socket each")
     return [*Switch(count, queue_pairs=options.queues).ports]
 
 
-def make_link_ports(options: argparse.Namespace, count: int) -> list[Port]:
+def make_link_ports(options: argparse.Namespace, count: int) -> list[NetPort]:
     """Return both ends of a cable. Raises UserError."""
     if count != 2:
         raise UserError("--link connects two guests; give --socket-count 2, for a socket each")
@@ -80,7 +80,7 @@ def add_line_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def with_lines(options: argparse.Namespace, ports: list[Port]) -> list[Port]:
+def with_lines(options: argparse.Namespace, ports: list[NetPort]) -> list[NetPort]:
     """Return the ports with lines before them, where there is to be something wrong with those, or may be."""
     settings = _impairments(options)
     if settings == NONE and options.control is None:
@@ -104,7 +104,7 @@ def add_capture_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def with_capture(options: argparse.Namespace, ports: list[Port]) -> list[Port]:
+def with_capture(options: argparse.Namespace, ports: list[NetPort]) -> list[NetPort]:
     """Return the ports with a capture, if there is to be one. Raises UserError."""
     if options.pcap is None:
         return ports
@@ -126,7 +126,7 @@ def _impairments(options: argparse.Namespace) -> Impairments:
         raise UserError(str(error)) from None
 
 
-def _with_lines(port: Port, settings: Impairments, seed: str) -> ImpairedPort:
+def _with_lines(port: NetPort, settings: Impairments, seed: str) -> ImpairedPort:
     # In a network of ours each frame comes from a guest, and is to go over one such line only.
     to_guest = NONE if isinstance(port, NetworkPort) else settings
     impaired = ImpairedPort(port, from_guest=settings, to_guest=to_guest, seed=seed)

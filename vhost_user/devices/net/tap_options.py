@@ -18,7 +18,7 @@ from vhost_user.devices.net.ports.tun import MAX_NAME, TapFlag
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vhost_user.devices.net.ports.port import Port
+    from vhost_user.devices.net.ports.port import NetPort
 
 NAME = "--tap, --tap-fd"
 
@@ -54,7 +54,7 @@ def is_chosen(options: argparse.Namespace) -> bool:
     return options.tap is not None or bool(options.tap_fd)
 
 
-def make_ports(options: argparse.Namespace, count: int) -> list[Port]:
+def make_ports(options: argparse.Namespace, count: int) -> list[NetPort]:
     """Open the tap that the command line names. Raises UserError."""
     if count > 1:
         raise UserError(f"a tap is for one guest: give one socket, and not {count}")

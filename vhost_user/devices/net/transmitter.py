@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from vhost_user.containment import Containment
     from vhost_user.devices.net.ports.frames import Counters
-    from vhost_user.devices.net.ports.port import Port
+    from vhost_user.devices.net.ports.port import NetPort
     from vhost_user.queue import Virtqueue
     from vhost_user.ring import Batch, Chain
 
@@ -42,7 +42,7 @@ class QueueTransmitter:
     def __init__(
         self,
         queue: Virtqueue,
-        port: Port,
+        port: NetPort,
         pair: int,
         counters: Counters,
         link_up: Callable[[], bool],

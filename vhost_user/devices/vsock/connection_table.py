@@ -27,9 +27,9 @@ FIRST_PORT, LAST_PORT = 1 << 30, (1 << 31) - 1
 """Our own ports for connections that the host asks for: beyond those that anybody chooses by hand."""
 
 _EVENTS = 256
-_LOOK_SECONDS = 1.0
+_EXPIRY_POLL_SECONDS = 1.0
 """How often to look whose time is up."""
-_ASK_SECONDS, _LONGEST_ASK_SECONDS = 0.01, 1.0
+_CREDIT_RETRY_SECONDS, _LONGEST_CREDIT_RETRY_SECONDS = 0.01, 1.0
 """How soon to ask a guest again whether it has read some packets; twice as long each time that it has not."""
 
 _log = logging.getLogger("vhost_user.vsock")
@@ -39,7 +39,7 @@ class TooManyConnectionsError(Exception):
     """The guest has as many connections as it may have."""
 
 
-class Table:
+class ConnectionTable:
     """The connections of the guest `cid`. Needs no trio but for `watch()` and `expire()`."""
 
     def __init__(
@@ -70,7 +70,7 @@ class Table:
         self._replies: deque[Header] = deque()
         self._starved: set[Stream] = set()
         self._starving = trio.lowlevel.ParkingLot()
-        self._ask_seconds = _ASK_SECONDS
+        self._credit_retry_seconds = _CREDIT_RETRY_SECONDS
         self._epoll = select.epoll()
         self._by_fd: dict[int, Stream] = {}
         self._last_port = FIRST_PORT - 1
@@ -248,7 +248,7 @@ class Table:
     def is_starved(self, stream: Stream) -> None:
         """Have the guest asked again until it can take more packets of `stream`."""
         self._starved.add(stream)
-        self._ask_seconds = _ASK_SECONDS
+        self._credit_retry_seconds = _CREDIT_RETRY_SECONDS
         self._starving.unpark_all()
 
     def is_open(self, stream: Stream) -> None:
@@ -289,8 +289,8 @@ class Table:
         while True:
             if not self._starved:
                 await self._starving.park()
-            await trio.sleep(self._ask_seconds)
-            self._ask_seconds = min(2 * self._ask_seconds, _LONGEST_ASK_SECONDS)
+            await trio.sleep(self._credit_retry_seconds)
+            self._credit_retry_seconds = min(2 * self._credit_retry_seconds, _LONGEST_CREDIT_RETRY_SECONDS)
             for stream in list(self._starved):
                 if stream.ask_again():
                     self.has_work(stream)
@@ -300,7 +300,7 @@ class Table:
     async def expire(self) -> None:
         """Reset connections that somebody does not answer; runs until cancelled."""
         while True:
-            await trio.sleep(_LOOK_SECONDS)
+            await trio.sleep(_EXPIRY_POLL_SECONDS)
             now = trio.current_time()
             for stream in self.streams:
                 if stream.deadline <= now:

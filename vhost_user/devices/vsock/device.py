@@ -23,8 +23,8 @@ from protocol.virtio.vsock import (
 )
 from vhost_user.device import VirtioDevice
 from vhost_user.devices.vsock.connection import Address
-from vhost_user.devices.vsock.connection_table import Table, TooManyConnectionsError
-from vhost_user.devices.vsock.ports import PortListener, Ports, check_port
+from vhost_user.devices.vsock.connection_table import ConnectionTable, TooManyConnectionsError
+from vhost_user.devices.vsock.ports import HostPorts, PortListener, check_port
 from vhost_user.devices.vsock.siblings import Siblings
 from vhost_user.devices.vsock.simulation import Answer, VsockSimulation
 
@@ -79,8 +79,8 @@ class Vsock(VirtioDevice):
         self._siblings = Siblings() if siblings is None else siblings
         self._siblings.add(self)
         self._host = host
-        self._ports = Ports()
-        self.table = Table(
+        self._ports = HostPorts()
+        self.table = ConnectionTable(
             guest_cid,
             buf_alloc=tx_buffer_size,
             most=max_connections,

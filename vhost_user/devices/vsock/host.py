@@ -29,7 +29,7 @@ GREETING_SECONDS = 60.0
 MAX_GREETING = 32
 """Most bytes of that."""
 
-_CONNECT_SECONDS = 0.005
+_CONNECT_RETRY_SECONDS = 0.005
 """How often to try to connect to a program that is slow to accept others: nothing tells when it has."""
 
 _PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -37,7 +37,7 @@ _PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 _log = logging.getLogger("vhost_user.vsock")
 
 
-class Asking(Protocol):
+class VsockConnector(Protocol):
     """Whoever asks the guest for connections, and is asked by it: the device."""
 
     def ask(self, sock: socket.socket, port: int) -> Stream | None:
@@ -68,7 +68,7 @@ class UnixSockets:
         """Remove the socket at PATH."""
         self._listener.close()
 
-    async def serve(self, device: Asking) -> None:
+    async def serve(self, device: VsockConnector) -> None:
         """Have `device` ask for what programs want, and programs for what the guest does; until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._join_waiting, device)
@@ -86,16 +86,16 @@ class UnixSockets:
             self._waiting.setdefault(port, deque()).append(stream)
             self._are_waiting.unpark()
 
-    async def _join_waiting(self, device: Asking) -> None:
+    async def _join_waiting(self, device: VsockConnector) -> None:
         """Join those that wait as soon as they can be; runs until cancelled."""
         while True:
             while not self._waiting:
                 await self._are_waiting.park()
-            await trio.sleep(_CONNECT_SECONDS)
+            await trio.sleep(_CONNECT_RETRY_SECONDS)
             for port in list(self._waiting):
                 self._try_again(port, device)
 
-    def _try_again(self, port: int, device: Asking) -> None:
+    def _try_again(self, port: int, device: VsockConnector) -> None:
         """Join those that wait for one program in their order, without those that wait no longer."""
         streams = deque(one for one in self._waiting[port] if one.connection.state is State.ASKED)
         while streams:
@@ -135,7 +135,7 @@ class UnixSockets:
     def _tell_why_nobody_can_come(self, reason: str) -> None:
         _log.error("cannot accept a connection at %s: %s; trying again", self._path, reason)
 
-    async def _serve(self, sock: socket.socket, device: Asking) -> None:
+    async def _serve(self, sock: socket.socket, device: VsockConnector) -> None:
         port = None
         try:
             with trio.move_on_after(GREETING_SECONDS):

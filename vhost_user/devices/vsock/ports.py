@@ -33,7 +33,7 @@ def check_port(port: int) -> int:
 class PortListener(trio.abc.Listener[trio.SocketStream]):
     """Accepts the guest's connections to one port. `Vsock.listen()` makes one; `close()` ends it."""
 
-    def __init__(self, ports: Ports, port: int) -> None:
+    def __init__(self, ports: HostPorts, port: int) -> None:
         self.port = port
         self._ports = ports
         self._own = Containment(_log)
@@ -116,7 +116,7 @@ class PortListener(trio.abc.Listener[trio.SocketStream]):
         self.close()
 
 
-class Ports:
+class HostPorts:
     """The listeners, by port."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from vhost_user.simulation.calls import CallError
 from vhost_user.simulation.simulation import Simulation, call
 
 if TYPE_CHECKING:
-    from vhost_user.devices.vsock.connection_table import Table
+    from vhost_user.devices.vsock.connection_table import ConnectionTable
     from vhost_user.devices.vsock.stream import Stream
 
 
@@ -25,7 +25,7 @@ class Answer(Enum):
 class Device(Protocol):
     """The device as it is seen from here."""
 
-    table: Table
+    table: ConnectionTable
 
     def reset_transport(self) -> None:
         """End all connections, as a migration does."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from vhost_user.devices.console.control import PortState
-from vhost_user.devices.console.port import Port
+from vhost_user.devices.console.port import ConsolePort
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,9 +24,9 @@ SECONDS = 60
 @asynccontextmanager
 async def running(
     host: HostSide, *, is_console: bool = False, blocks: bool | None = None
-) -> AsyncIterator[Port]:
+) -> AsyncIterator[ConsolePort]:
     """Run a host side for a port that the guest has open; close it in the end."""
-    port = Port(PortState("port", is_console, guest_open=True), host, blocks=blocks)
+    port = ConsolePort(PortState("port", is_console, guest_open=True), host, blocks=blocks)
     try:
         with trio.fail_after(SECONDS):
             async with trio.open_nursery() as nursery:

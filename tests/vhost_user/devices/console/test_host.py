@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vhost_user.devices.console.host import HostSide
-    from vhost_user.devices.console.port import Port
+    from vhost_user.devices.console.port import ConsolePort
 
 MIB = 1 << 20
 
 
-async def given(port: Port, size: int) -> bytes:
+async def given(port: ConsolePort, size: int) -> bytes:
     """Return what comes for the guest, so many bytes."""
     data = b""
     while len(data) < size:

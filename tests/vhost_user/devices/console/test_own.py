@@ -13,7 +13,7 @@ from vhost_user.devices.console.device import Console
 if TYPE_CHECKING:
     import pytest
 
-    from vhost_user.devices.console.port import Port as ConsolePort
+    from vhost_user.devices.console.port import ConsolePort
 from tests.vhost_user.devices.own_code import SECONDS, Mistake
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vhost_user.devices.console.control import PortState
-from vhost_user.devices.console.port import BACKLOG, INPUT_LIMIT, TRANSCRIPT_LIMIT, Backlog, Port
+from vhost_user.devices.console.port import BACKLOG, INPUT_LIMIT, TRANSCRIPT_LIMIT, Backlog, ConsolePort
 from vhost_user.devices.console.simulation import PortSimulation
 from vhost_user.simulation.calls import CallError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Nothing:
     """A host side that never does anything."""
 
-    async def run(self, port: Port) -> None:
+    async def run(self, port: ConsolePort) -> None:
         await trio.sleep_forever()
 
     def hang_up(self) -> bool:
@@ -36,7 +36,7 @@ class Nothing:
 
 def scripted(*, is_console: bool = False, guest_open: bool = True, **options: int) -> PortSimulation:
     state = PortState("port", is_console, guest_open=guest_open)
-    return PortSimulation("port", Port(state, **options))  # type: ignore[arg-type]
+    return PortSimulation("port", ConsolePort(state, **options))  # type: ignore[arg-type]
 
 
 @given(st.lists(st.binary(max_size=20) | st.integers(0, 30)), st.integers(1, 20))
@@ -73,7 +73,7 @@ def test_backlog_that_blocks_loses_nothing(steps: list[bytes | int], limit: int)
 def test_consoles_drop_and_ports_block_unless_told_otherwise() -> None:
     for is_console in (True, False):
         for blocks in (None, True, False):
-            port = Port(PortState("port", is_console), blocks=blocks, backlog=4)
+            port = ConsolePort(PortState("port", is_console), blocks=blocks, backlog=4)
             port.put_output(b"123456")
             waits = not is_console if blocks is None else blocks
             assert port.has_room != waits
@@ -81,7 +81,7 @@ def test_consoles_drop_and_ports_block_unless_told_otherwise() -> None:
 
 
 def test_script_sees_what_the_host_gets_too() -> None:
-    port = Port(PortState("port"), Nothing())
+    port = ConsolePort(PortState("port"), Nothing())
     part = PortSimulation("port", port)
     port.put_output(b"for both")
     assert part.read() == "for both"
@@ -198,7 +198,7 @@ def test_end_of_a_guest_ends_what_waits_for_it() -> None:
 
 
 def test_host_side_cannot_be_opened_or_closed_by_a_script() -> None:
-    part = PortSimulation("port", Port(PortState("port"), Nothing()))
+    part = PortSimulation("port", ConsolePort(PortState("port"), Nothing()))
     with pytest.raises(CallError, match="is open while somebody uses nothing"):
         part.open()
     with pytest.raises(CallError, match="nothing cannot be closed from here"):

@@ -9,7 +9,7 @@ import trio
 
 from tests.docs.documents import PROJECT
 from vhost_user.devices.console.control import PortState
-from vhost_user.devices.console.port import Port
+from vhost_user.devices.console.port import ConsolePort
 from vhost_user.devices.console.simulation import PortSimulation
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ run_in_guest = runpy.run_path(str(PROJECT / "examples/scripted_console.py"))["ru
 HOUR = 3600.0
 
 
-async def guest(port: Port) -> None:
+async def guest(port: ConsolePort) -> None:
     """Boot slowly, have the script log in, and run its command slowly."""
     for typed, answer in (
         (b"", b"Debian\r\nhost login: "),
@@ -36,7 +36,7 @@ async def guest(port: Port) -> None:
 
 
 async def test_slow_guest_is_waited_for(autojump_clock: MockClock) -> None:
-    port = Port(PortState("console", is_console=True, guest_open=True))
+    port = ConsolePort(PortState("console", is_console=True, guest_open=True))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(guest, port)
         assert await run_in_guest(PortSimulation("console", port), "make world") == ("done\n", 2)

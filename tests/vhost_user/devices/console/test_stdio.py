@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from vhost_user.devices.console.port import Port
+    from vhost_user.devices.console.port import ConsolePort
 
 LOCAL = 3
 """Where the flags for echo and lines are in what tcgetattr() returns."""
@@ -61,7 +61,7 @@ def terminal() -> Iterator[tuple[int, int]]:
         os.close(theirs)
 
 
-async def given_input(port: Port, size: int) -> bytes:
+async def given_input(port: ConsolePort, size: int) -> bytes:
     await until(lambda: port.input_size >= size)
     return port.take_input(size)
 

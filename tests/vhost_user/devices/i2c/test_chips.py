@@ -13,7 +13,7 @@ from vhost_user import CallError, call
 from vhost_user.devices.i2c import At24, I2c, I2cChip, Lm75, Register, RegisterChip
 from vhost_user.devices.i2c.buses import ChipBus
 from vhost_user.devices.i2c.chips.at24 import MODELS
-from vhost_user.devices.i2c.chips.chip import Message, run_transfer
+from vhost_user.devices.i2c.chips.chip import I2cMessage, run_transfer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +67,7 @@ def light() -> Light:
 def exchange(chip: I2cChip, *messages: bytes | int) -> list[bytes | None]:
     """Do a transfer of writes (bytes) and reads (their size); None for each that was not done."""
     given = [
-        Message(9, data=message) if isinstance(message, bytes) else Message(9, read=True, size=message)
+        I2cMessage(9, data=message) if isinstance(message, bytes) else I2cMessage(9, read=True, size=message)
         for message in messages
     ]
     done = run_transfer({9: chip}, given)
@@ -270,8 +270,8 @@ async def test_eeprom_keeps_what_is_written_within_a_page(name: str, data: st.Da
     bus = ChipBus({0x50: chip})
     address, pointer = 0x50 + (offset >> 8 * width), (offset % (1 << 8 * width)).to_bytes(width, "big")
     assert address in bus.addresses
-    read = Message(address, read=True, size=len(content))
-    messages = [Message(address, data=pointer + content), Message(address, data=pointer), read]
+    read = I2cMessage(address, read=True, size=len(content))
+    messages = [I2cMessage(address, data=pointer + content), I2cMessage(address, data=pointer), read]
     assert await bus.transfer(messages) == 3
     assert read.data == content
     expected = bytearray(b"\xff" * size)
@@ -295,19 +295,19 @@ async def test_eeprom_has_as_many_addresses_as_its_pointer_is_short_of(model: st
     bus = ChipBus({0x50: At24(model)})
     assert bus.addresses == set(range(0x50, 0x50 + count))
     assert list(bus.parts) == ["0x50"]
-    assert await bus.transfer([Message(0x50 + count - 1)]) == 1
-    assert await bus.transfer([Message(0x50 + count)]) == 0
+    assert await bus.transfer([I2cMessage(0x50 + count - 1)]) == 1
+    assert await bus.transfer([I2cMessage(0x50 + count)]) == 0
 
 
 async def test_eeprom_of_several_addresses_reads_on_from_one_to_the_next() -> None:
     chip = At24("24c04")
     chip.write_memory(0, bytes(number % 251 for number in range(512)))
     bus = ChipBus({0x52: chip})
-    read = [Message(0x53, read=True, size=2), Message(0x52, read=True, size=2)]
-    assert await bus.transfer([Message(0x52, data=b"\xff"), *read]) == 3
+    read = [I2cMessage(0x53, read=True, size=2), I2cMessage(0x52, read=True, size=2)]
+    assert await bus.transfer([I2cMessage(0x52, data=b"\xff"), *read]) == 3
     assert [message.data for message in read] == [b"\x04\x05", b"\x06\x07"]
-    again = Message(0x53, read=True, size=3)
-    assert await bus.transfer([Message(0x53, data=b"\xfe"), again]) == 2
+    again = I2cMessage(0x53, read=True, size=3)
+    assert await bus.transfer([I2cMessage(0x53, data=b"\xfe"), again]) == 2
     assert again.data == bytes([510 % 251, 511 % 251, 0])
 
 

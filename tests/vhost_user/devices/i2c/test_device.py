@@ -31,7 +31,7 @@ from vhost_user.testing import driving
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from vhost_user.devices.i2c.chips.chip import Message
+    from vhost_user.devices.i2c.chips.chip import I2cMessage
     from vhost_user.frontend import DriverQueue
     from vhost_user.frontend.queue import Part
 
@@ -70,12 +70,12 @@ class SlowBus:
     addresses = frozenset({HOST, HOST + 1})
 
     def __init__(self) -> None:
-        self.told: list[list[Message]] = []
+        self.told: list[list[I2cMessage]] = []
         self.entered = trio.Event()
         self.go_on = trio.Event()
         self.go_on.set()
 
-    async def transfer(self, messages: Sequence[Message]) -> int:
+    async def transfer(self, messages: Sequence[I2cMessage]) -> int:
         self.entered.set()
         await self.go_on.wait()
         self.told.append([copy.copy(message) for message in messages])

@@ -12,7 +12,7 @@ from smbus2.smbus2 import I2cFunc
 
 from protocol.program.command_line import UserError
 from tests.vhost_user.devices.i2c.kernel import Kernel
-from vhost_user.devices.i2c.chips.chip import Message
+from vhost_user.devices.i2c.chips.chip import I2cMessage
 from vhost_user.devices.i2c.host import HostBus, HostChips, find_bus, parse_device_list
 
 
@@ -159,10 +159,10 @@ async def test_messages_are_one_ioctl(kernel: Kernel, devices: Path) -> None:
     with closing(HostBus(7, [0x48], devices)) as bus:
         assert bus.addresses == {0x48}
         messages = [
-            Message(0x48, data=b"\x05\x06"),
-            Message(0x48, read=True, size=3),
-            Message(0x48, read=True),
-            Message(0x48),
+            I2cMessage(0x48, data=b"\x05\x06"),
+            I2cMessage(0x48, read=True, size=3),
+            I2cMessage(0x48, read=True),
+            I2cMessage(0x48),
         ]
         assert await bus.transfer(messages) == 4
         assert messages[1].data == b"\x01\x02\x03"
@@ -175,7 +175,7 @@ async def test_messages_are_one_ioctl(kernel: Kernel, devices: Path) -> None:
 
 async def test_transfer_that_the_kernel_fails_has_done_nothing(kernel: Kernel, devices: Path) -> None:
     with closing(HostBus(7, [0x48, 0x49], devices)) as bus:
-        messages = [Message(0x48, read=True, size=1), Message(0x49, data=b"\x01")]
+        messages = [I2cMessage(0x48, read=True, size=1), I2cMessage(0x49, data=b"\x01")]
         assert await bus.transfer(messages) == 0
         assert messages[0].data == b""
 
@@ -185,11 +185,11 @@ async def test_adapter_that_is_gone_is_told_of_once(
 ) -> None:
     kernel.is_gone = True
     with closing(HostBus(7, [0x48], devices)) as bus:
-        assert await bus.transfer([Message(0x48, read=True, size=1)]) == 0
+        assert await bus.transfer([I2cMessage(0x48, read=True, size=1)]) == 0
         assert not caplog.messages  # some adapters answer so where a chip does not
         (devices / "i2c-7").unlink()
         for _ in range(3):
-            assert await bus.transfer([Message(0x48, read=True, size=1)]) == 0
+            assert await bus.transfer([I2cMessage(0x48, read=True, size=1)]) == 0
     assert caplog.messages == [f"{devices}/i2c-7 is gone: every transfer fails; start again once it is back"]
 
 
@@ -197,9 +197,9 @@ async def test_adapter_that_fails_by_having_done_less(kernel: Kernel, devices: P
     kernel.tells = True
     with closing(HostBus(7, [0x48, 0x49], devices)) as bus:
         messages = [
-            Message(0x48, read=True, size=2),
-            Message(0x49, data=b"\x01"),
-            Message(0x48, read=True, size=1),
+            I2cMessage(0x48, read=True, size=2),
+            I2cMessage(0x49, data=b"\x01"),
+            I2cMessage(0x48, read=True, size=1),
         ]
         assert await bus.transfer(messages) == 1
         assert [message.data for message in messages] == [b"\x01\x02", b"\x01", b""]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from vhost_user.devices.i2c import Bus
-    from vhost_user.devices.i2c.chips.chip import Message
+    from vhost_user.devices.i2c.chips.chip import I2cMessage
     from vhost_user.frontend import DriverQueue
 
 OWN, OTHER, SENSOR, HOST = 0x20, 0x21, 0x48, 0x30
@@ -91,7 +91,7 @@ class OwnBus:
         self.result = result
         self.data: object = b"\x07"
 
-    async def transfer(self, messages: Sequence[Message]) -> int:
+    async def transfer(self, messages: Sequence[I2cMessage]) -> int:
         if isinstance(self.result, Exception):
             raise self.result
         if self.result is None:

@@ -10,7 +10,7 @@ import pytest
 from smbus2.smbus2 import I2cFunc
 
 from tests.vhost_user.devices.i2c.kernel import THERE, Kernel
-from vhost_user.devices.i2c.chips.chip import Message
+from vhost_user.devices.i2c.chips.chip import I2cMessage
 from vhost_user.devices.i2c.host import HostBus
 
 if TYPE_CHECKING:
@@ -38,12 +38,12 @@ def kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kernel:
     return kernel
 
 
-def write(data: bytes = b"", address: int = THERE) -> Message:
-    return Message(address, data=data)
+def write(data: bytes = b"", address: int = THERE) -> I2cMessage:
+    return I2cMessage(address, data=data)
 
 
-def read(size: int = 0, address: int = THERE) -> Message:
-    return Message(address, read=True, size=size)
+def read(size: int = 0, address: int = THERE) -> I2cMessage:
+    return I2cMessage(address, read=True, size=size)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def read(size: int = 0, address: int = THERE) -> Message:
     ],
 )
 async def test_transfer_is_the_command_with_the_same_bytes(
-    kernel: Kernel, tmp_path: Path, messages: list[Message], command: tuple[object, ...], result: bytes
+    kernel: Kernel, tmp_path: Path, messages: list[I2cMessage], command: tuple[object, ...], result: bytes
 ) -> None:
     with closing(HostBus(7, [THERE], tmp_path)) as bus:
         assert await bus.transfer(messages) == len(messages)
@@ -108,7 +108,7 @@ async def test_bus_without_bytes_and_words_gets_blocks(kernel: Kernel, tmp_path:
     ],
 )
 async def test_transfer_that_is_no_command_is_not_begun(
-    kernel: Kernel, tmp_path: Path, messages: list[Message], caplog: pytest.LogCaptureFixture
+    kernel: Kernel, tmp_path: Path, messages: list[I2cMessage], caplog: pytest.LogCaptureFixture
 ) -> None:
     with closing(HostBus(7, [THERE, THERE + 1], tmp_path)) as bus, caplog.at_level(logging.WARNING):
         assert await bus.transfer(messages) == 0

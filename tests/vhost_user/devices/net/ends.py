@@ -15,7 +15,7 @@ from vhost_user.devices.net.ports.port import ROOM_SECONDS, Receiver
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from vhost_user.devices.net.ports.port import Port
+    from vhost_user.devices.net.ports.port import NetPort
 
 BROADCAST = b"\xff" * 6
 EVERYTHING = Feature(HOST_OFFLOADS | GUEST_OFFLOADS)
@@ -35,7 +35,7 @@ def frame(to: bytes, source: bytes, data: bytes = b"", *, header: bytes = NOTHIN
 class End(Receiver):
     """A guest: gets frames while there is room for them, and sends to its port."""
 
-    def __init__(self, port: Port, *, slots: int = 1000) -> None:
+    def __init__(self, port: NetPort, *, slots: int = 1000) -> None:
         self.port = port
         self.slots = slots
         """How many more frames it has room for."""
@@ -94,7 +94,7 @@ class End(Receiver):
 
 @asynccontextmanager
 async def plugged_in(
-    *ports: Port, features: Feature = EVERYTHING, header_size: int = HEADER.size
+    *ports: NetPort, features: Feature = EVERYTHING, header_size: int = HEADER.size
 ) -> AsyncIterator[list[End]]:
     """Have a guest at each of these ports for the length of the block."""
     ends = [End(port) for port in ports]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.virtio.net import GUEST_OFFLOADS, HOST_OFFLOADS, NetFeature
-from vhost_user.devices.net.ports.port import Port
+from vhost_user.devices.net.ports.port import NetPort
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vhost_user.devices.net.ports.port import Receiver
 
 
-class TestPort(Port):
+class TestPort(NetPort):
     """Keeps what the guest sends, and hands out the receivers."""
 
     __test__ = False

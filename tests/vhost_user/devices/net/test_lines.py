@@ -22,7 +22,7 @@ from vhost_user import CallError
 from vhost_user.devices.net.ports.impaired import ImpairedPort
 from vhost_user.devices.net.ports.impairments import NONE, Impairments
 from vhost_user.devices.net.ports.pcap import Capture, CapturedPort
-from vhost_user.devices.net.ports.port import MAX_FRAME, Port
+from vhost_user.devices.net.ports.port import MAX_FRAME, NetPort
 from vhost_user.devices.net.ports.switch import Link, Switch
 from vhost_user.devices.net.simulation import LineSimulation, SwitchPortSimulation
 from vhost_user.devices.net.tap_options import open_tap
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from vhost_user.devices.net.ports.port import Receiver
 
 
-class Tap(Port):
+class Tap(NetPort):
     """Stands for a tap: what is sent is kept, and what is to be read waits there."""
 
     def __init__(self, *frames: bytes) -> None:

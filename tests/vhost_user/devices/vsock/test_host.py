@@ -268,7 +268,7 @@ async def test_many_that_wait_for_a_program_ask_no_more_often_than_one(
         await wait_all_tasks_blocked()
         before = len(tried)
         for _ in range(10):
-            mock_clock.jump(vsock_host._CONNECT_SECONDS)
+            mock_clock.jump(vsock_host._CONNECT_RETRY_SECONDS)
             await wait_all_tasks_blocked()
         assert len(tried) - before == 10
 
@@ -276,7 +276,7 @@ async def test_many_that_wait_for_a_program_ask_no_more_often_than_one(
 async def test_program_that_never_accepts(
     path: str, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vsock_host, "_CONNECT_SECONDS", 5.0)
+    monkeypatch.setattr(vsock_host, "_CONNECT_RETRY_SECONDS", 5.0)
     mock_clock.autojump_threshold = 0.002  # only once the kernel, too, has nothing more to tell
     async with guest_at(path) as guest, listening(f"{path}_{PORT}", backlog=0):
         await guest.port(1, PORT).connected()

@@ -34,7 +34,7 @@ class NackError(Exception):
 
 
 @dataclass(slots=True)
-class Message:
+class I2cMessage:
     """One message of a transfer: from a start, or a repeated one, to the next start or the stop."""
 
     address: int
@@ -112,9 +112,9 @@ class I2cChip(Simulation):
 
         Raises CallError where the chip does not acknowledge, and whatever else its methods raise.
         """
-        messages = [Message(0, data=data)] if data or not size else []
+        messages = [I2cMessage(0, data=data)] if data or not size else []
         if size:
-            messages.append(Message(0, read=True, size=_checked_size(size)))
+            messages.append(I2cMessage(0, read=True, size=_checked_size(size)))
         done = run_transfer({0: self}, messages)
         if done < len(messages):
             raise CallError(f"the chip did not acknowledge message {done + 1} of {len(messages)}")
@@ -130,7 +130,7 @@ class I2cChip(Simulation):
         """Change a register, also one that the guest cannot write."""
         raise CallError(f"{type(self).__name__} has no registers; use transfer")
 
-    def take_start(self, message: Message) -> None:
+    def take_start(self, message: I2cMessage) -> None:
         """Start with a message, unless the chip was told to refuse that. For the bus."""
         if self._nacks:
             self._nacks -= 1
@@ -268,7 +268,9 @@ def unguarded(_: I2cChip) -> AbstractContextManager[object]:
     return contextlib.nullcontext()
 
 
-def run_transfer(chips: Mapping[int, I2cChip], messages: Sequence[Message], guard: Guard = unguarded) -> int:
+def run_transfer(
+    chips: Mapping[int, I2cChip], messages: Sequence[I2cMessage], guard: Guard = unguarded
+) -> int:
     """Do messages one after the other, with repeated starts; return how many were done.
 
     The first one that a chip does not acknowledge, or for which there is no chip, ends the transfer.
@@ -289,7 +291,7 @@ def run_transfer(chips: Mapping[int, I2cChip], messages: Sequence[Message], guar
     return done
 
 
-def _is_acknowledged(chip: I2cChip, message: Message, addressed: list[I2cChip], guard: Guard) -> bool:
+def _is_acknowledged(chip: I2cChip, message: I2cMessage, addressed: list[I2cChip], guard: Guard) -> bool:
     with guard(chip):
         try:
             chip.take_start(message)
@@ -303,7 +305,7 @@ def _is_acknowledged(chip: I2cChip, message: Message, addressed: list[I2cChip], 
     return False
 
 
-def _exchange(chip: I2cChip, message: Message) -> None:
+def _exchange(chip: I2cChip, message: I2cMessage) -> None:
     if not message.read:
         if message.data:
             chip.write(message.data)

@@ -9,13 +9,13 @@ import trio
 
 from protocol.virtio.net import HEADER
 from vhost_user.devices.net.ports.backlog import Backlog
-from vhost_user.devices.net.ports.impairments import NONE, Impairments, Line
+from vhost_user.devices.net.ports.impairments import NONE, Impairment, Impairments
 from vhost_user.devices.net.ports.offload import MOST_OFFLOADS, check, finish, wire_bytes
 from vhost_user.devices.net.ports.port import (
     MAX_FRAME,
-    Port,
-    PortWrapper,
+    NetPort,
     Receiver,
+    WrappedPort,
     as_bytes,
     with_header_size,
 )
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from protocol.virtio.net import NetFeature
 
 
-class TimedLine:
+class DelayLine:
     """A line whose frames are delivered when their time has come, as long as it is `run()`.
 
     While it is perfect, frames need not be put in, and are only to be counted with `passed()`.
@@ -35,7 +35,7 @@ class TimedLine:
 
     def __init__(self, settings: Impairments, seed: str, deliver: Callable[[list[bytes]], None]) -> None:
         """Call `deliver()` with the frames that arrive."""
-        self.line = Line(settings, seed=seed, size=wire_bytes)
+        self.line = Impairment(settings, seed=seed, size=wire_bytes)
         self._deliver = deliver
         self._sleeps_until = -math.inf
         self._changed = trio.lowlevel.ParkingLot()
@@ -75,7 +75,7 @@ class TimedLine:
             self._changed.unpark_all()
 
 
-class ImpairedPort(PortWrapper):
+class ImpairedPort(WrappedPort):
     """Around any port. What a guest sends goes over `from_guest`, what it gets over `to_guest`.
 
     A line that loses, repeats, damages or reorders frames, or is slow, carries them as a wire does: with
@@ -83,19 +83,19 @@ class ImpairedPort(PortWrapper):
     """
 
     def __init__(
-        self, inner: Port, *, from_guest: Impairments = NONE, to_guest: Impairments = NONE, seed: str = ""
+        self, inner: NetPort, *, from_guest: Impairments = NONE, to_guest: Impairments = NONE, seed: str = ""
     ) -> None:
         """Own `inner`. The same `seed` and the same frames give the same losses."""
         super().__init__(inner)
         self._what = f"the port {type(inner).__name__}"
         self.offloads = inner.offloads & MOST_OFFLOADS
         self._takes = 0  # a NetFeature, as a number: that is five times as quick
-        self.from_guest = TimedLine(from_guest, f"{seed} from guest", self._send_on)
-        self.to_guest = TimedLine(to_guest, f"{seed} to guest", self._give)
+        self.from_guest = DelayLine(from_guest, f"{seed} from guest", self._send_on)
+        self.to_guest = DelayLine(to_guest, f"{seed} to guest", self._give)
         self._receivers: dict[int, Backlog] = {}
 
     @property
-    def lines(self) -> dict[str, TimedLine]:
+    def lines(self) -> dict[str, DelayLine]:
         """Both lines, by name."""
         return {"from_guest": self.from_guest, "to_guest": self.to_guest}
 
@@ -149,7 +149,7 @@ class ImpairedPort(PortWrapper):
         """Count a frame for the guest that it does not get."""
         self.dropped_to_guest += 1
 
-    def copied(self, buffers: Sequence[memoryview], length: int, line: Line) -> list[bytes]:
+    def copied(self, buffers: Sequence[memoryview], length: int, line: Impairment) -> list[bytes]:
         """Return a copy of a frame as those that a line is to carry. Raises ValueError: it is none."""
         frame = as_bytes(buffers, length, self.header_size)
         header, _ = check(frame[: HEADER.size], len(frame) - HEADER.size)

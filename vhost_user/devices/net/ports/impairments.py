@@ -113,7 +113,7 @@ class _Dice:
         return share > 0 and self.row(kind).random() < share
 
 
-class Line:
+class Impairment:
     """One direction of a line: frames are put in, and come out in their time.
 
     First it loses, damages and repeats; then it delays; at its end frames queue for the rate. A frame

@@ -9,7 +9,7 @@ from protocol.virtio.net import HEADER
 from vhost_user.devices.net.ports.backlog import Backlog
 from vhost_user.devices.net.ports.frames import ETHERNET_HEADER, flow_of
 from vhost_user.devices.net.ports.offload import MOST_OFFLOADS, check, finish
-from vhost_user.devices.net.ports.port import Port, first, split, with_header_size
+from vhost_user.devices.net.ports.port import NetPort, first, split, with_header_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Network:
         """Take notice that the cable of a port was pulled out or plugged in: its `is_plugged` has changed."""
 
 
-class NetworkPort(Port):
+class NetworkPort(NetPort):
     """One guest's port of a network.
 
     A frame is copied once, from the sender's buffers to the receiver's. Whoever gives no room for it

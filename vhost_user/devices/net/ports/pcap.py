@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.fds import OwnedFd
-from vhost_user.devices.net.ports.port import Port, PortWrapper, Receiver, first
+from vhost_user.devices.net.ports.port import NetPort, Receiver, WrappedPort, first
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ _ETHERNET = 1
 _END, _FLAGS, _NAME, _RESOLUTION = 0, 2, 2, 9
 _NANOSECONDS = 9
 _UNKNOWN_LENGTH = (1 << 64) - 1
-_LOOK_SECONDS = 0.25
+_FIFO_POLL_SECONDS = 0.25
 """How often to look whether somebody reads a FIFO."""
 _MOST_BEHIND = 1 << 20
 """How many bytes wait at most for somebody who reads a FIFO slowly; frames beyond that are left out."""
@@ -89,7 +89,7 @@ class Capture:
         """Serve a FIFO, until cancelled; returns at once for a file."""
         while isinstance(self._output, _Fifo):
             self._guarded(self._output.look)
-            await trio.sleep(_LOOK_SECONDS)
+            await trio.sleep(_FIFO_POLL_SECONDS)
 
     def write(
         self, interface: int, direction: Direction, buffers: Sequence[bytes | memoryview], skip: int = 0
@@ -228,10 +228,10 @@ def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 4)
 
 
-class CapturedPort(PortWrapper):
+class CapturedPort(WrappedPort):
     """Around any port. The capture may be that of several ports, of which this is the one `interface`."""
 
-    def __init__(self, inner: Port, capture: Capture, interface: int = 0) -> None:
+    def __init__(self, inner: NetPort, capture: Capture, interface: int = 0) -> None:
         """Own `inner`, and the capture together with the other ports."""
         super().__init__(inner)
         self._capture = capture

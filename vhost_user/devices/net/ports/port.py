@@ -1,6 +1,6 @@
-"""Port: what a network device's cable is plugged into, such as a tap of the host or a switch of ours.
+"""NetPort: what a network device's cable is plugged into, such as a tap of the host or a switch of ours.
 
-A frame, in both directions, is the virtio-net header of `Port.header_size` bytes (virtio 1.3,
+A frame, in both directions, is the virtio-net header of `NetPort.header_size` bytes (virtio 1.3,
 section 5.1.6) and the Ethernet frame behind it, in a row of buffers that are the guest's own memory.
 Nothing here says how a frame is cut up: the header may be in a buffer of its own, or in several.
 """
@@ -92,7 +92,7 @@ class Receiver(ABC):
         return True
 
 
-class Port:
+class NetPort:
     """One end of a cable. Made before its device, which owns it, and closes it.
 
     A subclass has at least `send()` and `receive()`.
@@ -125,7 +125,7 @@ class Port:
     def __init_subclass__(cls, **arguments: object) -> None:
         """Raise TypeError for an async method that is called without await."""
         super().__init_subclass__(**arguments)
-        refuse_async(cls, Port)
+        refuse_async(cls, NetPort)
 
     def set_features(self, features: Feature, header_size: int) -> None:
         """Take notice of what was negotiated: both sides' headers have `header_size` bytes from now on.
@@ -185,10 +185,10 @@ class Port:
         self.close()
 
 
-class PortWrapper(Port):
+class WrappedPort(NetPort):
     """Owns the port `inner`."""
 
-    def __init__(self, inner: Port) -> None:
+    def __init__(self, inner: NetPort) -> None:
         self.inner = inner
         self.own = Containment(_log)
         """Contains what the port within raises where nobody asks it on the guest's behalf."""

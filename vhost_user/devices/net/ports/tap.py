@@ -13,7 +13,7 @@ from protocol.virtio.features import Feature
 from protocol.virtio.net import GUEST_OFFLOADS, HOST_OFFLOADS, NetFeature
 from vhost_user.buffers import copy
 from vhost_user.devices.net.ports import tun
-from vhost_user.devices.net.ports.port import MAX_FRAME, Port
+from vhost_user.devices.net.ports.port import MAX_FRAME, NetPort
 from vhost_user.devices.net.ports.tun import OffloadFlag
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ _NOT_ALL_KERNELS_HAVE = (
 """What to do without, one after the other, until the kernel takes the rest."""
 
 
-class Tap(Port):
+class Tap(NetPort):
     """A tap device, by a descriptor for each pair of queues.
 
     What the guest sends is written from its memory, and what it gets is read into it.

@@ -11,8 +11,8 @@ from vhost_user.devices.net.ports.impairments import (
     MOST_BYTES,
     MOST_FRAMES,
     QUEUE_BYTES,
+    Impairment,
     Impairments,
-    Line,
 )
 
 HEADER = bytes(12)
@@ -26,7 +26,7 @@ def number(frame: bytes) -> int:
     return int.from_bytes(frame[12:16], "big")
 
 
-def drain(line: Line, now: float = 0.0) -> list[tuple[float, bytes]]:
+def drain(line: Impairment, now: float = 0.0) -> list[tuple[float, bytes]]:
     """Return what comes out of a line by itself, with the time of each, in exact steps."""
     out = [(now, each) for each in line.take(now)]
     while line.held:
@@ -38,7 +38,7 @@ def drain(line: Line, now: float = 0.0) -> list[tuple[float, bytes]]:
 
 
 def test_perfect_line() -> None:
-    line = Line()
+    line = Impairment()
     states = [line.is_perfect]
     line.put(frame(1), 5)
     states.append(line.is_perfect)
@@ -48,7 +48,7 @@ def test_perfect_line() -> None:
 
 def test_loss_follows_from_the_seed() -> None:
     def lost(seed: str, **others: float) -> set[int]:
-        line = Line(Impairments(loss=0.3, **others), seed=seed)
+        line = Impairment(Impairments(loss=0.3, **others), seed=seed)
         for each in range(1000):
             line.put(frame(each), each)
         arrived = {number(each) for _, each in drain(line, 1000)}
@@ -63,14 +63,14 @@ def test_loss_follows_from_the_seed() -> None:
 
 @pytest.mark.parametrize(("loss", "arrived"), [(0.0, 100), (1.0, 0)])
 def test_all_or_nothing(loss: float, arrived: int) -> None:
-    line = Line(Impairments(loss=loss, delay=1))
+    line = Impairment(Impairments(loss=loss, delay=1))
     for each in range(100):
         line.put(frame(each), 0)
     assert len(line.take(1)) == arrived
 
 
 def test_delay() -> None:
-    line = Line(Impairments(delay=0.5))
+    line = Impairment(Impairments(delay=0.5))
     line.put(frame(1), 1)
     line.put(frame(2), 1.25)
     assert line.next_time == 1.5
@@ -82,7 +82,7 @@ def test_delay() -> None:
 
 
 def test_jitter_varies_the_delay_within_its_bounds() -> None:
-    line = Line(Impairments(delay=10, jitter=4))
+    line = Impairment(Impairments(delay=10, jitter=4))
     delays = []
     for start in range(0, 30000, 100):
         line.put(frame(start), start)
@@ -94,14 +94,14 @@ def test_jitter_varies_the_delay_within_its_bounds() -> None:
 
 
 def test_jitter_alone_lets_no_frame_overtake() -> None:
-    line = Line(Impairments(delay=0.1, jitter=0.1))
+    line = Impairment(Impairments(delay=0.1, jitter=0.1))
     for each in range(300):
         line.put(frame(each), each / 1000)
     assert [number(each) for _, each in drain(line)] == list(range(300))
 
 
 def test_reordered_frames_overtake() -> None:
-    line = Line(Impairments(delay=1, reorder=0.1), seed="r")
+    line = Impairment(Impairments(delay=1, reorder=0.1), seed="r")
     for each in range(200):
         line.put(frame(each), each / 1000)
     arrived = drain(line)
@@ -113,7 +113,7 @@ def test_reordered_frames_overtake() -> None:
 
 
 def test_rate() -> None:
-    line = Line(Impairments(rate=8000))
+    line = Impairment(Impairments(rate=8000))
     for each in range(3):
         line.put(frame(each, 100), 5)
     assert [time for time, _ in drain(line, 5)] == pytest.approx([5.1, 5.2, 5.3])
@@ -122,7 +122,7 @@ def test_rate() -> None:
 
 
 def test_queue_of_a_slow_line_is_bounded() -> None:
-    line = Line(Impairments(rate=8e6))
+    line = Impairment(Impairments(rate=8e6))
     size = 1000
     fitting = QUEUE_BYTES // size
     for each in range(2 * fitting):
@@ -133,13 +133,13 @@ def test_queue_of_a_slow_line_is_bounded() -> None:
 
 
 def test_frame_larger_than_the_queue_passes_alone() -> None:
-    line = Line(Impairments(rate=1e6))
+    line = Impairment(Impairments(rate=1e6))
     line.put(frame(1, QUEUE_BYTES + 1000), 0)
     assert len(drain(line)) == 1
 
 
 def test_what_is_held_is_bounded() -> None:
-    line = Line(Impairments(delay=1))
+    line = Impairment(Impairments(delay=1))
     for each in range(MOST_FRAMES + 10):
         line.put(frame(each), 0)
     assert line.held == MOST_FRAMES
@@ -154,7 +154,7 @@ def test_what_is_held_is_bounded() -> None:
 
 
 def test_duplicates_and_damage() -> None:
-    line = Line(Impairments(duplicate=1, corrupt=1, delay=1))
+    line = Impairment(Impairments(duplicate=1, corrupt=1, delay=1))
     line.put(frame(7), 0)
     first, second = line.take(1)
     assert first == second
@@ -164,7 +164,7 @@ def test_duplicates_and_damage() -> None:
 
 
 def test_change_does_not_leave_frames_behind() -> None:
-    line = Line(Impairments(delay=100))
+    line = Impairment(Impairments(delay=100))
     line.put(frame(1), 0)
     line.put(frame(2), 1)
     line.change(Impairments(delay=2), 2)
@@ -173,7 +173,7 @@ def test_change_does_not_leave_frames_behind() -> None:
 
 
 def test_change_of_the_rate_counts_for_what_waits() -> None:
-    line = Line(Impairments(rate=8))
+    line = Impairment(Impairments(rate=8))
     for each in range(3):
         line.put(frame(each, 100), 0)
     assert line.take(50) == []
@@ -182,7 +182,7 @@ def test_change_of_the_rate_counts_for_what_waits() -> None:
 
 
 def test_cut() -> None:
-    line = Line(Impairments(delay=100, rate=8e6))
+    line = Impairment(Impairments(delay=100, rate=8e6))
     line.put(frame(1), 0)
     line.cut()
     assert (line.held, line.held_bytes, line.counts.cut_off, line.next_time) == (0, 0, 1, None)
@@ -236,7 +236,7 @@ STEPS = st.lists(
 
 
 def run(
-    line: Line, steps: list[tuple[str, float, int]], changes: list[Impairments]
+    line: Impairment, steps: list[tuple[str, float, int]], changes: list[Impairments]
 ) -> list[tuple[float, bytes]]:
     """Do the steps; return what came out, with the times."""
     now, count, out = 0.0, 0, []
@@ -259,7 +259,7 @@ def run(
     return out + drain(line, now)
 
 
-def check_bounds(line: Line) -> None:
+def check_bounds(line: Impairment) -> None:
     counts = line.counts
     gone = counts.lost + counts.overrun + counts.cut_off + counts.arrived
     assert counts.sent + counts.duplicated == gone + line.held
@@ -272,7 +272,7 @@ def check_bounds(line: Line) -> None:
 def test_nothing_is_invented_and_nothing_vanishes(
     settings: Impairments, steps: list[tuple[str, float, int]], changes: list[Impairments]
 ) -> None:
-    line = Line(settings, seed="s")
+    line = Impairment(settings, seed="s")
     out = run(line, steps, changes)
     check_bounds(line)
     assert line.held == 0
@@ -289,7 +289,7 @@ def test_frames_arrive_in_order_and_never_before_they_were_sent(
     settings: Impairments, steps: list[tuple[str, float, int]], changes: list[Impairments]
 ) -> None:
     whole = [each if each.corrupt == 0 else Impairments() for each in [settings, *changes]]
-    line = Line(whole[0], seed="s")
+    line = Impairment(whole[0], seed="s")
     out = run(line, steps, whole[1:])
     order = [number(each) for _, each in out]
     assert order == sorted(order)
@@ -306,7 +306,7 @@ def test_frames_arrive_in_order_and_never_before_they_were_sent(
 def test_delay_is_within_the_jitter(settings: Impairments, steps: list[tuple[str, float, int]]) -> None:
     """With nothing to wait for but the delay."""
     settings = Impairments(delay=settings.delay, jitter=settings.jitter, loss=settings.loss)
-    line = Line(settings, seed="s")
+    line = Impairment(settings, seed="s")
     out = run(line, [("put", later, size) for _, later, size in steps], [])
     sent, now = [], 0.0
     for _, later, _ in steps:
@@ -323,7 +323,7 @@ def test_rate_is_never_exceeded(
 ) -> None:
     """In no window more comes out than the rate allows, beside the frame that was begun before it."""
     values = {**vars(settings), "rate": rate}
-    line = Line(Impairments(**values), seed="s")
+    line = Impairment(Impairments(**values), seed="s")
     out = run(line, [step for step in steps if step[0] != "change"], [])
     ends = [(time, len(each) * 8 / rate) for time, each in out]
     for first in range(len(ends)):
