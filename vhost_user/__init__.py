@@ -7,6 +7,13 @@ from vhost_user.backend.server import serve
 from vhost_user.buffers import ChainError, Readable, Writable
 from vhost_user.device import RING_FEATURES, VirtioDevice
 from vhost_user.device_program import DeviceProgram
+from vhost_user.optional_methods import (
+    HasCryptoSessions,
+    HasSharedObjects,
+    SendsRarp,
+    TakesGpuSocket,
+    TakesMtu,
+)
 from vhost_user.queue import Virtqueue
 from vhost_user.ring.chain import Chain
 from vhost_user.simulation.calls import CallError
@@ -23,10 +30,15 @@ __all__ = [
     "DeviceProgram",
     "Feature",
     "FrontendError",
+    "HasCryptoSessions",
+    "HasSharedObjects",
     "ProtocolFeature",
     "Readable",
     "RefusedError",
+    "SendsRarp",
     "Simulation",
+    "TakesGpuSocket",
+    "TakesMtu",
     "VirtioDevice",
     "Virtqueue",
     "Writable",

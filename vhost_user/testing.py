@@ -29,6 +29,8 @@ from protocol.virtio.features import Feature
 from vhost_user.backend.connection import serve_connection
 from vhost_user.frontend.connect import MEMORY_SIZE, PATIENCE_SECONDS, connect
 
+__all__ = ["device", "driver_features", "driver_queue", "driving", "frontend"]
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
