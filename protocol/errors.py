@@ -12,5 +12,5 @@ class LocalProtocolError(ProtocolError):
 class RemoteProtocolError(ProtocolError):
     """The other side sent something that the protocol does not allow; the connection must end.
 
-    The text is one line with what came and what was expected.
+    The text is one line: the received message, and the expected one.
     """

@@ -4,7 +4,7 @@ QEMU docs/interop/vhost-user.rst, "Header". Numbers are in the machine's byte or
 
 How it works: a framer is a state machine of two states, header and payload, with `bytes_wanted` bytes
 missing to the end of either. The kernel attaches the descriptors of a sendmsg() to its first byte, and
-whoever reads that byte gets them. A read of at most `bytes_wanted` never crosses the end of a message, so
+the read of that byte returns them. A read of at most `bytes_wanted` never crosses the end of a message, so
 the descriptors that it returns belong to the message under way. Descriptors that come with a later byte
 belong to that message, too, and are its fault. The framer owns them until the `Frame` is complete, and the
 frame owns them then. After an error framing is lost: the framer holds nothing, and its owner must end the

@@ -1,8 +1,7 @@
 """The base classes of all vhost-user messages: requests and replies.
 
-A message is an object of a class that states what the specification says about it: its number, its
-payload, its file descriptors, what has to be negotiated first, how it is answered. The sessions know no
-single message: they act on what the classes state.
+The class of a message states what the specification says about it: number, payload, file descriptors,
+required features, reply. The sessions know no single message: they act on these statements.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The features that two sides have negotiated, and what a request requires of them."""
+"""The features that two sides have negotiated, and the features that a request requires."""
 
 from __future__ import annotations
 
@@ -87,11 +87,11 @@ class ObservedNegotiation(Negotiation):
     """The negotiation of two others, by an observer that can refuse nothing."""
 
     def set_features(self, features: Feature) -> None:
-        """Record what was turned on. Raises as Negotiation does, but records it all the same."""
+        """Record the features in any case. Raises ValueError as Negotiation does."""
         self.features = features
         super().set_features(features)
 
     def set_protocol_features(self, features: ProtocolFeature) -> None:
-        """Record what was turned on. Raises as Negotiation does, but records it all the same."""
+        """Record the features in any case. Raises ValueError as Negotiation does."""
         self.protocol_features = features
         super().set_protocol_features(features)

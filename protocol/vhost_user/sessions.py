@@ -7,7 +7,7 @@ share one `Negotiation`: a feature that is turned on over the first socket permi
 
 Order: on each socket, replies come in the order of their requests; no reply names its request but by
 that order and its number. A front-end that waits for a reply on the first socket does not read the
-second one, so a back-end answers what it owes before it waits on the second: see `may_wait`.
+second one, so a back-end sends the replies that it owes before it waits on the second: see `may_wait`.
 
 Descriptors: bytes and descriptors go in by `receive()`, which owns the descriptors from then on, also
 where it raises. The event that it returns owns those that came with it, until they are taken out or it is
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class BackendSession(Responder):
     """A back-end's end of the first socket: it answers the front-end's requests.
 
-    It records what was negotiated; the caller acts on everything else in a request.
+    It records the negotiation; the caller acts on all other requests.
     """
 
     def __init__(self, features: Feature, protocol_features: ProtocolFeature) -> None:

@@ -1,6 +1,6 @@
 """The checks that every request passes, where it is sent and where it is received.
 
-They are the same for all messages, and enforce what the message's class states.
+They are the same for all messages, and enforce the statements of the message's class.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Words for people."""
+"""Numbers in texts."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ async def trace(listener: Listener, path: str, sink: Callable[[Event], None]) ->
     """Connect each client of `listener` with the socket at `path`, by a connection of its own.
 
     The side that speaks first is the front-end, so the back-end may be on either. `sink` gets each
-    message before it is passed on; what it raises ends the trace. The listener stays the caller's.
+    message before it is passed on; its exceptions end the trace. The listener stays the caller's.
     At the limit of open files, or of memory, connections wait until they can be accepted. Raises
     OSError if the listener fails for another reason.
     """

@@ -1,4 +1,4 @@
-"""Passes on what comes over two sockets, message by message and with its files, to a listener first.
+"""The relay of two sockets: messages with their files are shown to a listener and passed on.
 
 How it works: one task a direction reads a message, shows it to the listener and sends it on; the message
 owns its descriptors for that time, and they are closed when it was sent. One side's end is passed on as

@@ -127,13 +127,13 @@ class SetOwner(FrontendMessage):
 
 
 class ResetOwner(FrontendMessage):
-    """Deprecated: disable all rings, and keep what was negotiated."""
+    """Deprecated: disable all rings; negotiated features stay."""
 
     number = FrontendRequest.RESET_OWNER
 
 
 class ResetDevice(FrontendMessage):
-    """Disable all rings and reset the device's state; what was negotiated stays."""
+    """Disable all rings and reset the device's state; negotiated features stay."""
 
     number = FrontendRequest.RESET_DEVICE
     requirement = Requirement(protocol=ProtocolFeature.RESET_DEVICE)

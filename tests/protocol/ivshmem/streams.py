@@ -1,4 +1,4 @@
-"""What servers send, well-formed and not, and how a session takes it."""
+"""Streams of servers, well-formed and not, and the result of a session that receives them."""
 
 from __future__ import annotations
 

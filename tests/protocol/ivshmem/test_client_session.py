@@ -1,4 +1,4 @@
-"""The client's side: every rule of what a server may send, byte by byte."""
+"""The client's side: each rule for a server's messages, byte by byte."""
 
 from __future__ import annotations
 

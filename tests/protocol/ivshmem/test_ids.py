@@ -1,4 +1,4 @@
-"""Ids are never given to a new client while somebody is connected who saw them leave."""
+"""Ids are not allocated while a client is connected that was told of their disconnect."""
 
 from __future__ import annotations
 

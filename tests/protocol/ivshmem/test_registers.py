@@ -1,4 +1,4 @@
-"""The device's registers, as its guest finds them."""
+"""The device's registers, in the guest's view."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Members that come and go: what each client is told, whenever it reads, however slowly."""
+"""Members that join and leave: the messages of each client, however slowly it reads."""
 
 from __future__ import annotations
 

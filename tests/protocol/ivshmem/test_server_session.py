@@ -1,4 +1,4 @@
-"""The server's side of one connection: what is sent, in which order, and what is still waiting."""
+"""The server's side of a connection: messages, their order, and those still queued."""
 
 from __future__ import annotations
 

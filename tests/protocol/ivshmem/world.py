@@ -1,4 +1,4 @@
-"""Clients of a registry, each a ClientSession that takes what its server session sends."""
+"""Clients of a registry: each a ClientSession that receives from its server session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A strategy for every message of vhost-user: any values that fit its fields."""
+"""Strategies for all messages of vhost-user: any values that fit the fields."""
 
 from __future__ import annotations
 

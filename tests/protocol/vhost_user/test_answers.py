@@ -1,4 +1,4 @@
-"""What a back-end's session owes, and what it lets its user answer."""
+"""A back-end's session: the replies that it owes, and the answers that it accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two sessions that talk, in any order: what each thinks it is owed and owes is what a plain list says."""
+"""Two sessions that talk in any order, compared with a model: the replies owed and due."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names of features: which there are, how users may write them, and where they are read."""
+"""The names of features: their list, their forms on command lines, their places in texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The header: reads that never cross a message's end, and what to do where framing is lost."""
+"""Framing: reads that never cross a message's end, and lost framing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever comes: events or RemoteProtocolError, the same for any split, and every descriptor closed once."""
+"""Any bytes: events or RemoteProtocolError, the same for any split, and no descriptor left open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is negotiated, and what that changes."""
+"""The negotiation, and the checks that depend on it."""
 
 from __future__ import annotations
 

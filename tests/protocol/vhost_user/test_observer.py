@@ -1,4 +1,4 @@
-"""The observer: what a trace shows of two sides that talk, also where they break the rules."""
+"""The observer: its texts for a conversation, also one that breaks the rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the vhost-user protocol share: sessions that have negotiated, and bytes between them."""
+"""Shared by the tests of the vhost-user protocol: negotiated sessions, and bytes between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words of flags: unknown bits stay, known ones have names; the numbers are virtio's."""
+"""Words of flags: unknown bits stay, known bits have names; the numbers are virtio's."""
 
 from __future__ import annotations
 

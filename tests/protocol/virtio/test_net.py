@@ -1,4 +1,4 @@
-"""Layouts of network devices, against the specification's offsets and the kernel's own numbers."""
+"""Layouts of network devices, against the specification and the kernel's own numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layouts of split and packed rings and of the in-flight buffer: numbers from the specifications."""
+"""Layouts of split and packed rings and of the in-flight buffer, by the specifications."""
 
 from __future__ import annotations
 

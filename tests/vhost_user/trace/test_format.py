@@ -1,4 +1,4 @@
-"""What a trace prints: lines for people, and JSON for programs."""
+"""The formats of a trace: lines for people, and JSON for programs."""
 
 from __future__ import annotations
 

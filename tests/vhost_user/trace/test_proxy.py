@@ -1,4 +1,4 @@
-"""The trace between a front-end and a back-end: nothing is changed, lost or left out, and all is told."""
+"""The proxy of a trace: nothing is changed or lost, and all is recorded."""
 
 from __future__ import annotations
 

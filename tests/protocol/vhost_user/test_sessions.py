@@ -1,4 +1,4 @@
-"""The socket for the back-end's own requests, both ends."""
+"""Both ends of the socket for the back-end's own requests."""
 
 from __future__ import annotations
 

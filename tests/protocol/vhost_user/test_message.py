@@ -1,4 +1,4 @@
-"""Every message: it survives the wire, its class says what the specification says, people can read it."""
+"""All messages: they survive the wire, agree with the specification, and print well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The back-end's session: what comes through, and what its checks refuse."""
+"""A back-end's session: the requests that it lets through, and those that it refuses."""
 
 from __future__ import annotations
 

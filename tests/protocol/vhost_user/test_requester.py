@@ -1,4 +1,4 @@
-"""The front-end's session: which requests it lets out, and which replies it takes."""
+"""A front-end's session: the requests that it sends, and the replies that it accepts."""
 
 from __future__ import annotations
 
