@@ -99,6 +99,7 @@ class Asker:
         `fail()` then, in any case.
         """
         lost: list[ConnectionLostError] = []
+        received: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send, nursery.cancel_scope, lost)
             received = await self._receive()

@@ -48,8 +48,8 @@ class Pair:
     """An asker, and a back-end that answers when it is told to."""
 
     def __init__(self, may_send: Callable[[Request, tuple[Request, ...]], bool] | None = None) -> None:
-        ours, theirs = socket.socketpair()
-        self.stream, self.other = FdStream(ours), FdStream(theirs)
+        ours, self.end = socket.socketpair()
+        self.stream, self.other = FdStream(ours), FdStream(self.end)
         self.session = FrontendSession()
         self.answering = BackendSession(Feature.PROTOCOL_FEATURES, PROTOCOL)
         log = logging.getLogger("vhost_user")
@@ -200,7 +200,7 @@ async def test_what_is_not_a_reply_ends_the_connection() -> None:
 
 async def test_stream_that_fails_is_a_lost_connection() -> None:
     pair = Pair()
-    pair.other.close()
+    pair.end.shutdown(socket.SHUT_RD)
     pair.asker.post(GetFeatures(), lambda reply, error: pair.results.append(error))
     with pytest.raises(ConnectionLostError):
         await pair.asker.run()
