@@ -18,12 +18,12 @@ import trio
 
 import vhost_user
 from vhost_user.devices.gpio import Gpio, SimulatedChip, SimulatedLine
+from vhost_user.program import run_main
 
 
 async def press_at_enter(button: SimulatedLine) -> None:
     while True:
-        await trio.lowlevel.wait_readable(sys.stdin)
-        typed = os.read(sys.stdin.fileno(), 4096)
+        typed = await trio.to_thread.run_sync(os.read, sys.stdin.fileno(), 4096, abandon_on_cancel=True)
         if not typed:
             return
         for _ in range(typed.count(b"\n")):
@@ -49,4 +49,4 @@ async def main(socket_path: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    trio.run(main, sys.argv[1])
+    sys.exit(run_main(main, sys.argv[1]))

@@ -21,6 +21,7 @@ import trio
 
 import vhost_user
 from vhost_user.devices.net import ImpairedPort, Impairments, Link, Net
+from vhost_user.program import run_main
 
 STEPS = {
     "a good line": Impairments(),
@@ -58,9 +59,4 @@ if __name__ == "__main__":
     parser.add_argument("path", help="where to listen: at PATH0 and PATH1")
     parser.add_argument("seconds", type=float, nargs="?", default=10.0, help="how long each step takes")
     options = parser.parse_args()
-    try:
-        trio.run(main, options.path, options.seconds)
-    except* KeyboardInterrupt:
-        pass
-    except* OSError as errors:
-        sys.exit(f"cannot listen at {options.path}0 and {options.path}1: {errors.exceptions[0]}")
+    sys.exit(run_main(main, options.path, options.seconds))

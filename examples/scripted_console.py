@@ -23,6 +23,7 @@ import trio
 
 import vhost_user
 from vhost_user.devices.console import Console
+from vhost_user.program import run_main
 
 if TYPE_CHECKING:
     from vhost_user.devices.console import PortSimulation
@@ -61,4 +62,4 @@ async def main(socket_path: str, command: str) -> int:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    sys.exit(trio.run(main, sys.argv[1], sys.argv[2]))
+    sys.exit(run_main(main, sys.argv[1], sys.argv[2]))

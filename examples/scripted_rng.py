@@ -8,15 +8,12 @@ r"""A virtio device of your own: an entropy source that gives a guest the bytes 
 In a Linux guest, /dev/hwrng then repeats 00 01 02 ff for ever.
 """
 
-from __future__ import annotations
-
 import sys
 from functools import partial
 from itertools import cycle, islice
 
-import trio
-
 import vhost_user
+from vhost_user.program import run_main
 
 
 class ScriptedRng(vhost_user.VirtioDevice):
@@ -26,7 +23,6 @@ class ScriptedRng(vhost_user.VirtioDevice):
     name = "scripted-rng"
 
     def __init__(self, script: bytes = b"\x00\x01\x02\xff") -> None:
-        """Repeat `script`."""
         self._bytes = cycle(script)
 
     async def run_queue(self, queue: vhost_user.Virtqueue) -> None:
@@ -38,4 +34,8 @@ class ScriptedRng(vhost_user.VirtioDevice):
 
 if __name__ == "__main__":
     path, *script = sys.argv[1:] or sys.exit(__doc__)
-    trio.run(partial(vhost_user.serve, ScriptedRng(bytes.fromhex("".join(script))), socket_path=path))
+    try:
+        device = ScriptedRng(bytes.fromhex("".join(script)))
+    except ValueError as error:
+        sys.exit(f"{error}: give bytes, as in 00 01 ff")
+    sys.exit(run_main(partial(vhost_user.serve, device, socket_path=path)))

@@ -25,6 +25,7 @@ import trio
 
 import vhost_user
 from vhost_user.devices.i2c import I2c, NackError, Register, RegisterChip
+from vhost_user.program import run_main
 
 
 class Thermometer(RegisterChip):
@@ -64,4 +65,5 @@ async def read_stdin() -> bytes:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    trio.run(partial(vhost_user.serve, I2c({0x48: Thermometer(sys.argv[2])}), socket_path=sys.argv[1]))
+    bus = I2c({0x48: Thermometer(sys.argv[2])})
+    sys.exit(run_main(partial(vhost_user.serve, bus, socket_path=sys.argv[1])))

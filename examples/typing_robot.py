@@ -19,6 +19,7 @@ import trio
 
 import vhost_user
 from vhost_user.devices.input import Input, Keyboard
+from vhost_user.program import run_main
 
 LAMP = "lamp=$(echo /sys/bus/virtio/devices/*/input/*/*::scrolllock/brightness)"
 
@@ -48,4 +49,8 @@ async def main(path: str, commands: list[str]) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    trio.run(main, sys.argv[1], Path(sys.argv[2]).read_text().splitlines())
+    try:
+        commands = Path(sys.argv[2]).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        sys.exit(f"cannot read {sys.argv[2]}: {error}; give a text file with a command a line")
+    sys.exit(run_main(main, sys.argv[1], commands))
