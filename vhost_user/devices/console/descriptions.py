@@ -15,7 +15,7 @@ from vhost_user.devices.console.stdio import StdioHost
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vhost_user.devices.console.host import HostSide
+    from vhost_user.devices.console.port import HostSide
 
 HOSTS = "pty, stdio, unix:PATH, tcp:[HOST:]PORT, file:PATH or none"
 """What a port may be on the host."""

@@ -17,7 +17,7 @@ import sys
 import termios
 import tty
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -38,19 +38,6 @@ _CHUNK = 32768
 _WINSIZE = struct.Struct("HHHH")
 
 _log = logging.getLogger("vhost_user")
-
-
-class HostSide(Protocol):
-    """The host's end of a port."""
-
-    async def run(self, port: ConsolePort) -> None:
-        """Move bytes, and tell the port who comes and goes, until cancelled."""
-
-    def hang_up(self) -> bool:
-        """Part from who is connected; False where that cannot be."""
-
-    def close(self) -> None:
-        """Let go of everything; `run()` has ended, or never began."""
 
 
 async def until_readable(fd: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vhost_user.devices.console.control import PortState
-    from vhost_user.devices.console.host import HostSide
 
 BACKLOG = 65536
 """How many bytes of the guest's wait for a reader, where nobody says otherwise."""
@@ -72,6 +71,19 @@ class Callbacks:
     resized: Callable[[], None] = lambda: None
     guest_opened: Callable[[bool], None] = lambda _: None
     host_opened: Callable[[bool], None] = lambda _: None
+
+
+class HostSide(Protocol):
+    """The host's end of a port."""
+
+    async def run(self, port: ConsolePort) -> None:
+        """Move bytes, and tell the port who comes and goes, until cancelled."""
+
+    def hang_up(self) -> bool:
+        """Part from who is connected; False where that cannot be."""
+
+    def close(self) -> None:
+        """Release everything; `run()` has ended, or never began."""
 
 
 class ConsolePort:

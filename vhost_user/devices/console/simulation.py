@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -16,7 +16,6 @@ from vhost_user.simulation.calls import CallError
 from vhost_user.simulation.simulation import Simulation, call
 
 if TYPE_CHECKING:
-    from vhost_user.devices.console.device import Console
     from vhost_user.devices.console.port import ConsolePort
 
 EXPECT_SECONDS = 60.0
@@ -132,10 +131,23 @@ class PortSimulation(Simulation):
         raise CallError(f"port {self.name} has not put out {wanted!r} within {seconds:g} s, but {tail!r}")
 
 
+class Pluggable(Protocol):
+    """A console device, as its simulation sees it."""
+
+    def add_port(self, name: str, host: str = "none", *, console: bool = False) -> PortSimulation:
+        """Plug a port in. Raises ValueError, UserError."""
+
+    async def remove_port(self, name: str) -> None:
+        """Unplug a port. Raises KeyError."""
+
+    def number_of(self, name: str) -> int:
+        """Return the number of a port. Raises KeyError."""
+
+
 class ConsoleSimulation(Simulation):
     """The device: its ports are the parts, by their names. Events: `added` and `removed`, with `name`."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Pluggable) -> None:
         super().__init__()
         self._console = console
 

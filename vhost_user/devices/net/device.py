@@ -82,7 +82,7 @@ class Net(VirtioDevice):
         self._transmitting: dict[int, QueueTransmitter] = {}
         self._changed = trio.lowlevel.ParkingLot()
         self._control = Control(self, self.mac, port.queue_pairs)
-        self.net = NetSimulation(self)
+        self.net = NetSimulation(self, port.simulation)
         self.simulation = self.net
         port.link_changed = self._link_changed
 
@@ -222,6 +222,19 @@ class Net(VirtioDevice):
     def guest_mac(self) -> bytes:
         """The guest's address now."""
         return self._control.filter.mac
+
+    def statistics(self) -> dict[str, int]:
+        """Return what went through so far: frames, bytes, and frames that were lost."""
+        to_guest, from_guest, port = self.to_guest, self.from_guest, self.port
+        return {
+            "to_guest_frames": to_guest.frames,
+            "to_guest_bytes": to_guest.bytes,
+            "to_guest_dropped": to_guest.dropped + port.dropped_to_guest,
+            "to_guest_filtered": to_guest.filtered,
+            "from_guest_frames": from_guest.frames,
+            "from_guest_bytes": from_guest.bytes,
+            "from_guest_dropped": from_guest.dropped + port.dropped_from_guest,
+        }
 
     # Queues
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from protocol.program.units import parse_rate, parse_share, parse_time
 from vhost_user.devices.net.ports.impairments import NONE
@@ -13,19 +13,40 @@ from vhost_user.simulation.simulation import Simulation, call
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from vhost_user.devices.net.device import Net
     from vhost_user.devices.net.ports.impaired import ImpairedPort
     from vhost_user.devices.net.ports.switch import Switch
+
+
+class Card(Protocol):
+    """A network device, as its simulation sees it."""
+
+    @property
+    def link_up(self) -> bool:
+        """True while frames go through."""
+
+    @property
+    def guest_mac(self) -> bytes:
+        """The guest's MAC address now."""
+
+    def set_link(self, up: bool) -> None:
+        """Pull the guest's cable out, or plug it in."""
+
+    def announce(self) -> None:
+        """Ask the guest to tell the network where it is. Raises ValueError."""
+
+    def statistics(self) -> dict[str, int]:
+        """Return what went through so far: frames, bytes, and frames that were lost."""
 
 
 class NetSimulation(Simulation):
     """The calls of one device. Its events: `link` (up), `mac` (address) and `announced`."""
 
-    def __init__(self, device: Net) -> None:
+    def __init__(self, device: Card, port: Simulation | None) -> None:
+        """`port` is the simulation of what the device is plugged into, if there is one."""
         super().__init__()
         self._device = device
-        if device.port.simulation is not None:
-            self.add_part("port", device.port.simulation)
+        if port is not None:
+            self.add_part("port", port)
 
     @call
     def set_link(self, up: bool) -> None:
@@ -50,16 +71,7 @@ class NetSimulation(Simulation):
     @call
     def statistics(self) -> dict[str, int]:
         """Return what went through so far: frames, bytes, and frames that were lost."""
-        to_guest, from_guest, port = self._device.to_guest, self._device.from_guest, self._device.port
-        return {
-            "to_guest_frames": to_guest.frames,
-            "to_guest_bytes": to_guest.bytes,
-            "to_guest_dropped": to_guest.dropped + port.dropped_to_guest,
-            "to_guest_filtered": to_guest.filtered,
-            "from_guest_frames": from_guest.frames,
-            "from_guest_bytes": from_guest.bytes,
-            "from_guest_dropped": from_guest.dropped + port.dropped_from_guest,
-        }
+        return self._device.statistics()
 
 
 class NetSimulations(Simulation):

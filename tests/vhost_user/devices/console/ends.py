@@ -16,7 +16,7 @@ from vhost_user.devices.console.port import ConsolePort
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from vhost_user.devices.console.host import HostSide
+    from vhost_user.devices.console.port import HostSide
 
 SECONDS = 60
 

@@ -19,8 +19,7 @@ from vhost_user.devices.console.port import INPUT_LIMIT
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from vhost_user.devices.console.host import HostSide
-    from vhost_user.devices.console.port import ConsolePort
+    from vhost_user.devices.console.port import ConsolePort, HostSide
 
 MIB = 1 << 20
 
