@@ -78,14 +78,15 @@ class Record(Adapter):  # type: ignore[misc]  # construct has no types
     def __init__(self, type_: type[Any], *layout: Construct) -> None:
         super().__init__(Struct(*layout))
         self._type = type_
+        self._names = [field.name for field in fields(type_)]
 
     def _decode(self, parsed: Container, _context: Container, _path: str) -> Any:
-        return self._type(**{field.name: parsed[field.name] for field in fields(self._type)})
+        return self._type(*[parsed[name] for name in self._names])
 
     def _encode(self, value: Any, _context: Container, _path: str) -> dict[str, Any]:
         if not isinstance(value, self._type):
             raise ValueError(f"{value!r} is not a {self._type.__name__}")
-        return {field.name: getattr(value, field.name) for field in fields(self._type)}
+        return {name: getattr(value, name) for name in self._names}
 
 
 class FdWord(Adapter):  # type: ignore[misc]  # construct has no types
