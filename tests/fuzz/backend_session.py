@@ -1,7 +1,7 @@
 """Any bytes and descriptors to a back-end's session, from the first message on or after the set-up.
 
-The first byte says what was negotiated before. A message's `option` says how it is answered, its `kind`
-in reads of how many bytes it comes.
+The first byte chooses the negotiated features. A message's `option` chooses its answer, its `kind` the
+size of the reads in which it comes.
 """
 
 from __future__ import annotations

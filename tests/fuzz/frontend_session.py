@@ -1,6 +1,6 @@
 """Any bytes and descriptors to a front-end, as replies or requests, and to a back-end's channel.
 
-The first byte says which of the three. A message's `option` says what was asked for before it comes.
+The first byte chooses one of the three. A message's `option` chooses the request before it.
 """
 
 from __future__ import annotations

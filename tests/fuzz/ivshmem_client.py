@@ -1,7 +1,7 @@
 """Any bytes and descriptors to an ivshmem client.
 
-An input is messages of 8 bytes, each after one that says how it comes: with how many descriptors
-(bits 0 and 1), and in reads of how many bytes (bits 2 to 4, 0 being all).
+An input is messages of 8 bytes, each after a byte that chooses the number of descriptors (bits 0 and 1)
+and the size of the reads (bits 2 to 4, 0 for a single read).
 """
 
 from __future__ import annotations

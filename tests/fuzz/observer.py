@@ -1,6 +1,6 @@
-"""Any bytes and descriptors between two others, of whom a trace tells.
+"""Any bytes and descriptors between two others, to the observer of a trace.
 
-A message's `kind` says who sends it, over which of the two sockets.
+A message's `kind` chooses its sender and its socket.
 """
 
 from __future__ import annotations

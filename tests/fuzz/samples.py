@@ -1,4 +1,4 @@
-"""One message of each class, without descriptors: what inputs are made of, and what sessions are asked."""
+"""One message of each class, without descriptors, for inputs and for requests."""
 
 from __future__ import annotations
 
