@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
 import time
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from trio._core import _thread_cache as thread_cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 _A_MOMENT = 0.01
 """Seconds after which a file is open no more that is opened and closed again."""
+
+LARGER_THAN_ANY_ADDRESS_SPACE = 1 << 56
 
 ROOM = 64 << 20
 """Bytes of address space that a process needs to go on, whatever it does."""
@@ -52,6 +57,18 @@ def memory_limited(program: Program) -> Iterator[None]:
     pages = int(Path(f"/proc/{program.pid}/statm").read_text().split()[0])
     with limited(program, resource.RLIMIT_AS, pages * resource.getpagesize() + ROOM):
         yield
+
+
+@contextmanager
+def threads_refused() -> Iterator[None]:
+    """Let this process start no thread: each would have a stack that there is no address space for."""
+    kept, thread_cache.THREAD_CACHE = thread_cache.THREAD_CACHE, thread_cache.ThreadCache()  # idle ones
+    before = threading.stack_size(LARGER_THAN_ANY_ADDRESS_SPACE)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)
+        thread_cache.THREAD_CACHE = kept
 
 
 def _open_files(program: Program) -> set[int]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from protocol.io.threads import run_in_thread
 from protocol.program.warnings import OnceLogger
 from protocol.vhost_user.validation import RefusedError
 from protocol.virtio.blk import SECTOR_SIZE, WRITEBACK_OFFSET, BlkConfig, BlkFeature
@@ -263,9 +264,14 @@ class Blk(VirtioDevice):
 
     async def _serve(self, chains: Sequence[Chain]) -> None:
         """Do requests one after the other in a thread, then complete them."""
-        await trio.to_thread.run_sync(self._serve_all, chains, limiter=self._threads)
+        await run_in_thread(
+            self._serve_all, chains, complain=self._complain_of_threads, limiter=self._threads
+        )
         for chain in chains:
             chain.complete(chain.writable_length)
+
+    def _complain_of_threads(self, reason: str) -> None:
+        self._told.warning(f"{self._disk.name}: requests are done one by one: {reason}")
 
     def _serve_all(self, chains: Sequence[Chain]) -> None:
         for chain in chains:

@@ -7,6 +7,8 @@ import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias
 
+from protocol.io.threads import start_threads
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
@@ -34,15 +36,15 @@ class SharedReader:
     """
 
     def __init__(self, helpers: int) -> None:
-        """Start at most `helpers` threads; `close()` ends them."""
+        """Start at most `helpers` threads, or as many as can be had; `close()` ends them."""
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._results: SimpleQueue[tuple[int, int]] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._run, name="shared reader", daemon=True)
-            for _ in range(min(helpers, _MOST_HELPERS))
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads = start_threads(
+            [
+                threading.Thread(target=self._run, name="shared reader", daemon=True)
+                for _ in range(min(helpers, _MOST_HELPERS))
+            ]
+        )
 
     def preadv(self, fd: int, reads: Sequence[Read], flags: int) -> Generator[tuple[int, int], None, None]:
         """Do what os.preadv() does for each of `reads`, which are buffers with an offset.
@@ -52,8 +54,8 @@ class SharedReader:
         the buffers are written to until then.
         """
         jobs = [(place, fd, buffers, offset, flags) for place, (buffers, offset) in enumerate(reads)]
-        if len(jobs) == 1:
-            yield _do(jobs[0])
+        if len(jobs) == 1 or not self._threads:
+            yield from map(_do, jobs)
             return
         for job in jobs:
             self._jobs.put(job)

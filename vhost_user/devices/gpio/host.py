@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from protocol.io.threads import run_in_thread
 from protocol.program.command_line import UserError
+from protocol.program.warnings import OnceLogger
 from protocol.virtio.gpio import Direction, IrqType
 from vhost_user.devices.gpio.chip import Chip, LineError
 
@@ -100,6 +102,7 @@ class HostChip(Chip):
         self.names = self._names()
         self._lines = [_Line() for _ in self._offsets]
         self._lock = trio.Lock()
+        self._no_thread = OnceLogger(_log, 1)
         self._given_back: list[gpiod.LineRequest] = []
         self._new: trio.MemorySendChannel[int]
         self._new, self._watched = trio.open_memory_channel[int](math.inf)
@@ -191,7 +194,7 @@ class HostChip(Chip):
         try:
             async with self._lock:
                 try:
-                    return await trio.to_thread.run_sync(function, *arguments)
+                    return await run_in_thread(function, *arguments, complain=self._complain_of_threads)
                 finally:
                     while self._given_back:
                         self._given_back.pop().release()
@@ -201,6 +204,9 @@ class HostChip(Chip):
             place = f"line {line}, which is {self._offsets[line]} of {self._path}"
             used = "; something else on the host uses it" if error.errno == errno.EBUSY else ""
             raise LineError(f"{place}: {error.strerror}{used}") from None
+
+    def _complain_of_threads(self, reason: str) -> None:
+        self._no_thread.warning(f"{self._path}: all else waits for each request: {reason}")
 
     def _release(self, line: int) -> None:
         """Give a line back to the kernel, once no thread can be using it; forget what the guest has set."""

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import trio
-
+from protocol.io.threads import run_in_thread
 from protocol.program.command_line import UserError
 from protocol.program.warnings import OnceLogger
 from vhost_user.devices.i2c import smbus
@@ -101,7 +100,7 @@ class HostBus:
         self._number = number
         self._path = devices / f"i2c-{number}"
         self._library = _import_smbus2()
-        self._no_command, self._gone = OnceLogger(_log, 1), OnceLogger(_log, 1)
+        self._no_command, self._gone, self._no_thread = (OnceLogger(_log, 1) for _ in range(3))
         with ExitStack() as opened:
             # Each address has a descriptor, for the kernel keeps it there: two guests' threads may meet.
             self._chips = {address: self._open(address, opened) for address in sorted(self.addresses)}
@@ -120,7 +119,10 @@ class HostBus:
 
     async def transfer(self, messages: Sequence[I2cMessage]) -> int:
         """Do messages as one transfer; return how many the kernel says were done."""
-        return await trio.to_thread.run_sync(self._transfer, messages)
+        return await run_in_thread(self._transfer, messages, complain=self._complain_of_threads)
+
+    def _complain_of_threads(self, reason: str) -> None:
+        self._no_thread.warning(f"{self._path}: all else waits for each transfer: {reason}")
 
     def _transfer(self, messages: Sequence[I2cMessage]) -> int:
         try:
