@@ -1,18 +1,32 @@
-"""Vring: one queue of a connection, from what the front-end says of it to the task that serves it."""
+"""Vring: one queue of a connection, from what the front-end says of it to the task that serves it.
+
+How it works: a vring is in one of the states of `vring_states`, which says what may happen in each. The
+front-end describes it in any order; once it is started, enabled and wholly described, a task serves it:
+that makes the ring over the guest's memory, hands a Virtqueue to the device's run_queue(), and waits
+afterwards until it is to stop. Handlers change what the task uses only while there is no task, but for the
+call and err eventfds (`notifier`) and the address of the dirty log.
+
+`stop()` waits until the task has ended: the queue hands out no more chains, the device has `drain_seconds`
+for those that it has, and what it then holds is cancelled. Chains that it has not completed stay in flight
+in the in-flight buffer, or are lost to the driver without one, which is logged. `setup.base` is where the
+ring goes on. If the process dies instead, the base is lost, and the next back-end finds its place from the
+rings and the buffer.
+"""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
-from protocol.io import EventFd
-from protocol.vhost_user import SetVringAddr, VringAddressFlag, VringCall, VringErr
+from protocol.vhost_user import SetVringAddr, VringAddressFlag
 from protocol.virtio import packed
 from protocol.virtio.features import Feature
 from protocol.words import plural
+from vhost_user.backend.notifier import Notifier
+from vhost_user.backend.vring_states import VringEvent, VringState, next_state
 from vhost_user.buffers import ChainError
 from vhost_user.memory.inflight_file import forget
 from vhost_user.memory.regions import BadAddressError, IotlbMissError
@@ -20,7 +34,15 @@ from vhost_user.queue import Virtqueue
 from vhost_user.ring import BrokenRingError, PackedRing, RingConfig, SplitRing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from protocol.fds import OwnedFd
+    from protocol.io import EventFd
+    from protocol.vhost_user import Negotiation
+    from vhost_user.backend.dirty_logging import DirtyLogging
+    from vhost_user.backend.inflight import InflightNotes
+    from vhost_user.backend.iommu import IommuResolver
+    from vhost_user.backend.sharing import SharingCheck
     from vhost_user.device import VirtioDevice
     from vhost_user.memory.regions import GuestMemory
     from vhost_user.ring import Ring
@@ -42,62 +64,31 @@ class VringSetup:
     """None until somebody says: where a ring starts that never ran."""
     address: SetVringAddr | None = None
     big_endian: bool = False
-    started: bool = False
     enabled: bool = False
-    kick: EventFd | None = None
-    call: EventFd | None = None
-    err: EventFd | None = None
 
     @property
-    def is_runnable(self) -> bool:
-        """True once everything has come that a ring needs; it may come in any order."""
-        return self.started and self.size > 0 and self.address is not None
-
-    def replace(self, name: str, fd: OwnedFd | EventFd | None) -> None:
-        """Take the eventfd `name` ("kick", "call" or "err"), and close the one before it."""
-        old: EventFd | None = getattr(self, name)
-        if old is not None:
-            old.close()
-        setattr(self, name, fd if fd is None or isinstance(fd, EventFd) else EventFd(fd.detach()))
-
-    def close(self) -> None:
-        """Close the eventfds."""
-        for name in ("kick", "call", "err"):
-            self.replace(name, None)
+    def is_complete(self) -> bool:
+        """True once all has come that a ring needs beside its start; it may come in any order."""
+        return self.size > 0 and self.address is not None
 
 
-class VringOwner(Protocol):
-    """What the rings of one connection share."""
+@dataclass(frozen=True)
+class VringContext:
+    """What the vrings of one connection share; the connection's state makes it, and closes what it has."""
 
     device: VirtioDevice
     memory: GuestMemory
     nursery: trio.Nursery
-
-    @property
-    def features(self) -> Feature:
-        """The features that were negotiated."""
-
-    @property
-    def inband(self) -> Channel | None:
-        """The channel for notifications, where they go in-band."""
-
-    def inflight_part(self, index: int, size: int) -> memoryview | None:
-        """Return where queue `index`, with a ring of `size`, notes what is in flight, if it can."""
-
-    def signal_log(self) -> None:
-        """Tell that the dirty log has changed, if the front-end wants to know."""
-
-    def untracked(self, index: int, size: int) -> None:
-        """Report that queue `index`, with a ring of `size`, has no room in the in-flight buffer, if any."""
-
-    def memory_not_shared(self, index: int) -> None:
-        """Report that the ring of queue `index` holds nothing, although the driver kicks."""
-
-    def resumed(self) -> None:
-        """Take notice of a ring that was started."""
-
-    async def resolve(self, miss: IotlbMissError) -> None:
-        """Have the front-end say what is at the address. Raises BadAddressError where nothing is."""
+    """Of the connection: tasks that serve rings run in it."""
+    negotiation: Negotiation
+    iommu: IommuResolver
+    inflight: InflightNotes
+    dirty: DirtyLogging
+    sharing: SharingCheck
+    inband: Callable[[], Channel | None]
+    """Returns the channel for notifications, where they go in-band."""
+    resumed: Callable[[], None]
+    """Is called when a ring was started, which ends the suspended state."""
 
 
 class _Run:
@@ -113,11 +104,19 @@ class _Run:
 class Vring:
     """The set-up of one ring, and its task while it runs."""
 
-    def __init__(self, index: int, owner: VringOwner) -> None:
+    def __init__(self, index: int, context: VringContext) -> None:
         self.index = index
         self.setup = VringSetup()
-        self._owner = owner
-        self._has_called = False
+        self.state = VringState.STOPPED
+        self.notifier = Notifier(
+            index,
+            context.memory,
+            inband=context.inband,
+            iommu=context.iommu,
+            dirty=context.dirty,
+            sharing=context.sharing,
+        )
+        self._context = context
         self._run: _Run | None = None
         self._ring: Ring | None = None
         self._base_at_stop: int | None = None
@@ -125,9 +124,14 @@ class Vring:
         self._told_untracked = False
 
     @property
+    def is_started(self) -> bool:
+        """True from the ring's start until it is stopped for good, whether it is served or not."""
+        return self.state is not VringState.STOPPED
+
+    @property
     def is_running(self) -> bool:
-        """True while a task serves the ring."""
-        return self._run is not None
+        """True while a task has the ring."""
+        return self.state.has_task
 
     @property
     def base(self) -> int:
@@ -137,26 +141,39 @@ class Vring:
     @property
     def notes_in_flight(self) -> bool:
         """True where what is under way survives us, in the in-flight buffer."""
-        return self._owner.inflight_part(self.index, self.setup.size) is not None
+        return self._context.inflight.part(self.index, self.setup.size) is not None
 
-    def start(self) -> None:
+    def start(self, kick: OwnedFd | EventFd | None) -> None:
+        """Start the ring, with this eventfd for kicks, if any. Stop it before."""
+        self.notifier.set_kick(kick)
+        self._happened(VringEvent.START)
+        self.serve()
+
+    def serve(self) -> None:
         """Serve the ring if it is to be served and is not."""
-        if self.setup.started:
-            self._owner.resumed()
-        wanted = self.setup.enabled or self._owner.device.serves_disabled_queues
-        if self._run is None and wanted and self.setup.is_runnable:
+        if self.is_started:
+            self._context.resumed()
+        wanted = self.setup.enabled or self._context.device.serves_disabled_queues
+        if self.state is VringState.WAITING and wanted and self.setup.is_complete:
+            self._happened(VringEvent.SERVE)
             self._run = _Run()
-            self._owner.nursery.start_soon(self._serve, self._run, name=f"queue {self.index}")
+            self._context.nursery.start_soon(self._serve, self._run, name=f"queue {self.index}")
 
     async def enable(self, enabled: bool) -> None:
         """Enable or disable the ring; it keeps its place meanwhile."""
         if enabled != self.setup.enabled:
             await self.stop()
         self.setup.enabled = enabled
-        self.start()
+        self.serve()
+
+    async def withdraw(self, drain_seconds: float | None = None) -> None:
+        """Stop the ring for good, until it is started again."""
+        await self.stop(drain_seconds)
+        self._happened(VringEvent.WITHDRAW)
 
     async def stop(self, drain_seconds: float | None = None) -> None:
         """Stop serving. The device completes what it has first, for which it has `drain_seconds`."""
+        self._happened(VringEvent.STOP)
         if (run := self._run) is None:
             return
         run.stopping.set()
@@ -164,7 +181,7 @@ class Vring:
             run.scope.cancel()
         else:
             run.queue.stop()
-        patience = self._owner.device.drain_seconds if drain_seconds is None else drain_seconds
+        patience = self._context.device.drain_seconds if drain_seconds is None else drain_seconds
         with trio.move_on_after(patience):
             if patience > PATIENCE_TOLD_SECONDS:
                 await self._until_ended(run, f"until they are done, for at most {patience:g} s")
@@ -173,7 +190,7 @@ class Vring:
         await self._until_ended(run, "which cannot be cancelled, until they are done")
 
     async def _until_ended(self, run: _Run, how_long: str) -> None:
-        """Wait, and say so after a while: the front-end, and with it perhaps the guest, stands still."""
+        """Wait, and log that after a while: the front-end, and perhaps the guest with it, stands still."""
         with trio.move_on_after(PATIENCE_TOLD_SECONDS):
             await run.ended.wait()
         if not run.ended.is_set():
@@ -221,60 +238,8 @@ class Vring:
         self._base_at_stop = None
         self._told_untracked = False
 
-    def call(self) -> None:
-        """Interrupt the driver."""
-        self._has_called = True
-        self._signal("call", VringCall(self.index))
-
-    def set_call(self, fd: OwnedFd | None) -> None:
-        """Call the driver by this eventfd from now on.
-
-        A front-end that masks and unmasks an interrupt changes the eventfd, and looks only once for
-        calls on the one before. One that we make just then would be seen by nobody, so we repeat it.
-        """
-        self.setup.replace("call", fd)
-        if self._has_called and self.is_running:
-            self.call()
-        self._has_called = False
-
-    # The queue's owner
-
-    @property
-    def kick(self) -> EventFd | None:
-        """The eventfd by which the driver kicks, which may be one of ours for kicks in-band."""
-        return self.setup.kick
-
-    def published(self, wants_call: bool) -> None:
-        """Call the driver if it wants that, and tell of a dirty log that has changed."""
-        if wants_call:
-            self.call()
-        if self._owner.memory.log is not None:
-            self._owner.signal_log()
-
-    def broke(self, reason: str) -> None:
-        """Tell log and front-end that the driver broke the ring; the other rings go on."""
-        _log.error("queue %d is broken and stopped: %s", self.index, reason)
-        self._signal("err", VringErr(self.index))
-
-    def memory_not_shared(self) -> None:
-        """Report that the ring holds nothing, although the driver kicks."""
-        self._owner.memory_not_shared(self.index)
-
-    async def resolve(self, miss: IotlbMissError) -> None:
-        """Have the front-end say what is at an address. Raises BadAddressError where nothing is."""
-        await self._owner.resolve(miss)
-
-    def _signal(self, name: str, message: VringCall | VringErr) -> None:
-        eventfd: EventFd | None = getattr(self.setup, name)
-        if eventfd is None:
-            if (channel := self._owner.inband) is not None:
-                channel.notify(message, self.index)
-            return
-        try:
-            eventfd.signal()
-        except OSError as error:
-            _log.error("queue %d: its %s descriptor is not an eventfd: %s", self.index, name, error.strerror)
-            self.setup.replace(name, None)
+    def _happened(self, event: VringEvent) -> None:
+        self.state = next_state(self.state, event)
 
     # The task
 
@@ -282,11 +247,13 @@ class Vring:
         try:
             with run.scope:
                 try:
-                    await self._serve_ring(run)
+                    if (await self._serve_ring(run)).broken:
+                        self._happened(VringEvent.BREAK)
                 except Exception as error:
                     if (fault := _fault_of_driver(error)) is None:
                         raise
-                    self.broke(fault)
+                    self.notifier.broke(fault)
+                    self._happened(VringEvent.BREAK)
                 await run.stopping.wait()
         finally:
             self.setup.base = self.base
@@ -294,20 +261,22 @@ class Vring:
                 self._base_at_stop = self._last_base = self._ring.base
                 self._ring.close()
             self._ring = self._run = None
+            self._happened(VringEvent.END)
             run.ended.set()
 
-    async def _serve_ring(self, run: _Run) -> None:
+    async def _serve_ring(self, run: _Run) -> Virtqueue:
+        """Make the ring, and have the device serve it until it is to stop, or broken; return its queue."""
         begins_anew = self._begins_anew()
         ring = self._ring = await self._make_ring()
         queue = run.queue = Virtqueue(
-            *(self.index, self.setup.size, self._owner.features, ring, self),
+            *(self.index, self.setup.size, self._context.negotiation.features, ring, self.notifier),
             begins_anew=begins_anew and ring.given_base is None,
         )
         publisher = trio.CancelScope()
-        self._owner.nursery.start_soon(_publish_deferred, queue, publisher)
-        device = self._owner.device
+        self._context.nursery.start_soon(_publish_deferred, queue, publisher)
+        device = self._context.device
         if _log.isEnabledFor(logging.DEBUG):
-            features = device.feature_names().explain(str(self._owner.features))
+            features = device.feature_names().explain(str(self._context.negotiation.features))
             _log.debug("queue %d starts at %d, with %s", self.index, ring.base, features)
         try:
             await (device.run_queue if self.setup.enabled else device.run_disabled_queue)(queue)
@@ -318,11 +287,12 @@ class Vring:
             publisher.cancel()
             self._report_lost(queue.take_back())
             _log.debug("queue %d stops at %d", self.index, ring.base)
+        return queue
 
     @property
     def _first_base(self) -> int:
         """Where a ring begins that never ran."""
-        return packed.START if Feature.RING_PACKED in self._owner.features else 0
+        return packed.START if Feature.RING_PACKED in self._context.negotiation.features else 0
 
     @property
     def _given_base(self) -> int:
@@ -330,7 +300,7 @@ class Vring:
         return self._first_base if self.setup.base is None else self._whole(self.setup.base)
 
     def _whole(self, base: int) -> int:
-        return packed.whole_base(base) if Feature.RING_PACKED in self._owner.features else base
+        return packed.whole_base(base) if Feature.RING_PACKED in self._context.negotiation.features else base
 
     def _begins_anew(self) -> bool:
         """Tell whether the ring is another one than the one that stopped, here or in another back-end."""
@@ -339,12 +309,12 @@ class Vring:
 
     async def _make_ring(self) -> Ring:
         """Return the ring, once all its parts are known. Raises BrokenRingError, BadAddressError."""
-        setup, features, address = self.setup, self._owner.features, self.setup.address
+        setup, features, address = self.setup, self._context.negotiation.features, self.setup.address
         assert address is not None
         kind = PackedRing if Feature.RING_PACKED in features else SplitRing
         config = RingConfig(
             *(setup.size, address.descriptor, address.available, address.used, features, setup.big_endian),
-            only_read=self._owner.device.only_reads(self.index),
+            only_read=self._context.device.only_reads(self.index),
         )
         inflight = self._inflight_part()
         base = self._given_base
@@ -352,9 +322,9 @@ class Vring:
         ring: Ring | None = None
         while ring is None:
             try:
-                ring = kind(self._owner.memory, config, base, inflight, doubted=doubted)
+                ring = kind(self._context.memory, config, base, inflight, doubted=doubted)
             except IotlbMissError as miss:
-                await self._owner.resolve(miss)
+                await self._context.iommu.resolve(miss)
         ring.log_address = _log_address(address)
         if ring.given_base is not None:
             _log.warning(
@@ -363,22 +333,22 @@ class Vring:
                 *(self.index, ring.given_base, ring.base),
             )
         if inflight is not None:
-            self.call()  # for a process before us that died between giving chains back and saying so
+            self.notifier.call()  # for a process before us that died between giving chains back and saying so
         return ring
 
     def _inflight_part(self) -> memoryview | None:
         """Return where the ring that starts notes what is in flight; say so, once, where it cannot."""
-        part = self._owner.inflight_part(self.index, self.setup.size)
+        part = self._context.inflight.part(self.index, self.setup.size)
         if part is None:
             self._forget_inflight()  # what the part may tell of a smaller ring is over
             if not self._told_untracked:
                 self._told_untracked = True
-                self._owner.untracked(self.index, self.setup.size)
+                self._context.inflight.log_untracked(self.index, self.setup.size)
         return part
 
     def _forget_inflight(self) -> None:
         """Note that nothing is in flight, in a part that may be too small."""
-        if (part := self._owner.inflight_part(self.index, 0)) is not None:
+        if (part := self._context.inflight.part(self.index, 0)) is not None:
             forget(part)
 
     def _report_lost(self, chains: list[Chain]) -> None:

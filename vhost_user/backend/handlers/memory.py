@@ -81,14 +81,14 @@ async def iotlb_msg(state: ConnectionState, request: IotlbMsg) -> None:
         state.memory.invalidate_iotlb(request.iova, request.size)
     else:
         raise RefusedError("only a back-end reports misses and failures")
-    state.iotlb_changed()
+    state.iommu.changed()
 
 
 @register(SetLogBase)
 async def set_log_base(state: ConnectionState, request: SetLogBase) -> None:
     """Use another dirty log."""
     (fd,) = request.take_fds()
-    state.log = DirtyLog(fd, request.size, request.offset)
+    state.dirty.log = DirtyLog(fd, request.size, request.offset)
     state.use_log()
 
 
@@ -96,6 +96,4 @@ async def set_log_base(state: ConnectionState, request: SetLogBase) -> None:
 async def set_log_fd(state: ConnectionState, request: SetLogFd) -> None:
     """Signal this eventfd when the dirty log has changed."""
     (fd,) = request.take_fds()
-    if state.log_event is not None:
-        state.log_event.close()
-    state.log_event = EventFd(fd.detach())
+    state.dirty.set_event(EventFd(fd.detach()))

@@ -42,10 +42,10 @@ async def get_inflight_fd(state: ConnectionState, request: GetInflightFd) -> Inf
 async def set_inflight_fd(state: ConnectionState, request: SetInflightFd) -> None:
     """Note in this buffer what is in flight, beginning with what is in it."""
     await state.stop_vrings()
-    state.inflight = InflightBuffer.adopt(request)
+    state.inflight.buffer = InflightBuffer.adopt(request)
     for vring in state.vrings:
         vring.keep_inflight()
-        vring.start()
+        vring.serve()
 
 
 @register(SetDeviceStateFd)

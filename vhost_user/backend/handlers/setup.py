@@ -78,8 +78,10 @@ async def reset_owner(state: ConnectionState, request: ResetOwner) -> None:
 async def reset_device(state: ConnectionState, request: ResetDevice) -> None:
     """Disable all rings and forget what the driver has changed in the device."""
     for vring in state.vrings:
-        vring.setup.enabled = vring.setup.started = False
+        vring.setup.enabled = False
     await state.stop_vrings()
+    for vring in state.vrings:
+        await vring.withdraw()
     state.device.reset()
 
 

@@ -1,6 +1,6 @@
-"""Handlers: rings. Whatever changes a ring that runs stops it first, and drains it.
+"""Handlers: rings. A change to a ring that is served stops it first, and drains it.
 
-One that gets another size, base or byte order is being set up anew: it starts with SET_VRING_KICK.
+One that gets another size, base or byte order is set up again: it starts with SET_VRING_KICK.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ _log = logging.getLogger("vhost_user")
 async def _to_set_up(state: ConnectionState, index: int) -> Vring:
     vring = state.vring(index)
     if vring.is_running:
-        await vring.stop()
-        vring.setup.started = False
+        await vring.withdraw()
     return vring
 
 
@@ -49,7 +48,7 @@ async def set_vring_num(state: ConnectionState, request: SetVringNum) -> None:
     """Note the ring's size."""
     vring = await _to_set_up(state, request.index)
     vring.setup.size = request.num
-    vring.start()
+    vring.serve()
 
 
 @register(SetVringBase)
@@ -63,7 +62,7 @@ async def set_vring_base(state: ConnectionState, request: SetVringBase) -> None:
             request.index,
         )
     vring.set_base(request.base)
-    vring.start()
+    vring.serve()
 
 
 @register(SetVringAddr)
@@ -73,7 +72,7 @@ async def set_vring_addr(state: ConnectionState, request: SetVringAddr) -> None:
     if not vring.is_at(request):
         await vring.stop()
     vring.set_address(request)
-    vring.start()
+    vring.serve()
 
 
 @register(SetVringEndian)
@@ -81,7 +80,7 @@ async def set_vring_endian(state: ConnectionState, request: SetVringEndian) -> N
     """Note the byte order of a legacy driver's ring."""
     vring = await _to_set_up(state, request.index)
     vring.setup.big_endian = request.big
-    vring.start()
+    vring.serve()
 
 
 @register(SetVringKick)
@@ -91,38 +90,35 @@ async def set_vring_kick(state: ConnectionState, request: SetVringKick) -> None:
     await vring.stop()
     fd = request.take_fd()
     if fd is None and state.has(ProtocolFeature.INBAND_NOTIFICATIONS):
-        vring.setup.replace("kick", EventFd.create())
+        vring.start(EventFd.create())
     else:
-        vring.setup.replace("kick", fd)
-    vring.setup.started = True
-    vring.start()
+        vring.start(fd)
 
 
 @register(VringKick)
 async def vring_kick(state: ConnectionState, request: VringKick) -> None:
     """Take a kick; the first one starts a ring that was not started otherwise."""
     vring = state.vring(request.index)
-    if not vring.setup.started:
-        vring.setup.replace("kick", EventFd.create())
-        vring.setup.started = True
-        vring.start()
-    elif vring.setup.kick is not None:
+    if not vring.is_started:
+        vring.start(EventFd.create())
+    elif vring.notifier.kick is not None:
         try:
-            vring.setup.kick.signal()
+            vring.notifier.kick.signal()
         except OSError as error:
-            raise RefusedError(f"the ring's kick descriptor is no eventfd: {error.strerror}") from None
+            raise RefusedError(f"the ring's kick descriptor is not an eventfd: {error.strerror}") from None
 
 
 @register(SetVringCall)
 async def set_vring_call(state: ConnectionState, request: SetVringCall) -> None:
     """Call the driver by this eventfd from now on."""
-    state.vring(request.index).set_call(request.take_fd())
+    vring = state.vring(request.index)
+    vring.notifier.set_call(request.take_fd(), is_running=vring.is_running)
 
 
 @register(SetVringErr)
 async def set_vring_err(state: ConnectionState, request: SetVringErr) -> None:
     """Report a broken ring by this eventfd."""
-    state.vring(request.index).setup.replace("err", request.take_fd())
+    state.vring(request.index).notifier.set_err(request.take_fd())
 
 
 @register(SetVringEnable)
@@ -152,7 +148,6 @@ async def get_vring_base_skip_drain(state: ConnectionState, request: GetVringBas
 
 async def _stop(state: ConnectionState, index: int, *, suspend: bool) -> VringBase:
     vring = state.vring(index)
-    await vring.stop(0 if suspend and vring.notes_in_flight else None)
-    vring.setup.started = False
-    vring.setup.replace("kick", None)
+    await vring.withdraw(0 if suspend and vring.notes_in_flight else None)
+    vring.notifier.set_kick(None)
     return VringBase(index, vring.base)
