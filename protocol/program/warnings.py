@@ -26,6 +26,24 @@ class OnceLogger:
             self._log.warning("%s", text)
 
 
+class FailureLogger:
+    """Logs why something fails that is tried again and again: once, until it has worked."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._logged: str | None = None
+
+    def failed(self, text: str) -> None:
+        """Log `text`, unless the attempt before has failed with the same."""
+        if text != self._logged:
+            self._logged = text
+            self._log.error("%s", text)
+
+    def worked(self) -> None:
+        """Log the next failure again."""
+        self._logged = None
+
+
 class LimitedLogger:
     """Logs at most `most` warnings in each `seconds`, and how many were left out. For several threads."""
 

@@ -14,6 +14,7 @@ import trio
 from protocol.fds import OwnedFd
 from protocol.program.command_line import UserError, parsed_by, whole_number
 from protocol.program.units import parse_time
+from protocol.program.warnings import FailureLogger
 from protocol.virtio.ids import DeviceId
 from vhost_user.device import VirtioDevice
 from vhost_user.device_program import DeviceProgram
@@ -79,6 +80,7 @@ class Source:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), filename)
         self._is_regular = stat.S_ISREG(mode)
         self._told_empty = False
+        self._failures = FailureLogger(_log)
 
     def for_another(self) -> Self:
         """Return it for another reader, who gets what comes next: none has bytes that another one had.
@@ -105,12 +107,13 @@ class Source:
         while True:
             try:
                 if count := os.readv(self._fd.fileno(), buffers[:_IOV_MAX]):
+                    self._failures.worked()
                     return count
                 await self._begin_again()
             except BlockingIOError:
                 await self._until_readable()
             except OSError as error:
-                _log.error("cannot read %s: %s; trying again", self._name, error.strerror)
+                self._failures.failed(f"cannot read {self._name}: {error.strerror}; trying again")
                 await trio.sleep(_ERROR_RETRY_SECONDS)
 
     async def _begin_again(self) -> None:

@@ -157,6 +157,19 @@ async def test_device_that_cannot_be_polled_is_asked_again_later(autojump_clock:
     source.close()
 
 
+async def test_source_that_fails_is_tried_again_and_told_once(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    source = Source("/dev/zero")
+    only_written = os.open("/dev/null", os.O_WRONLY)
+    os.dup2(only_written, source._fd.fileno(), inheritable=False)
+    os.close(only_written)
+    with trio.move_on_after(10):
+        await source.read_into([memoryview(bytearray(1))])
+    assert caplog.messages == ["cannot read /dev/zero: Bad file descriptor; trying again"]
+    source.close()
+
+
 def test_directory_is_no_source(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         Source(str(tmp_path))

@@ -23,6 +23,7 @@ import trio
 
 from protocol.fds import OwnedFd
 from protocol.io import exhaustion, has_hung_up, listen, until_hung_up
+from protocol.program.warnings import FailureLogger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -280,6 +281,7 @@ class TcpHost(_SocketHost):
         self.port: int = self._socket.getsockname()[1]
         """Where it listens."""
         super().__init__(f"{host}:{self.port}")
+        self._failures = FailureLogger(_log)
 
     async def _accept(self) -> socket.socket:
         while True:
@@ -290,11 +292,15 @@ class TcpHost(_SocketHost):
             except BlockingIOError:
                 continue
             except OSError as error:
-                await _report(self._name, error)  # of the network, say
+                self._failures.failed(  # of the network, say
+                    f"{self._name}: {exhaustion.cause_and_remedy(error)}; trying again"
+                )
+                await trio.sleep(_FAILURE_RETRY_SECONDS)
 
     async def _accept_one(self) -> socket.socket:
         await trio.lowlevel.wait_readable(self._socket)
         client, _ = self._socket.accept()
+        self._failures.worked()
         client.setblocking(False)
         return client
 
@@ -309,6 +315,7 @@ class FileHost:
     def __init__(self, path: str) -> None:
         """Append to `path`, which is made if need be. Raises OSError."""
         self._path = path
+        self._failures = FailureLogger(_log)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         self._fd = OwnedFd(os.open(path, flags, 0o644))
 
@@ -320,9 +327,15 @@ class FileHost:
         port.host_opened()
         while True:
             try:
-                await write_from(port, self._fd.fileno())
+                await write_from(port, self._fd.fileno(), self._write)
             except OSError as error:
-                await _report(self._path, error)
+                self._failures.failed(f"{self._path}: {exhaustion.cause_and_remedy(error)}; trying again")
+                await trio.sleep(_FAILURE_RETRY_SECONDS)
+
+    def _write(self, fd: int, data: bytes) -> int:
+        count = os.write(fd, data)
+        self._failures.worked()
+        return count
 
     def hang_up(self) -> bool:
         """Refuse: a file is always there."""
@@ -350,9 +363,3 @@ def _waiting(fd: int) -> int:
 def _pending_error(fd: int) -> int:
     with _borrowed(fd) as sock:
         return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-
-
-async def _report(name: str, error: OSError) -> None:
-    """Log what went wrong with the host side `name`, which is tried again after a while."""
-    _log.error("%s: %s; trying again", name, error.strerror or errno.errorcode.get(error.errno or 0, error))
-    await trio.sleep(_FAILURE_RETRY_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import termios
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,7 @@ from vhost_user.devices.console.host import FileHost, PtyHost, TcpHost, UnixHost
 from vhost_user.devices.console.port import INPUT_LIMIT
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from trio.testing import MockClock
 
     from vhost_user.devices.console.port import ConsolePort, HostSide
 
@@ -325,8 +326,22 @@ async def test_file_is_appended_to(tmp_path: Path) -> None:
         await until(lambda: path.read_bytes() == b"before one two")
 
 
-async def test_file_that_cannot_be_written_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    async with running(FileHost("/dev/full")) as port:
-        port.put_output(b"data")
-        await until(lambda: "/dev/full: No space left on device; trying again" in caplog.text)
-        assert len(port.output) == 4
+async def test_file_that_cannot_be_written_is_tried_again_and_told_once(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    host = FileHost("/dev/full")
+    async with running(host) as port:
+        for failures in (1, 2):
+            point_at(host, "/dev/full")
+            port.put_output(b"data")
+            await trio.sleep(10)
+            assert len(port.output) == 4
+            assert caplog.text.count("/dev/full: No space left on device; make room") == failures
+            point_at(host, "/dev/null")
+            await trio.sleep(10)
+            assert not port.output
+
+
+def point_at(host: FileHost, path: str) -> None:
+    with Path(path).open("wb") as file:
+        os.dup2(file.fileno(), host._fd.fileno(), inheritable=False)
