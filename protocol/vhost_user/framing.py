@@ -128,15 +128,17 @@ class Framer:
         self._buffer, self._end, self._fds, self._fault = b"", HEADER_SIZE, [], ""
 
     def _feed(self, data: bytes) -> Frame | None:
-        if len(data) > self.bytes_wanted:
+        missing = self._end - len(self._buffer) - len(data)
+        if missing < 0:
             raise LocalProtocolError(f"{len(data)} bytes were read where {self.bytes_wanted} were wanted")
         if not data:
             self._check_end()
             return None
         self._buffer += data
-        if len(self._buffer) == HEADER_SIZE:
-            self._end = HEADER_SIZE + self._payload_size()
-        return None if self.bytes_wanted else self._take()
+        if not missing and self._end == HEADER_SIZE:
+            missing = self._payload_size()
+            self._end += missing
+        return None if missing else self._take()
 
     def _check_end(self) -> None:
         if self._buffer or self._fds:

@@ -58,6 +58,8 @@ class Negotiation:
 
     def missing(self, requirement: Requirement) -> str:
         """Return the features of `requirement` that were not negotiated, as text; "" if all were."""
+        if not requirement.feature and not requirement.protocol:
+            return ""
         features, protocol = self.features, self.protocol_features
         if requirement.offered:
             features, protocol = self.offered, self.offered_protocol

@@ -45,13 +45,16 @@ class Payload:
         """Return whether a payload of this layout may have `size` bytes."""
         return size in (self.xen_sizes if xen and self.xen_sizes is not None else self.sizes)
 
-    def parse(self, data: bytes, xen: bool = False) -> dict[str, Any]:
-        """Return the fields by name. Raises ValueError, in one line, if they do not fit the layout."""
+    def parse(self, data: bytes, xen: bool = False) -> Mapping[str, Any]:
+        """Return the parts of the layout by name, the fields of a message among them.
+
+        Raises ValueError, in one line, if the bytes do not fit the layout.
+        """
         try:
-            parsed = self.layout.parse(data, xen=xen)
+            parsed: Mapping[str, Any] = self.layout.parse(data, xen=xen)
         except ConstructError as error:
             raise ValueError(_first_line(error)) from None
-        return {} if parsed is None else {k: v for k, v in parsed.items() if not k.startswith("_")}
+        return parsed
 
     def build(self, values: Mapping[str, Any], xen: bool = False) -> bytes:
         """Return the bytes. Raises ValueError, in one line, if a value does not fit its field."""
