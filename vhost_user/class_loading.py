@@ -1,4 +1,4 @@
-"""Classes that a command line names as MODULE:CLASS: devices and chips of the user's own."""
+"""Classes that a command line names as MODULE:CLASS: devices and chips of users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VirtioDevice: what a device author writes; everything but `run_queue()` has a default."""
+"""VirtioDevice: the base class of devices; only `run_queue()` has no default."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ RING_FEATURES = (
     | Feature.RING_PACKED
     | Feature.RING_RESET
 )
-"""What every device offers beside its own features, because its queues can do it.
+"""The features that every device offers, beside its own: those of its queues.
 
-ACCESS_PLATFORM, by which the guest's IOMMU translates, is offered where the user wants it (--iommu):
-QEMU 10 shows a driver all that the back-end of an rng and other newer types offers. In a machine with
-an IOMMU, the driver would then give addresses that QEMU and the back-end do not translate.
+ACCESS_PLATFORM, by which the guest's IOMMU translates, is offered where the user asks for it (--iommu):
+QEMU 10 shows a driver all features that the back-end of an rng and other newer types offers. In a machine
+with an IOMMU, the driver would then use addresses that QEMU and the back-end do not translate.
 
-They can also do IN_ORDER, ORDER_PLATFORM and NOTIFICATION_DATA, which a device offers if it wants
-them: the first holds completed chains back until all before them are completed, and the others make
-no difference to a vhost-user back-end.
+The queues also support IN_ORDER, ORDER_PLATFORM and NOTIFICATION_DATA, which a device may add: the first
+holds completed chains back until all before them are completed, and the others make no difference to a
+vhost-user back-end.
 """
 
 _BACKEND_FEATURES = (
@@ -67,7 +67,7 @@ _OFFERED_WITH = {
     "write_config": ProtocolFeature.CONFIG,
     "save_state": ProtocolFeature.DEVICE_STATE,
 }
-"""The protocol features that a device offers by overriding a method, beside those of OPTIONAL_METHODS."""
+"""The protocol features that a device offers by overriding a method; OPTIONAL_METHODS has others."""
 
 
 class VirtioDevice:
@@ -79,36 +79,36 @@ class VirtioDevice:
     """
 
     device_id: ClassVar[DeviceId]
-    """The type of device (virtio 1.2, section 5); a plain number will do, also one that has no name."""
+    """The type of device (virtio 1.3, section 5); a plain number will do, also one that has no name."""
     name: ClassVar[str] = "device"
-    """What command lines call it."""
+    """The name of the device on command lines and in logs."""
     num_queues: int = 1
-    """How many queues it has at most."""
+    """The largest number of queues that a driver may use."""
     features: int = 0
-    """The feature bits of its type that it offers, and those of `Feature` beyond RING_FEATURES.
+    """The feature bits of its type that the device offers, and those of `Feature` beyond RING_FEATURES.
 
-    Where that is an IntFlag of the device's own, its bits have names in logs and for `--without`.
+    The bits of an IntFlag of the device's own have names in logs and for `--without`.
     """
     ring_features: Feature = RING_FEATURES
-    """The feature bits of its queues that it offers."""
+    """The feature bits of its queues that the device offers."""
     protocol_features: ProtocolFeature = ProtocolFeature.NONE
-    """What it offers beside what every device offers, and what follows from the methods it overrides."""
+    """Further protocol features, beside those of every device and those of the methods that it has."""
     config: bytes = b""
     """Its configuration space, unless it overrides `read_config()`."""
     shared_memory: Mapping[int, int] = {}
     """The sizes of its shared memory regions by their ids."""
     drain_seconds: float = 1.0
-    """How long it may take to complete what it has when a queue is stopped."""
+    """The time, in seconds, to complete the outstanding chains when a queue is stopped."""
     simulation: Simulation | None = None
-    """What is simulated behind it, for --control; None: nothing is."""
+    """The simulation behind the device, for --control; None where there is none."""
     possible_features: ClassVar[int] = 0
-    """The feature bits of its type that it may offer, where `features` says so only once it is made."""
+    """The feature bits of its type that the device may offer, where `features` depends on the instance."""
 
     _withheld: Feature = Feature.NONE
     _withheld_protocol: ProtocolFeature = ProtocolFeature.NONE
 
     def __init_subclass__(cls, **arguments: object) -> None:
-        """Have `device_id` be a DeviceId, also an inherited one. Raises ValueError for what is no type.
+        """Convert `device_id`, also an inherited one, to a DeviceId. Raises ValueError for any other value.
 
         Raises TypeError for an async method that is called without await.
         """
@@ -118,7 +118,7 @@ class VirtioDevice:
         if hasattr(cls, "device_id"):
             number: Any = cls.device_id
             if isinstance(number, bool):  # which an enumeration takes for 1 and 0
-                raise ValueError(f"{number} is no type of device; give a number")
+                raise ValueError(f"{number} is not a device type; give a number")
             cls.device_id = DeviceId(number)
 
     async def run_queue(self, queue: Virtqueue) -> None:
@@ -138,35 +138,35 @@ class VirtioDevice:
         raise NotImplementedError(f"{type(self).__name__} has no run_disabled_queue()")
 
     def only_reads(self, index: int) -> bool:
-        """Tell whether the device only reads from queue `index`; by default it may write to any.
+        """Return whether the device only reads from queue `index`; by default it may write to any queue.
 
-        A chain of that queue is read as a whole, also where a driver calls some of its buffers writable
-        by mistake. Elsewhere, something to be read behind such a buffer breaks the queue.
+        A chain of such a queue is read as a whole, also where a driver marks some of its buffers as
+        writable by mistake. In any other queue, a readable buffer behind a writable one breaks the queue.
         """
         return False
 
     async def run(self) -> None:
-        """Do what is to be done while a front-end is connected; by default nothing. Cancelled at its end."""
+        """Run while a front-end is connected; cancelled when it leaves. By default, does nothing."""
 
     async def run_host(self) -> None:
-        """Do what is to be done as long as the device is served, whether a front-end is there or not.
+        """Run as long as the device is served, with a front-end or without. By default, does nothing.
 
-        By default nothing. What may fail because of the user is rather opened by `from_options()`.
+        Files that the user names are rather opened by `from_options()`, which can refuse them.
         """
 
     def reset(self) -> None:
-        """Forget all that a driver has changed: the driver begins anew. Called at every connection, too."""
+        """Return to the initial state, as the driver starts again. Also called at every connection."""
 
     def negotiated(self, features: Feature) -> None:
-        """Take notice of the features that the driver turned on; may come again, also while queues run."""
+        """Called with the features that the driver turned on; may be called again, also while queues run."""
 
     def withhold(self, feature: IntFlag) -> None:
-        """Do not offer `feature` from the next connection on: for a front-end that it does not suit.
+        """Do not offer `feature` from the next connection on, for a front-end that cannot deal with it.
 
         It is a Feature, a ProtocolFeature, or one of the device's type, such as NetFeature.
 
-        User Mode Linux, for one, turns on whatever is offered, RING_PACKED and ACCESS_PLATFORM too,
-        and has neither.
+        User Mode Linux, for example, turns on all features that are offered, also RING_PACKED and
+        ACCESS_PLATFORM, which it does not support.
         """
         if isinstance(feature, ProtocolFeature):
             self._withheld_protocol |= feature
@@ -176,11 +176,14 @@ class VirtioDevice:
     # The configuration space
 
     def read_config(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes of the configuration space; missing ones are sent as zeros."""
+        """Return `size` bytes of the configuration space; missing bytes are sent as zeros."""
         return self.config[offset : offset + size]
 
     def write_config(self, offset: int, data: bytes, flags: ConfigFlag) -> None:
-        """Take what the driver (or with ConfigFlag.MIGRATION a migration) writes; by default refuse it."""
+        """Write to the configuration space, for the driver or (ConfigFlag.MIGRATION) for a migration.
+
+        By default, this is refused.
+        """
         raise RefusedError(f"{plural(len(data), 'byte')} at {offset}: the configuration space is read-only")
 
     def notify_config_changed(self) -> None:
@@ -194,11 +197,11 @@ class VirtioDevice:
     # Migration of its own state
 
     def save_state(self) -> bytes:
-        """Return what a device that goes on elsewhere has to know, with all queues stopped."""
+        """Return the state for the device that continues elsewhere; all queues are stopped."""
         raise RefusedError("the device has no state to save")
 
     def load_state(self, state: bytes) -> None:
-        """Take over what `save_state()` returned elsewhere."""
+        """Restore the state that `save_state()` returned elsewhere."""
         raise RefusedError("the device has no state to load")
 
     @cached_property
@@ -210,11 +213,11 @@ class VirtioDevice:
 
     @property
     def serves_disabled_queues(self) -> bool:
-        """True if there is a `run_disabled_queue()`."""
+        """True if the device has a `run_disabled_queue()`."""
         return type(self).run_disabled_queue is not VirtioDevice.run_disabled_queue
 
     def use_iommu(self) -> None:
-        """Offer from now on that the guest's IOMMU translates addresses. Before a front-end connects."""
+        """Offer that the guest's IOMMU translates addresses. Call it before a front-end connects."""
         self.ring_features |= Feature.ACCESS_PLATFORM
 
     @property
@@ -225,7 +228,7 @@ class VirtioDevice:
 
     @classmethod
     def feature_names(cls) -> FeatureNames:
-        """Return what its features are called."""
+        """Return the names of the device's features."""
         flags: Any = type(cls.features)
         return names_of(cls.device_id, flags)
 
@@ -240,7 +243,7 @@ class VirtioDevice:
         return offered.without(self._withheld_protocol)
 
     def close(self) -> None:
-        """Let go of what the device holds of the host; whoever made it calls this."""
+        """Close the files and sockets that the device owns; called by the owner of the device."""
 
     def __enter__(self) -> Self:
         return self

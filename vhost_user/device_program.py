@@ -1,4 +1,4 @@
-"""DeviceProgram: a device as a program, with its options and what attaches it to a guest."""
+"""DeviceProgram: a device as a program, with options and attachment to a guest."""
 
 from __future__ import annotations
 

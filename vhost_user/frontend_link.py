@@ -1,4 +1,4 @@
-"""FrontendLink: the requests that a device makes of the front-end that is connected to it."""
+"""FrontendLink: the requests that a device makes of its front-end."""
 
 from __future__ import annotations
 

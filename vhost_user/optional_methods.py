@@ -1,4 +1,4 @@
-"""Methods that only some types of device have, and how to have one: write it in the device's class.
+"""Methods that only some types of device have; a device class has those that it writes.
 
 The front-end is offered the protocol feature of a method that is there. Where one is missing, the request
 is refused. A method raises RefusedError where it refuses.

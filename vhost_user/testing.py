@@ -77,7 +77,7 @@ def device() -> VirtioDevice:
 
 @pytest.fixture
 def driver_features() -> Feature:
-    """What the driver turns on beside the defaults of `Frontend.negotiate()`; override it for more."""
+    """Features that the driver turns on beside those of `Frontend.negotiate()`; override it for more."""
     return Feature.NONE
 
 

@@ -31,7 +31,7 @@ DEFAULT_PERIOD = 60.0
 _MAX_MILLISECONDS = 1 << 32
 
 MAX_READ = 65536
-"""Most bytes that one request gets, so that none holds up the others."""
+"""The largest number of bytes for one request, so that none delays the others for long."""
 
 _IOV_MAX = os.sysconf("SC_IOV_MAX")
 _RETRY_SECONDS = 0.05
@@ -68,7 +68,7 @@ class Quota:
 
 
 class Source:
-    """A file or device that gives bytes for ever: a regular file begins again at its end."""
+    """A file or device that supplies bytes without end: a regular file is read again from its start."""
 
     def __init__(self, filename: str) -> None:
         """Open `filename`. Raises OSError."""
@@ -216,7 +216,7 @@ class RngProgram(DeviceProgram):
             "--filename",
             metavar="FILE",
             default=DEFAULT_FILE,
-            help="where the bytes come from (default: %(default)s)",
+            help="read the bytes from FILE (default: %(default)s)",
         )
         parser.add_argument(
             "-p",
@@ -231,7 +231,7 @@ class RngProgram(DeviceProgram):
             "--max-bytes",
             metavar="N",
             type=whole_number(1, 1 << 64),
-            help="most bytes that a guest gets in a period (default: no limit)",
+            help="give a guest at most N bytes in a period (default: no limit)",
         )
 
     def make(self, options: argparse.Namespace) -> list[Rng]:
@@ -247,11 +247,11 @@ class RngProgram(DeviceProgram):
 
 
 def _milliseconds(text: str) -> float:
-    """Return what a number of milliseconds is, as rust-vmm's program has it, or a time with its unit.
+    """Return the milliseconds of a plain number, as rust-vmm's program reads it, or of a time with a unit.
 
     Raises ValueError, in words for the user.
     """
     found = int(text) if text.isdecimal() else 1000 * parse_time(text)
     if not 1 <= found <= _MAX_MILLISECONDS:
-        raise ValueError(f"'{text}' is no period from 1 to {_MAX_MILLISECONDS} milliseconds")
+        raise ValueError(f"'{text}' is not a period from 1 to {_MAX_MILLISECONDS} milliseconds")
     return found

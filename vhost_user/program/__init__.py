@@ -1,4 +1,4 @@
-"""The programs: vhost-user, and one for each device; what a device's own command line needs of them."""
+"""The programs, and what the command line of a device needs."""
 
 from protocol.program import Seconds, UserError, parsed_by, whole_number
 from protocol.program.run_main import run_main

@@ -1,4 +1,4 @@
-"""`vhost-user control`: changes what a running device simulates, and prints what happens to it."""
+"""`vhost-user control`: changes what a running back-end simulates."""
 
 from __future__ import annotations
 

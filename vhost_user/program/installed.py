@@ -1,4 +1,4 @@
-"""The devices that are installed: ours, and those of other packages, none of which can harm the others.
+"""The installed devices: ours, and those of other packages, which cannot harm others.
 
 Another package adds a device by an entry point, NAME = "MODULE:CLASS" in the group vhost_user.devices.
 What is wrong with one, from its metadata to its command line, is a UserError that names it: `find()`

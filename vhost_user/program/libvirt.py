@@ -44,7 +44,9 @@ def add_describe_parser(subparsers: argparse._SubParsersAction[argparse.Argument
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("directory", metavar="DIRECTORY", help="where to write them; made if it is missing")
+    parser.add_argument(
+        "directory", metavar="DIRECTORY", help="the directory to write them to; made if it is missing"
+    )
     parser.set_defaults(run=run_describe)
 
 
@@ -78,8 +80,8 @@ def run_describe(options: argparse.Namespace) -> int:
 
 
 def _program(name: str) -> Path:
-    """Return where a program of this package is: beside the one that runs. Raises UserError."""
+    """Return the path of a program of this package: next to the one that runs. Raises UserError."""
     for directory in (Path(sys.argv[0]).absolute().parent, Path(sysconfig.get_path("scripts"))):
         if (directory / name).is_file():
             return directory / name
-    raise UserError(f"there is no {name} beside {sys.argv[0]}; install the package with pip")
+    raise UserError(f"there is no {name} next to {sys.argv[0]}; install the package with pip")

@@ -1,4 +1,4 @@
-"""`vhost-user list`: the devices, their options, and whether the QEMU of this machine can attach them."""
+"""`vhost-user list`: the devices, their options, and the QEMU device of each."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ _INDENT = "    "
 _WIDTH = 96
 
 _DESCRIPTION = """\
-Print the devices that there are, each with what attaches it to a guest of this machine's QEMU, and with
-the options that it has beside those of every device ('vhost-user run DEVICE --help' tells what they do).
+Print the installed devices, each with the device of this machine's QEMU that attaches it to a guest, and
+with its own options ('vhost-user run DEVICE --help' describes them). A device of another package that
+cannot be used is named on standard error.
 """
 
 
 def add_list_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command `list`; its options hold `run_list` as `run`."""
-    parser = subparsers.add_parser("list", help="print the devices that there are", description=_DESCRIPTION)
+    parser = subparsers.add_parser("list", help="print the installed devices", description=_DESCRIPTION)
     parser.add_argument(
         "--qemu",
         metavar="PROGRAM",

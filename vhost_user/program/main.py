@@ -1,4 +1,4 @@
-"""vhost-user: the devices as programs, and tools beside them."""
+"""vhost-user: the program that runs the devices, and its other commands."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _add_run_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser
         help="run a device",
         description="Run a device; 'vhost-user run DEVICE --help' prints its options.",
     )
-    parser.add_argument("device", metavar="DEVICE", help="one that 'list' prints, or MODULE:CLASS")
+    parser.add_argument("device", metavar="DEVICE", help="a device that 'list' prints, or MODULE:CLASS")
     rest = parser.add_argument(
         "rest", metavar="OPTION", nargs=argparse.REMAINDER, help="the device's options"
     )

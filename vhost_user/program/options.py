@@ -1,4 +1,4 @@
-"""Options that every device's command line has, by QEMU's conventions for back-end programs."""
+"""The options of every device, by QEMU's conventions for back-end programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PRINT_CAPABILITIES = "--print-capabilities"
 
 MAX_SOCKETS = 256
-"""Most sockets of one program."""
+"""The largest number of sockets of one program."""
 
 
 def build_parser(program: DeviceProgram, name: str) -> argparse.ArgumentParser:
@@ -81,7 +81,9 @@ def parse_options(program: DeviceProgram, name: str, argv: Sequence[str]) -> arg
 
 
 def _add_socket_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
-    group = parser.add_argument_group("socket", "One of these says where the front-end (QEMU) is.")
+    group = parser.add_argument_group(
+        "socket", "Give one of --socket-path, --fd and --connect, to reach the front-end (QEMU)."
+    )
     group.add_argument(
         "-s", "--socket-path", metavar="PATH", help="listen on PATH, which the front-end connects to"
     )
@@ -128,7 +130,7 @@ def _add_program_options(parser: argparse.ArgumentParser, program: DeviceProgram
     group.add_argument(
         PRINT_CAPABILITIES,
         action="store_true",
-        help="print what this program is as JSON, whatever else is given, and exit",
+        help="print the type and the capabilities of this program as JSON, whatever else is given, and exit",
     )
     group.add_argument(
         "--print-qemu-args", action="store_true", help="print the QEMU options for this device, and exit"
@@ -136,10 +138,10 @@ def _add_program_options(parser: argparse.ArgumentParser, program: DeviceProgram
     group.add_argument(
         "--print-libvirt-xml",
         action="store_true",
-        help="print what a libvirt domain has to have for this device, and exit",
+        help="print the elements of a libvirt domain for this device, and exit",
     )
     group.add_argument(
         "--qemu",
         metavar="PROGRAM",
-        help=f"the QEMU that they are for, by its version (default: {DEFAULT_PROGRAM})",
+        help=f"print them for this QEMU, which is asked for its version (default: {DEFAULT_PROGRAM})",
     )

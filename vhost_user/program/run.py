@@ -1,4 +1,4 @@
-"""A device as a running program: its command line, its signals, its errors of one line."""
+"""A running device program: command line, signals, errors of one line."""
 
 from __future__ import annotations
 

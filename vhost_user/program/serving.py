@@ -1,4 +1,4 @@
-"""What one program serves: its devices, each where the command line says, and the control socket."""
+"""The serving of devices, each on its socket, and of the control socket."""
 
 from __future__ import annotations
 

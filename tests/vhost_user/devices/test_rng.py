@@ -243,7 +243,8 @@ def test_period_is_in_milliseconds_unless_it_says_otherwise(text: str, milliseco
 def test_what_is_no_period(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         options("-p", text)
-    assert f"'{text}' is no " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"'{text}' is not a period" in error or f"'{text}' is no time" in error
 
 
 def test_file_that_cannot_be_read_is_named() -> None:

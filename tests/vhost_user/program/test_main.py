@@ -422,7 +422,7 @@ def test_device_that_there_is_none(name: str, text: str) -> None:
         (OWN_DEVICE.replace("DeviceId.CONSOLE", "0"), "mine.py, line "),
         (
             OWN_DEVICE.replace("DeviceId.CONSOLE", "True"),
-            "True is no type of device; give a number (",
+            "True is not a device type; give a number (",
         ),
         (
             OWN_DEVICE + "\n    def __init__(self):\n        {}['size']\n",

@@ -1,4 +1,4 @@
-"""The options of vhost-user-blk, by the back-end conventions where those know them."""
+"""The options of vhost-user-blk; the back-end conventions name some of them."""
 
 from __future__ import annotations
 
@@ -75,28 +75,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--format",
         type=_format,
         metavar="raw",
-        help="serve the file byte by byte, also where it looks like a qcow2 image, a LUKS volume or the like"
-        " (default: refuse those)",
+        help="serve the file byte by byte, even if it looks like a qcow2 image, a LUKS volume or the like"
+        " (default: refuse such a file)",
     )
-    parser.add_argument("-r", "--read-only", action="store_true", help="let the guest read it only")
+    parser.add_argument("-r", "--read-only", action="store_true", help="let the guest only read the disk")
     parser.add_argument(
         "--num-queues",
         type=whole_number(1, MAX_QUEUES),
         metavar="N",
-        help=f"queues that a guest may use (default: one for each processor, at most {DEFAULT_QUEUES})",
+        help="number of queues that a guest may use (default: one for each processor, at most"
+        f" {DEFAULT_QUEUES})",
     )
     parser.add_argument(
         "--queue-size",
         type=_queue_size,
         default=DEFAULT_QUEUE_SIZE,
         metavar="N",
-        help="entries of each queue; give QEMU the same (default: %(default)s)",
+        help="number of entries of each queue; give QEMU the same number (default: %(default)s)",
     )
     parser.add_argument(
         "--cache",
         choices=("none", "writeback"),
         default="writeback",
-        help="none: around the host's page cache, with O_DIRECT (default: %(default)s)",
+        help="none: bypass the host's page cache, with O_DIRECT (default: %(default)s)",
     )
     parser.add_argument(
         "--logical-block-size",
@@ -121,7 +122,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--incoming",
         action="store_true",
-        help="a guest is to be migrated here: lock the file when it comes, not at once",
+        help="wait for a guest that is migrated here: lock the file when it arrives, not at once",
     )
     _add_fault_options(parser)
 
@@ -160,10 +161,12 @@ def _add_fault_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="RULE",
-        help=f"what is to go wrong: {SYNTAX} (may be repeated; the first one counts)",
+        help=f"a fault to simulate: {SYNTAX} (may be repeated; the first rule that matches applies)",
     )
     either.add_argument(
-        "--fault-file", metavar="PATH", help="a file of such rules, one a line, that may change at any time"
+        "--fault-file",
+        metavar="PATH",
+        help="a file of such rules, one on a line, that may change at any time",
     )
 
 
@@ -177,17 +180,17 @@ def _format(text: str) -> str:
 
 def _queue_size(text: str) -> int:
     if not text.isdecimal() or not 4 <= int(text) <= MAX_SIZE or not is_power_of_two(int(text)):
-        raise argparse.ArgumentTypeError(f"'{text}' is no power of two from 4 to {MAX_SIZE}")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a power of two from 4 to {MAX_SIZE}")
     return int(text)
 
 
 def _block_size(text: str) -> int:
     if not text.isdecimal():
-        raise ValueError(f"'{text}' is no number of bytes")
+        raise ValueError(f"'{text}' is not a number of bytes")
     return checked_block_size(int(text))
 
 
 def _serial(text: str) -> str:
     if not text.isascii() or not text.isprintable() or len(text) > ID_SIZE:
-        raise argparse.ArgumentTypeError(f"'{text}' is no text of at most {ID_SIZE} ASCII characters")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a text of at most {ID_SIZE} ASCII characters")
     return text

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vhost_user.devices.console.port import HostSide
 
 HOSTS = "pty, stdio, unix:PATH, tcp:[HOST:]PORT, file:PATH or none"
-"""What a port may be on the host."""
+"""The host sides that a port may have."""
 
 MAX_NAME = 200
 """Most bytes of a port's name: Linux's buffers for messages have 4096."""
@@ -32,7 +32,7 @@ _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 @dataclass(frozen=True)
 class PortDescription:
-    """What a port is to be."""
+    """The description of a port."""
 
     name: str
     kind: str = "none"
@@ -45,7 +45,7 @@ class PortDescription:
     backlog: int = BACKLOG
 
     def open(self) -> HostSide | None:
-        """Open what it is on the host; None: nothing. Raises UserError, which names it."""
+        """Open the host side; return None where it is "none". Raises UserError, which names the port."""
         try:
             return _OPENERS[self.kind](self)
         except OSError as error:
@@ -57,7 +57,7 @@ def parse_port(text: str) -> PortDescription:
     """Return what NAME=HOST[,OPTION=VALUE...] says. Raises ValueError, which says what is wrong."""
     name, equals, rest = text.partition("=")
     if not equals:
-        raise ValueError(f"'{text}' is no port; write NAME=HOST, where HOST is {HOSTS}")
+        raise ValueError(f"'{text}' is not a port; write NAME=HOST, where HOST is {HOSTS}")
     return _parse(check_name(name), rest)
 
 
@@ -70,7 +70,7 @@ def check_name(name: str) -> str:
     """Return `name`, if a port may have it. Raises ValueError."""
     if not name or len(name.encode(errors="replace")) > MAX_NAME or not name.isprintable() or "/" in name:
         raise ValueError(
-            f"'{name}' is no name of a port: 1 to {MAX_NAME} bytes of what can be printed, no '/'"
+            f"'{name}' is not a name for a port: 1 to {MAX_NAME} bytes of what can be printed, no '/'"
         )
     return name
 
@@ -79,7 +79,7 @@ def _parse(name: str, text: str) -> PortDescription:
     host, *options = (part.replace(",,", ",") for part in _COMMA.split(text))
     kind, colon, target = host.partition(":")
     if kind not in _OPENERS or bool(target) != (kind in _WITH_TARGET) or bool(colon) != bool(target):
-        raise ValueError(f"'{host}' is nothing that a port can be on the host; give {HOSTS}")
+        raise ValueError(f"'{host}' is not a host side of a port; give {HOSTS}")
     if kind == "tcp":
         _address(target)
     port = PortDescription(name, kind, target)
@@ -87,7 +87,7 @@ def _parse(name: str, text: str) -> PortDescription:
         key, equals, value = option.partition("=")
         if key not in _OPTIONS or not equals:
             raise ValueError(
-                f"'{option}' is no option of a port; there are {', '.join(_OPTIONS)}, each with ="
+                f"'{option}' is not an option of a port; there are {', '.join(_OPTIONS)}, each with ="
             )
         port = _OPTIONS[key](port, value)
     return port
@@ -103,7 +103,7 @@ def _size(port: PortDescription, value: str) -> PortDescription:
     match = _SIZE.fullmatch(value)
     size = (int(match[1]), int(match[2])) if match else (0, 0)
     if not all(0 < number < 1 << 16 for number in size):
-        raise ValueError(f"'{value}' is no size of a console; write COLUMNSxROWS, as in 80x25")
+        raise ValueError(f"'{value}' is not a size of a console; write COLUMNSxROWS, as in 80x25")
     return replace(port, size=size)
 
 
@@ -131,7 +131,7 @@ def _address(target: str) -> tuple[str, int]:
     """Return host and port. Raises ValueError."""
     host, _, port = target.rpartition(":")
     if not port.isdecimal() or int(port) >= 1 << 16:
-        raise ValueError(f"'{target}' is no TCP port; write tcp:PORT or tcp:HOST:PORT")
+        raise ValueError(f"'{target}' is not a TCP port; write tcp:PORT or tcp:HOST:PORT")
     return host.strip("[]") or LOCALHOST, int(port)
 
 

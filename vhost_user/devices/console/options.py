@@ -57,7 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=parsed_by(parse_console),
         action="append",
         default=[],
-        help=f"a text console, and what it is on the host: {HOSTS}; may be given several times",
+        help=f"add a text console, which on the host is {HOSTS}; may be given several times",
     )
     parser.add_argument(
         "--port",
@@ -65,24 +65,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=parsed_by(parse_port),
         action="append",
         default=[],
-        help="a port with a name, and what it is on the host; may be given several times",
+        help="add a port with a name, which on the host is any of these; may be given several times",
     )
     parser.add_argument(
         "--max-ports",
         metavar="N",
         type=whole_number(1, MOST_PORTS),
-        help=f"ports that there may be, also later (default: as needed, at least {DEFAULT_PORTS})",
+        help=f"room for N ports, also for later ones (default: as needed, at least {DEFAULT_PORTS})",
     )
     parser.add_argument(
         "--rows-first",
         action="store_true",
-        help="tell the size of consoles as older Linux takes it, rows before columns",
+        help="send the size of consoles as older Linux reads it, rows before columns",
     )
     parser.add_argument(
         "-b",
         "--backend",
         choices=["nested", "network"],
-        help="the same as --console stdio, which is what there is by default, or --console tcp:PORT",
+        help="nested: the same as --console stdio, the default; network: as --console tcp:PORT",
     )
     parser.add_argument(
         "-p",
@@ -95,7 +95,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def described_ports(options: argparse.Namespace) -> dict[int, PortDescription]:
-    """Return the ports by their numbers: consoles first, and 0 for none but a console."""
+    """Return the ports by their numbers: consoles first; number 0 is reserved for a console."""
     consoles = list(options.console)
     if options.backend == "network":
         consoles.insert(0, parse_console(f"tcp:{options.tcp_port}"))
@@ -112,7 +112,7 @@ def described_ports(options: argparse.Namespace) -> dict[int, PortDescription]:
 
 
 def max_ports(options: argparse.Namespace) -> int:
-    """Return how many ports there may be. Raises UserError where that is too few."""
+    """Return the number of ports to make room for. Raises UserError where --max-ports is too low."""
     needed = max(described_ports(options)) + 1
     if options.max_ports is None:
         return max(needed, DEFAULT_PORTS)

@@ -68,7 +68,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--device-list",
         metavar="LIST",
         type=parse_device_list,
-        help=f"chips, one for each socket: {LIST_SYNTAX}, sN for a simulated one of N lines",
+        help=f"chips, one for each socket: {LIST_SYNTAX}; sN is a simulated chip of N lines",
     )
     parser.add_argument(
         "--line",
@@ -95,7 +95,7 @@ def parse_line(text: str) -> SimulatedLine:
         elif setting == "active-low":
             active_low = True
         else:
-            raise argparse.ArgumentTypeError(f"'{setting}' is no setting of a line; write {LINE_SYNTAX}")
+            raise argparse.ArgumentTypeError(f"'{setting}' is not a setting of a line; write {LINE_SYNTAX}")
     return SimulatedLine(name, initial=initial, active_low=active_low)
 
 
@@ -122,7 +122,7 @@ def _parse_numbers(text: str, lines: str) -> list[int]:
         first, dash, last = part.partition("-")
         last = last if dash else first
         if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < MAX_LINES):
-            raise argparse.ArgumentTypeError(f"'{part}' in '{text}' is no line; write as in 0=4,17,20-23")
+            raise argparse.ArgumentTypeError(f"'{part}' in '{text}' is not a line; write as in 0=4,17,20-23")
         numbers += range(int(first), int(last) + 1)
     if len(set(numbers)) != len(numbers):
         raise argparse.ArgumentTypeError(f"'{text}' names a line twice")

@@ -30,7 +30,7 @@ CHIPS: dict[str, Callable[..., I2cChip]] = {
     "lm75": Lm75,
     **{name: partial(At24, name) for name in MODELS},
 }
-"""What a command line can name."""
+"""The chips that have a name on the command line."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ def parse_chip(text: str) -> ChipOption:
     chip, *rest = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
     name, at, address = chip.rpartition("@")
     if not at or not name:
-        raise ValueError(f"'{chip}' is no NAME@ADDRESS, as in lm75@0x48")
+        raise ValueError(f"'{chip}' is not NAME@ADDRESS, as in lm75@0x48")
     arguments: dict[str, str] = {}
     for part in rest:
         key, equals, value = part.partition("=")
         if not equals or not key.isidentifier():
-            raise ValueError(f"'{part}' is no KEY=VALUE")
+            raise ValueError(f"'{part}' is not KEY=VALUE")
         if key in arguments:
             raise ValueError(f"'{key}' is given twice")
         arguments[key] = value
@@ -85,7 +85,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=parsed_by(parse_device_list),
         action="extend",
         default=[],
-        help="chips of the host: BUS:ADDRESS[:ADDRESS...],... with a bus by number or its adapter's name",
+        help="chips of the host: BUS:ADDRESS[:ADDRESS...],...; BUS is a number or its adapter's name",
     )
     parser.add_argument(
         "--chip",
@@ -93,8 +93,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=parsed_by(parse_chip),
         action="append",
         default=[],
-        help="a simulated chip, NAME@ADDRESS[,KEY=VALUE...]: lm75, 24c02 and other EEPROMs, or MODULE:CLASS "
-        "(may be repeated)",
+        help="a simulated chip, NAME@ADDRESS[,KEY=VALUE...]; NAME is lm75, 24c02 or another EEPROM, or"
+        " MODULE:CLASS (may be repeated)",
     )
 
 
@@ -182,7 +182,7 @@ def _converted(option: ChipOption, factory: Callable[..., I2cChip]) -> dict[str,
         try:
             arguments[key] = _CONVERTERS.get(_plain(known[key].annotation), str)(text)
         except ValueError:
-            raise UserError(f"'{text}' is no value of '{key}' of the chip {option.name}") from None
+            raise UserError(f"'{text}' is not a value of '{key}' of the chip {option.name}") from None
     return arguments
 
 

@@ -1,4 +1,4 @@
-"""The options of vhost-user-input: those of the C and Rust programs of that kind, and simulated devices."""
+"""The options of vhost-user-input, as in C and Rust, and of simulated devices."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _KINDS = {
     "keyboard": "a keyboard",
     "mouse": "a mouse",
-    "tablet": "a pointer that is put to a place",
+    "tablet": "a pointer with absolute positions",
     "touchscreen": "a touch screen",
 }
 _MAX_PIXELS = 32768
@@ -69,55 +69,53 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             f"--{kind}", action="append_const", dest="kinds", const=kind, help=f"simulate {what}"
         )
     parser.add_argument(
-        "--script", metavar="FILE", help="what the simulated devices do; - for what comes on standard input"
+        "--script", metavar="FILE", help="let the simulated devices do what FILE says; - is standard input"
     )
     parser.add_argument(
         "--pace",
         metavar="TIME",
         type=parsed_by(parse_time),
         default=f"{DEFAULT_PACE * 1000:g}ms",
-        help="time between what is done and the next (default: %(default)s)",
+        help="time between two actions of the script (default: %(default)s)",
     )
-    parser.add_argument(
-        "--repeat", action="store_true", help="let the guest repeat a key of the keyboard that is held"
-    )
+    parser.add_argument("--repeat", action="store_true", help="let the guest repeat a key that is held down")
     parser.add_argument(
         "--size",
         metavar="WIDTHxHEIGHT",
         type=_size,
         default=f"{DEFAULT_SIZE.width}x{DEFAULT_SIZE.height}",
-        help="size of what tablet and touch screen are for (default: %(default)s)",
+        help="size of the screen under tablet and touch screen (default: %(default)s)",
     )
     parser.add_argument(
         "--slots",
         metavar="N",
         type=whole_number(1, MAX_SLOTS),
         default=DEFAULT_SLOTS,
-        help="fingers that a touch screen tells apart; 1: no multi-touch (default: %(default)s)",
+        help="number of fingers that a touch screen tells apart; 1: no multi-touch (default: %(default)s)",
     )
     parser.add_argument(
-        "--print-events", action="store_true", help="print what the guest does, such as to switch a LED"
+        "--print-events", action="store_true", help="print what the guest sends, such as the state of a LED"
     )
 
 
 def _add_host_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-p", "--evdev-path", metavar="PATH", help="pass the host's input device PATH on to the guest"
+        "-p", "--evdev-path", metavar="PATH", help="pass the host's input device PATH to the guest"
     )
     parser.add_argument(
         "-e",
         "--event-list",
         metavar="PATH[,PATH...]",
         type=_paths,
-        help="pass several on, the first at the socket PATH0, the next at PATH1 and so on",
+        help="pass several devices to the guest, the first at the socket PATH0, the next at PATH1 and so on",
     )
     parser.add_argument(
-        "-n", "--no-grab", action="store_true", help="let the host have the events of its device, too"
+        "-n", "--no-grab", action="store_true", help="let the host receive the events of its device, too"
     )
 
 
 def simulated_from(options: argparse.Namespace) -> tuple[InputDevices, list[Player | Printer]]:
-    """Return the simulated devices, and what goes on beside them; the caller closes it. Raises UserError."""
+    """Return the simulated devices and the tasks beside them; the caller closes both. Raises UserError."""
     _check(options, len(options.kinds))
     devices = InputDevices([_simulated(kind, options) for kind in options.kinds])
     tasks: list[Player | Printer] = [Printer(devices)] if options.print_events else []
@@ -127,7 +125,7 @@ def simulated_from(options: argparse.Namespace) -> tuple[InputDevices, list[Play
 
 
 def sources_from(options: argparse.Namespace) -> list[EvdevSource]:
-    """Return the devices of the host that are passed on; the caller closes them. Raises UserError."""
+    """Open the devices of the host that are passed on; the caller closes them. Raises UserError."""
     paths = options.event_list or [options.evdev_path]
     _check(options, len(paths))
     opened: list[EvdevSource] = []
@@ -180,5 +178,7 @@ def _size(text: str) -> Size:
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text, re.ASCII)
     size = None if match is None else Size(int(match[1]), int(match[2]))
     if size is None or not all(2 <= length <= _MAX_PIXELS for length in size):
-        raise argparse.ArgumentTypeError(f"'{text}' is no size; write it as 1920x1080, at most {_MAX_PIXELS}")
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a size; write it as 1920x1080, at most {_MAX_PIXELS}"
+        )
     return size

@@ -1,4 +1,4 @@
-"""The options of vhost-user-net, and the table of what a network device can be plugged into."""
+"""The options of vhost-user-net, and the table of hosts to plug it into."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ HOSTS: tuple[Host, ...] = (
         switch_options.make_link_ports,
     ),
 )
-"""What there is to be plugged into; exactly one is chosen."""
+"""The hosts; exactly one is chosen."""
 
 WRAPPERS: tuple[Wrapper, ...] = (
     Wrapper(switch_options.add_line_options, switch_options.with_lines),
     Wrapper(switch_options.add_capture_options, switch_options.with_capture),
 )
-"""What can be put around ports, the innermost first."""
+"""The wrappers of ports, the innermost first."""
 
 
 class NetProgram(DeviceProgram):
@@ -136,27 +136,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--mac",
         type=_mac,
         metavar="ADDRESS",
-        help="the guest's MAC address (default: one made of the socket's path, always the same)",
+        help="the guest's MAC address (default: one derived from the socket's path, always the same)",
     )
     parser.add_argument(
         "--queues",
         type=whole_number(1, MAX_QUEUES),
         default=1,
         metavar="N",
-        help="pairs of queues that a guest may use (default: %(default)s)",
+        help="number of queue pairs that a guest may use (default: %(default)s)",
     )
     parser.add_argument(
         "--mtu",
         type=whole_number(MIN_MTU, MAX_MTU),
         metavar="BYTES",
-        help="the MTU that the guest is advised of (default: the tap's)",
+        help="the MTU that is advised to the guest (default: that of the tap)",
     )
     for wrapper in WRAPPERS:
         wrapper.add_options(parser)
 
 
 def make_ports(options: argparse.Namespace, count: int) -> list[NetPort]:
-    """Return what the command line says to be plugged into, for so many sockets. Raises UserError."""
+    """Return a port of the chosen host for each of `count` sockets. Raises UserError."""
     chosen = [host for host in HOSTS if host.is_chosen(options)]
     if len(chosen) != 1:
         names = ", ".join(host.name for host in HOSTS)
@@ -191,5 +191,7 @@ def _mac(text: str) -> bytes:
     except ValueError:
         mac = b""
     if len(mac) != MAC_SIZE or len(text) != 3 * MAC_SIZE - 1 or is_group(mac) or not any(mac):
-        raise argparse.ArgumentTypeError(f"'{text}' is no MAC address of one machine, as 52:54:00:12:34:56")
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a MAC address of one machine, as 52:54:00:12:34:56"
+        )
     return mac

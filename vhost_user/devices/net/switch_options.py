@@ -1,4 +1,4 @@
-"""The options of vhost-user-net for networks in its process, bad lines and captures, and what they make."""
+"""The options of vhost-user-net for switch and link, impaired lines and captures."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 _SHARE, _TIME, _RATE = "SHARE", "TIME", "RATE"
 _IMPAIRMENTS = {
-    "loss": (_SHARE, "lose this share of the frames, such as 5%%"),
-    "duplicate": (_SHARE, "let this share of the frames come twice"),
+    "loss": (_SHARE, "drop this share of the frames, such as 5%%"),
+    "duplicate": (_SHARE, "deliver this share of the frames twice"),
     "corrupt": (_SHARE, "change one bit in this share of the frames"),
-    "delay": (_TIME, "let frames take so long, such as 20ms"),
-    "jitter": (_TIME, "vary the delay by at most so much, both ways"),
-    "reorder": (_SHARE, "let this share of the frames overtake others, by not being delayed"),
-    "rate": (_RATE, "let through so much at most, such as 10Mbit"),
+    "delay": (_TIME, "delay frames by this time, such as 20ms"),
+    "jitter": (_TIME, "vary the delay by at most this time, up and down"),
+    "reorder": (_SHARE, "let this share of the frames overtake others, without a delay"),
+    "rate": (_RATE, "limit the rate of the line, such as 10Mbit"),
 }
 
 
@@ -44,12 +44,12 @@ def add_link_options(parser: argparse.ArgumentParser) -> None:
 
 
 def is_switch(options: argparse.Namespace) -> bool:
-    """Tell whether the command line says `--switch`."""
+    """Return whether the command line has `--switch`."""
     return bool(options.switch)
 
 
 def is_link(options: argparse.Namespace) -> bool:
-    """Tell whether the command line says `--link`."""
+    """Return whether the command line has `--link`."""
     return bool(options.link)
 
 
@@ -76,12 +76,12 @@ def add_line_options(parser: argparse.ArgumentParser) -> None:
         type=whole_number(0, 1 << 64),
         default=0,
         metavar="N",
-        help="choose which frames it is, always the same ones for the same N (default: %(default)s)",
+        help="choose the frames at random, the same ones for the same N (default: %(default)s)",
     )
 
 
 def with_lines(options: argparse.Namespace, ports: list[NetPort]) -> list[NetPort]:
-    """Return the ports with lines before them, where there is to be something wrong with those, or may be."""
+    """Return the ports behind impaired lines, if a line is impaired or --control may impair it."""
     settings = _impairments(options)
     if settings == NONE and options.control is None:
         return ports
@@ -93,14 +93,14 @@ def add_capture_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pcap",
         metavar="FILE",
-        help="write all frames to FILE, as pcapng; to a FIFO while somebody reads it",
+        help="write all frames to FILE, as pcapng; to a FIFO as long as it has a reader",
     )
     parser.add_argument(
         "--pcap-snaplen",
         type=whole_number(1, SNAPLEN),
         default=SNAPLEN,
         metavar="BYTES",
-        help="write so much of each frame at most (default: %(default)s)",
+        help="write at most BYTES of each frame (default: %(default)s)",
     )
 
 

@@ -34,10 +34,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--tap",
         type=_name,
         metavar="NAME",
-        help="the tap device of the host to be plugged into; made for the time being where there is none",
+        help="plug the card into the host's tap device NAME; a missing one is made, and removed at the end",
     )
     parser.add_argument(
-        "--netns", metavar="NAME", help="the network namespace, as of 'ip netns', that the tap is in"
+        "--netns", metavar="NAME", help="the network namespace of the tap, by its name in 'ip netns'"
     )
     parser.add_argument(
         "--tap-fd",
@@ -45,12 +45,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="N",
-        help="use the inherited descriptor N of a tap; may be given once for each pair of queues",
+        help="use the inherited descriptor N, a tap; may be given once for each pair of queues",
     )
 
 
 def is_chosen(options: argparse.Namespace) -> bool:
-    """Tell whether the command line says to be plugged into a tap."""
+    """Return whether the command line has `--tap` or `--tap-fd`."""
     return options.tap is not None or bool(options.tap_fd)
 
 
@@ -66,7 +66,7 @@ def make_ports(options: argparse.Namespace, count: int) -> list[NetPort]:
 
 
 def open_tap(name: str, *, queues: int = 1, mtu: int | None = None, netns: str | None = None) -> Tap:
-    """Open the tap `name`, as many times as there are pairs of queues, and have it up.
+    """Open the tap `name`, as many times as there are pairs of queues, and set it up.
 
     Where there is none it is made, with this `mtu`; it goes when it is closed. Raises UserError.
     """
@@ -74,11 +74,11 @@ def open_tap(name: str, *, queues: int = 1, mtu: int | None = None, netns: str |
     with _inside(pyroute2, netns), pyroute2.IPRoute() as ip:
         link = _find(ip, name)
         if link is not None and not _is_tap(link):
-            raise UserError(f"{name} is no tap device; give --tap another name")
+            raise UserError(f"{name} is not a tap device; give --tap another name")
         multi_queue = _has_queues(link) if link is not None else queues > 1
         if queues > 1 and not multi_queue:
             raise UserError(
-                f"{name} has one queue, and not {queues}: make it anew with"
+                f"{name} has one queue, and not {queues}: make it again with"
                 f" 'ip tuntap add {name} mode tap multi_queue', or leave --queues out"
             )
         fds = _open_queues(name, queues, multi_queue=multi_queue, made=link is None)
@@ -101,7 +101,7 @@ def inherited_tap(numbers: list[int], queues: int) -> Tap:
             flags = tun.flags_of(number)
         except OSError as error:
             raise UserError(
-                f"descriptor {number} is no tap: {error.strerror}; give one that is open"
+                f"descriptor {number} is not a tap: {error.strerror}; give one that is open"
             ) from None
         if not {TapFlag.TAP, TapFlag.VNET_HDR, TapFlag.NO_PI} <= set(flags):
             raise UserError(f"descriptor {number} has to be a tap with IFF_VNET_HDR and IFF_NO_PI")
@@ -114,7 +114,7 @@ def inherited_tap(numbers: list[int], queues: int) -> Tap:
 
 def _name(text: str) -> str:
     if not text or not text.isprintable() or "/" in text or len(os.fsencode(text)) > MAX_NAME:
-        raise argparse.ArgumentTypeError(f"'{text}' is no name of 1 to {MAX_NAME} characters")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a name of 1 to {MAX_NAME} characters")
     return text
 
 

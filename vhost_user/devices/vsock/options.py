@@ -34,13 +34,13 @@ _CONNECTIONS = whole_number(1, 1 << 20)
 def _groups(text: str) -> tuple[str, ...]:
     names = tuple(text.split("+"))
     if not all(names):
-        raise argparse.ArgumentTypeError(f"'{text}' is no names of groups with '+' between them")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a list of groups with '+' between them")
     return names
 
 
 @dataclass(frozen=True)
 class GuestOptions:
-    """What a command line says of one guest."""
+    """The options of one guest."""
 
     guest_cid: int
     uds_path: str | None
@@ -57,7 +57,7 @@ _TYPES: dict[str, Callable[[str], object]] = {
     "max-connections": _CONNECTIONS,
     "groups": _groups,
 }
-"""What --vm knows."""
+"""The settings of --vm."""
 
 
 class VsockProgram(DeviceProgram):
@@ -90,28 +90,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--uds-path",
         metavar="PATH",
-        help="where programs of the host connect to the guest; what it connects to is PATH_PORT",
+        help="let programs of the host connect to the guest at PATH; it connects to them at PATH_PORT",
     )
     parser.add_argument(
         "--tx-buffer-size",
         type=_BUFFER_SIZE,
         default=DEFAULT_TX_BUFFER_SIZE,
         metavar="N",
-        help="most bytes of each connection that the host has not taken yet (default: %(default)s)",
+        help="buffer at most N bytes of each connection for the host (default: %(default)s)",
     )
     parser.add_argument(
         "--max-connections",
         type=_CONNECTIONS,
         default=DEFAULT_MAX_CONNECTIONS,
         metavar="N",
-        help="most connections of a guest at a time (default: %(default)s)",
+        help="allow a guest at most N connections at a time (default: %(default)s)",
     )
     parser.add_argument(
         "--groups",
         type=_groups,
         default=DEFAULT_GROUP,
         metavar="A+B",
-        help="guests that are in a group together can connect to each other (default: %(default)s)",
+        help="the guest's groups; guests in a common group can connect to each other (default: %(default)s)",
     )
     parser.add_argument(
         "--vm",
@@ -140,7 +140,7 @@ def guests(options: argparse.Namespace) -> list[GuestOptions]:
 
 
 def _check_reach(found: Sequence[GuestOptions], *, by_vm: bool) -> None:
-    """Raise UserError for a guest that could reach nobody, and that nobody could reach.
+    """Raise UserError for a guest that can reach neither the host nor another guest.
 
     `by_vm` says that --vm describes them, beside which --uds-path would be refused.
     """
@@ -149,8 +149,8 @@ def _check_reach(found: Sequence[GuestOptions], *, by_vm: bool) -> None:
         if guest.uds_path is None and not any(set(guest.groups) & set(other.groups) for other in siblings):
             how = "uds-path= in its --vm" if by_vm else "--uds-path PATH"
             raise UserError(
-                f"guest {guest.guest_cid} could reach nobody, neither a program of the host nor another"
-                f" guest; give {how}, or further guests in a common group by --vm"
+                f"guest {guest.guest_cid} can reach neither a program of the host nor another guest;"
+                f" give {how}, or further guests in a common group by --vm"
             )
 
 

@@ -480,7 +480,7 @@ def test_qemu_options_of_several_guests() -> None:
     [
         (("--guest-cid", "2"), "'2' is no number from 3 to 4294967294"),
         (("--guest-cid", "4294967295"), "'4294967295' is no number from 3 to 4294967294"),
-        (("--groups", "a++b"), r"'a\+\+b' is no names of groups with '\+' between them"),
+        (("--groups", "a++b"), r"'a\+\+b' is not a list of groups with '\+' between them"),
         (("--vm", "guest-cid=3"), "'guest-cid=3' does not say where QEMU connects"),
         (("--vm", "socket=/tmp/x,queue-size=3"), "'queue-size=3' is none of guest-cid=..., socket=..., "),
         (("--vm", "socket=/tmp/x,guest-cid=1"), "'1' is no number from 3"),
@@ -503,11 +503,11 @@ def test_what_cannot_be_had_is_told_in_one_line(directory: Path, path: str) -> N
         return str(caught.value)
 
     assert refused("--socket-path", "/x") == (
-        "guest 3 could reach nobody, neither a program of the host nor another guest;"
+        "guest 3 can reach neither a program of the host nor another guest;"
         " give --uds-path PATH, or further guests in a common group by --vm"
     )
     alone = refused("--vm", "guest-cid=3,socket=/x,groups=a", "--vm", "guest-cid=4,socket=/y,groups=b")
-    assert alone.startswith("guest 3 could reach nobody")
+    assert alone.startswith("guest 3 can reach neither")
     assert "; give uds-path= in its --vm, or" in refused("--vm", "guest-cid=3,socket=/x")
     both = ("--vm", f"socket={path}1,uds-path={path}", "--vm", f"socket={path}2")
     assert refused(*both) == "two guests have the CID 3; give each its own (guest-cid=)"

@@ -236,11 +236,11 @@ def refusal(net: Namespace, name: str, queues: int = 1) -> str:
 
 
 def test_interface_that_is_no_tap_is_refused(net: Namespace) -> None:
-    assert refusal(net, "lo") == "lo is no tap device; give --tap another name"
+    assert refusal(net, "lo") == "lo is not a tap device; give --tap another name"
 
 
 def test_tap_of_one_queue_is_refused_for_several(net: Namespace, tap: str) -> None:
-    assert "tap0 has one queue, and not 2: make it anew with 'ip tuntap add" in refusal(net, tap, 2)
+    assert "tap0 has one queue, and not 2: make it again with 'ip tuntap add" in refusal(net, tap, 2)
 
 
 def test_tap_of_several_queues_is_taken_for_one(net: Namespace) -> None:
@@ -319,7 +319,7 @@ def test_descriptor_that_is_no_tap_is_refused(kind: str) -> None:
     made = socket.socket() if kind == "socket" else Path(os.devnull).open()  # noqa: SIM115
     with made:
         number = 999 if kind == "nothing" else made.fileno()
-        with pytest.raises(UserError, match=f"descriptor {number} is no tap"):
+        with pytest.raises(UserError, match=f"descriptor {number} is not a tap"):
             inherited_tap([number], 1)
 
 
@@ -350,4 +350,4 @@ def test_options_that_do_not_go_together() -> None:
 def test_name_that_no_interface_can_have_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         options("--tap", name)
-    assert "is no name of 1 to 15 characters" in capsys.readouterr().err
+    assert "is not a name of 1 to 15 characters" in capsys.readouterr().err
