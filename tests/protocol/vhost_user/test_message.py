@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
@@ -13,8 +14,10 @@ from protocol.vhost_user import (
     BACKEND_REQUESTS,
     FRONTEND_REQUESTS,
     Ack,
+    BackendMessage,
     BackendRequest,
     ConfigFlag,
+    FrontendMessage,
     FrontendRequest,
     GetConfig,
     GetFeatures,
@@ -49,8 +52,29 @@ from protocol.virtio.status import DeviceStatus
 from tests.protocol.vhost_user.samples import FIELDS, messages
 from tests.protocol.vhost_user.wire import closing, fewer_examples, new_fd, new_fds
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
 ALL_REQUESTS = [*FRONTEND_REQUESTS.values(), *BACKEND_REQUESTS.values()]
 REPLY_KINDS = [kind for kind in FIELDS if issubclass(kind, Reply)]
+
+
+def numbered(base: type[Request]) -> Iterator[type[Request]]:
+    """Yield the product's classes below `base` that have a number of their own."""
+    for kind in base.__subclasses__():
+        if "number" in vars(kind) and kind.__module__.startswith("protocol."):
+            yield kind
+        yield from numbered(kind)
+
+
+@pytest.mark.parametrize(
+    ("base", "table"), [(FrontendMessage, FRONTEND_REQUESTS), (BackendMessage, BACKEND_REQUESTS)]
+)
+def test_each_class_with_a_number_is_in_its_table(
+    base: type[Request], table: Mapping[int, type[Request]]
+) -> None:
+    kinds = sorted(numbered(base), key=lambda kind: kind.number)
+    assert list(table.items()) == [(kind.number, kind) for kind in kinds]
 
 
 def test_there_is_a_class_for_every_front_end_request() -> None:
@@ -58,7 +82,7 @@ def test_there_is_a_class_for_every_front_end_request() -> None:
 
 
 def test_there_is_a_class_for_every_back_end_request() -> None:
-    assert sorted(BACKEND_REQUESTS) == list(range(1, 11)) == sorted(BackendRequest)
+    assert sorted(BACKEND_REQUESTS) == list(range(1, len(BackendRequest) + 1)) == sorted(BackendRequest)
 
 
 def test_every_class_of_a_reply_is_tried_here() -> None:
