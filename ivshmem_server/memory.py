@@ -20,7 +20,7 @@ from ivshmem_server.peer.memory import SHM_DIRECTORY
 from ivshmem_server.room import file_room, huge_page_size, is_in_memory, unfilled
 from ivshmem_server.sizes import format_about, format_size, round_up_to_power_of_two
 from protocol.fds import Closing, OwnedFd
-from protocol.io.exhaustion import cause_and_remedy, is_exhausted
+from protocol.io.exhaustion import cause_and, cause_and_remedy
 from protocol.ivshmem.registers import MIN_MEMORY_SIZE
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class SharedMemory(Closing):
             elif not os.access(path.parent, os.W_OK | os.X_OK):
                 remedy = f"we may not write to {path.parent}: use --memfd"
             raise MemoryUnavailableError(
-                f"cannot open shared memory {path}: {_cause_and(remedy, error)}"
+                f"cannot open shared memory {path}: {cause_and(error, remedy)}"
             ) from None
 
     @classmethod
@@ -98,7 +98,7 @@ class SharedMemory(Closing):
             Path(name).unlink()
         except OSError as error:
             raise MemoryUnavailableError(
-                f"cannot create a file in '{path}': {_cause_and('give another directory with -m', error)}"
+                f"cannot create a file in '{path}': {cause_and(error, 'give another directory with -m')}"
             ) from None
         with contextlib.ExitStack() as stack:
             fd = stack.enter_context(OwnedFd(number))
@@ -126,7 +126,7 @@ class SharedMemory(Closing):
             if hugetlb:
                 what = f"huge pages of {format_size(hugetlb)}"
                 remedy = "/sys/kernel/mm/hugepages lists the sizes there are; give one with --hugetlb"
-            raise MemoryUnavailableError(f"the kernel gives no {what}: {_cause_and(remedy, error)}") from None
+            raise MemoryUnavailableError(f"the kernel gives no {what}: {cause_and(error, remedy)}") from None
         with contextlib.ExitStack() as stack:
             stack.enter_context(fd)
             _set_size(fd, size, "a memfd", huge=hugetlb is not None)
@@ -174,11 +174,6 @@ class SharedMemory(Closing):
     def __str__(self) -> str:
         where = f" {self.path}" if self.path else ""
         return f"{self.kind}{where}, {format_size(self.size)}"
-
-
-def _cause_and(remedy: str, error: OSError) -> str:
-    """Return what went wrong and what to do about it: `remedy`, unless it is the means that ran out."""
-    return cause_and_remedy(error) if is_exhausted(error) else f"{error.strerror}; {remedy}"
 
 
 def _rounded(size: int, unit: int = MIN_MEMORY_SIZE) -> int:

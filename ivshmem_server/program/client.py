@@ -13,13 +13,13 @@ import trio
 
 from ivshmem_server.peer.connection import connect
 from ivshmem_server.peer.memory import UnusableMemoryError, memory_path, open_memory
-from ivshmem_server.program.client_errors import explain, innermost
-from ivshmem_server.program.commands import PEER_COMMANDS, PeerCommand, describe, number, seconds
+from ivshmem_server.program.client_errors import explain
+from ivshmem_server.program.commands import PEER_COMMANDS, PeerCommand, describe
 from ivshmem_server.program.memory_commands import MEMORY_COMMANDS, MemoryCommand
 from ivshmem_server.program.server_options import DEFAULT_SOCKET
 from ivshmem_server.program.shell import run_shell
 from protocol import __version__
-from protocol.io.background import beside
+from protocol.io.background import beside, unwrap_group
 from protocol.io.hangup import fail_without_reader
 from protocol.ivshmem import MAX_VECTORS
 from protocol.program.command_line import (
@@ -30,7 +30,9 @@ from protocol.program.command_line import (
     fail,
     prepare_standard_streams,
     raise_open_files_limit,
+    seconds,
     settle_output,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -59,18 +61,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BaseException as error:
         settle_output()
-        return _exit_code(innermost(error), options)
+        return _exit_code(unwrap_group(error), options)
     return 0
 
 
 def _exit_code(error: BaseException, options: argparse.Namespace) -> int:
-    if isinstance(error, KeyboardInterrupt):
+    if _is_interrupt(error):
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE
     if (text := explain(error, options)) is None:
         raise error
     return fail(PROGRAM, text)
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Tell whether somebody pressed Ctrl-C, whatever else went wrong at that."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(KeyboardInterrupt) is not None
+    return isinstance(error, KeyboardInterrupt)
 
 
 async def _run(options: argparse.Namespace) -> None:
@@ -197,17 +206,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add("--memory", metavar="FILE|NAME", help="no server: a file ('/' in it) or POSIX shared memory object")
     add(
         "--vectors",
-        type=_vectors,
+        type=whole_number(1, MAX_VECTORS),
         metavar="N",
         help="expect N vectors (default: as many as the server gives)",
     )
     add("--wait-for-server", type=seconds, metavar="S", help="wait up to S seconds for a server to come up")
-
-
-def _vectors(text: str) -> int:
-    if not 1 <= (value := number(text)) <= MAX_VECTORS:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number from 1 to {MAX_VECTORS}")
-    return value
 
 
 if __name__ == "__main__":

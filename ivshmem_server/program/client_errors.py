@@ -1,4 +1,4 @@
-"""What went wrong, in one line for the user of ivshmem-client: the cause, and what to do about it."""
+"""What went wrong, in one line for the user of ivshmem-client: the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from ivshmem_server.elf.ctypes.model import ElfViewError
 from ivshmem_server.peer.peer import NoSuchPeerError
 from protocol.errors import RemoteProtocolError
-from protocol.io.exhaustion import cause_and_remedy, is_exhausted
+from protocol.io.exhaustion import cause_and_remedy
 from protocol.program.command_line import UserError
+from protocol.program.socket_errors import cannot_connect
 
 if TYPE_CHECKING:
     import argparse
@@ -42,13 +43,4 @@ def _no_connection(error: OSError, path: str) -> str:
         return f"no permission to connect to {path}; start the server with --mode or --group, or be its user"
     if error.errno in {errno.ENOTSOCK, errno.EPROTOTYPE}:
         return f"{path} is no stream socket; give the server's -S"
-    if is_exhausted(error):
-        return f"cannot connect to {path}: {cause_and_remedy(error)}"
-    return f"cannot connect to {path}: {error.strerror or error}; give another -S"
-
-
-def innermost(error: BaseException) -> BaseException:
-    """Return the first exception inside a group, or `error` itself: the others follow from it."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    return str(cannot_connect(path, error, "-S"))

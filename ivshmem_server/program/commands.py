@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import statistics
@@ -15,10 +14,11 @@ import trio
 from ivshmem_server.peer.changes import Change, PeerJoined
 from ivshmem_server.peer.peer import NoSuchPeerError
 from ivshmem_server.sizes import format_size
-from protocol.program.command_line import UserError
+from protocol.program.command_line import UserError, number, positive_number, seconds
 from protocol.words import plural
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Awaitable, Callable, Iterable
 
     from ivshmem_server.peer.peer import Peer
@@ -46,32 +46,9 @@ class PeerCommand:
     lasts: bool = True
 
 
-def number(text: str) -> int:
-    """Return the number that `text` says, decimal or 0x. For argparse: raises ArgumentTypeError."""
-    with contextlib.suppress(ValueError):
-        if (value := int(text, 0)) >= 0:
-            return value
-    raise argparse.ArgumentTypeError(f"'{text}' is no number; write it as 4096 or 0x1000")
-
-
 def number_or_all(text: str) -> int | None:
     """Return the number that `text` says, or ALL for "all". For argparse: raises ArgumentTypeError."""
     return ALL if text == "all" else number(text)
-
-
-def seconds(text: str) -> float:
-    """Return the seconds that `text` says. For argparse: raises ArgumentTypeError."""
-    with contextlib.suppress(ValueError):
-        if 0 <= (value := float(text)) < float("inf"):
-            return value
-    raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds; write it as 2 or 0.5")
-
-
-def positive(text: str) -> int:
-    """Return the number that `text` says, at least 1. For argparse: raises ArgumentTypeError."""
-    if (value := number(text)) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' must be at least 1")
-    return value
 
 
 # What is printed
@@ -162,7 +139,7 @@ def ring(peer: Peer, whom: int | None, vector: int | None) -> None:
 def _wait_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("vector", type=number, metavar="VECTOR", help="the vector to be rung on")
     parser.add_argument(
-        "--count", type=positive, default=1, metavar="N", help="wait for N rings (default: 1)"
+        "--count", type=positive_number, default=1, metavar="N", help="wait for N rings (default: 1)"
     )
     _add_timeout(parser, None)
 
@@ -223,7 +200,9 @@ async def _watch(peer: Peer, options: argparse.Namespace) -> None:
 def _ping_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("peer", type=number, metavar="PEER", help="a peer that runs 'ivshmem-client pong'")
     _add_vector(parser)
-    parser.add_argument("--count", type=positive, default=10, metavar="N", help="ring N times (default: 10)")
+    parser.add_argument(
+        "--count", type=positive_number, default=10, metavar="N", help="ring N times (default: 10)"
+    )
     parser.add_argument(
         "--interval", type=seconds, default=0.1, metavar="S", help="seconds between rings (default: 0.1)"
     )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ivshmem_server.program.commands import number, positive, say, seconds
+from ivshmem_server.program.commands import say
+from protocol.program.command_line import number, positive_number, seconds
 
 if TYPE_CHECKING:
     import argparse
@@ -29,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--variable", metavar="NAME", help="a variable of it, whose type is shown")
     parser.add_argument(
-        "--count", type=positive, metavar="N", help="how many there are, one after the other (default: 1)"
+        "--count",
+        type=positive_number,
+        metavar="N",
+        help="how many there are, one after the other (default: 1)",
     )
     parser.add_argument(
         "--offset", type=number, default=0, metavar="N", help="where it begins in the memory (default: 0)"

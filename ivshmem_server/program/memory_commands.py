@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import trio
 
 from ivshmem_server.program import inspect_command
-from ivshmem_server.program.commands import number
-from protocol.program.command_line import UserError
+from protocol.program.command_line import UserError, number
 
 if TYPE_CHECKING:
     import argparse

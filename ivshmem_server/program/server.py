@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -21,21 +20,14 @@ from ivshmem_server.program.qemu_args import libvirt_xml, qemu_args
 from ivshmem_server.program.server_options import PROGRAM, parse_options
 from ivshmem_server.server import DEFAULT_MAX_PEERS, IvshmemServer
 from ivshmem_server.status import NoStatusError, format_status, read_status, serve_status, status_document
-from protocol.io import (
-    Listener,
-    RemediedError,
-    SocketInUseError,
-    exhaustion,
-    inherited_listener,
-    listen,
-    systemd_listener,
-)
+from protocol.io import Listener, exhaustion, inherited_listener, listen, systemd_listener
 from protocol.program import notify, signals, watchdog
 from protocol.program.access import access_from, given_options
 from protocol.program.command_line import (
     INTERRUPTED,
     OneLineParser,
     UserError,
+    check_descriptors,
     configure_log,
     fail,
     fail_to_start,
@@ -45,6 +37,7 @@ from protocol.program.command_line import (
     raise_open_files_limit,
     room_for_descriptors,
 )
+from protocol.program.socket_errors import cannot_listen
 from protocol.words import plural
 
 if TYPE_CHECKING:
@@ -55,14 +48,6 @@ LOOP_DESCRIPTORS = 16
 """How many are left to the loop, to those who ask for the status, and to a client that is refused."""
 
 _log = logging.getLogger("ivshmem_server")
-
-_REMEDIES = {
-    errno.EACCES: "choose a directory that you may write to with {option}",
-    errno.ENOENT: "create the directory first, or choose another path with {option}",
-    errno.EROFS: "choose a directory that you may write to with {option}",
-    errno.EEXIST: "remove it, or choose another path with {option}",
-    errno.EPERM: "its filesystem may know no sockets: choose a path on another with {option}",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,6 +78,8 @@ def _print_what_to_paste(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    raise_open_files_limit()
+    check_descriptors("a server", LOOP_DESCRIPTORS)
     listener = _inherited(options)  # before a fork: systemd means the process that it started
     if options.foreground:
         return _serve(options, listener, None)
@@ -108,7 +95,6 @@ def _run(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace, listener: Listener | None, daemon: Daemon | None) -> int:
     with contextlib.ExitStack() as stack:
         configure_log(PROGRAM, options)
-        raise_open_files_limit()
         received = stack.enter_context(signals.ServiceSignals([signal.SIGUSR1]))
         # From here on there is something to clean up.
         memory = stack.enter_context(_open_memory(options))
@@ -221,25 +207,14 @@ def _listen(options: argparse.Namespace) -> Listener:
     try:
         return listen(path, **access_from(options))
     except OSError as error:
-        raise UserError(_cannot_listen(path, "-S", error)) from None
+        raise cannot_listen(path, error, "-S") from None
 
 
 def _listen_for_status(path: str) -> Listener:
     try:
         return listen(path)
     except OSError as error:
-        raise UserError(_cannot_listen(path, "--status-socket", error)) from None
-
-
-def _cannot_listen(path: str, option: str, error: OSError) -> str:
-    if isinstance(error, SocketInUseError):
-        return f"socket {path} is in use by another server; stop it or choose another path with {option}"
-    if isinstance(error, RemediedError):
-        return f"cannot listen on '{path}': {error.strerror}; {error.remedy}"
-    if exhaustion.is_exhausted(error):
-        return f"cannot listen on '{path}': {exhaustion.cause_and_remedy(error)}"
-    remedy = _REMEDIES.get(error.errno or 0, "choose another path with {option}").format(option=option)
-    return f"cannot listen on '{path}': {error.strerror}; {remedy}"
+        raise cannot_listen(path, error, "--status-socket") from None
 
 
 def _open_memory(options: argparse.Namespace) -> SharedMemory:
@@ -256,9 +231,8 @@ def _write_pid_file(stack: contextlib.ExitStack, path: str) -> None:
         with signals.interruptible():  # somebody has to read a FIFO first
             stack.enter_context(pid_file(path))
     except OSError as error:
-        raise UserError(
-            f"cannot write PID file {path}: {error.strerror}; give another with -p, or -F"
-        ) from None
+        reason = exhaustion.cause_and(error, "give another with -p, or -F")
+        raise UserError(f"cannot write PID file {path}: {reason}") from None
 
 
 def _print_status(argv: Sequence[str]) -> int:
@@ -273,6 +247,8 @@ def _print_status(argv: Sequence[str]) -> int:
         remedy = "is a server running with --status-socket there?"
         if isinstance(error, PermissionError):
             remedy = "be its user, or root"
+        elif isinstance(error, OSError) and exhaustion.is_exhausted(error):
+            return fail(PROGRAM, f"no status from {options.path}: {exhaustion.cause_and_remedy(error)}")
         elif isinstance(error, NoStatusError):
             remedy = "give a server's --status-socket"
         elif Path(options.path).exists() and not Path(options.path).is_socket():

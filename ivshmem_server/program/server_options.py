@@ -16,11 +16,13 @@ from protocol.program.command_line import (
     OneLineParser,
     add_log_options,
     group_id,
+    parsed_by,
     user_id,
+    whole_number,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 PROGRAM = "ivshmem-server"
 
@@ -104,7 +106,10 @@ def _add_socket_options(parser: argparse.ArgumentParser) -> None:
         help="where to listen (default: %(default)s)",
     )
     group.add_argument(
-        "--fd", type=_number(0, 1 << 20), metavar="N", help="serve the listening socket that descriptor N is"
+        "--fd",
+        type=whole_number(0, 1 << 20),
+        metavar="N",
+        help="serve the listening socket that is descriptor N",
     )
     add_access_options(group)
 
@@ -146,7 +151,7 @@ def _add_memory_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-l",
         "--size",
-        type=_size,
+        type=parsed_by(parse_size),
         default=4 << 20,
         metavar="SIZE",
         help="bytes, with K, M, G or T; rounded up to a power of two (default: 4M)",
@@ -158,21 +163,21 @@ def _add_peer_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "-n",
         "--vectors",
-        type=_number(1, MAX_VECTORS),
+        type=whole_number(1, MAX_VECTORS),
         default=1,
         metavar="N",
         help=f"interrupt vectors of each peer, at most {MAX_VECTORS} (default: %(default)s)",
     )
     group.add_argument(
         "--max-peers",
-        type=_number(1, MAX_ID + 1),
+        type=whole_number(1, MAX_ID + 1),
         default=DEFAULT_MAX_PEERS,
         metavar="N",
         help="refuse more peers at a time than N (default: %(default)s)",
     )
     group.add_argument(
         "--max-queued",
-        type=_number(1, 1 << 32),
+        type=whole_number(1, 1 << 32),
         default=DEFAULT_MAX_QUEUED,
         metavar="N",
         help="disconnect a peer that leaves more messages unread than N (default: %(default)s)",
@@ -197,24 +202,8 @@ def _add_peer_options(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def _number(low: int, high: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"'{text}' is no number from {low} to {high}")
-        return int(text)
-
-    return number
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def _huge_page(text: str) -> int:
-    size = _size(text)
+    size = parsed_by(parse_size)(text)
     if size & size - 1:
         raise argparse.ArgumentTypeError(f"'{text}' is no power of two")
     return size

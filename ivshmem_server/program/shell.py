@@ -23,9 +23,9 @@ from ivshmem_server.program.commands import (
     describe,
     describe_change,
     describe_interrupt,
-    number,
     ring,
 )
+from protocol.program.command_line import number
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

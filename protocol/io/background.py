@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import trio
 
@@ -58,9 +58,13 @@ async def beside(task: Task) -> AsyncIterator[None]:
         yield
 
 
-def unwrap_group(error: Exception) -> Exception:
-    """Return what is in a group of one, or in one in another; `error` itself where it is no such group."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+@overload
+def unwrap_group(error: Exception) -> Exception: ...
+@overload
+def unwrap_group(error: BaseException) -> BaseException: ...
+def unwrap_group(error: BaseException) -> BaseException:
+    """Return the exception in a group of one, at any depth; `error` itself where it is not such a group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 

@@ -37,6 +37,11 @@ def cause_and_remedy(error: OSError) -> str:
     return cause if remedy is None else f"{cause}; {remedy}"
 
 
+def cause_and(error: OSError, remedy: str) -> str:
+    """Return the cause and `remedy` in one line; the remedy for exhaustion where that is the cause."""
+    return cause_and_remedy(error) if is_exhausted(error) else f"{error.strerror or error}; {remedy}"
+
+
 async def retry_until_available(attempt: Callable[[], Awaitable[_T]], complain: Callable[[str], None]) -> _T:
     """Return what `attempt` returns, however often it fails for want of means.
 

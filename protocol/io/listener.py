@@ -209,7 +209,7 @@ def _remove_stale(path: str) -> None:
     """Remove the socket that a dead process left at `path`. Raises SocketInUseError, OSError."""
     status = Path(path).lstat()
     if not stat.S_ISSOCK(status.st_mode):
-        raise OSError(errno.EEXIST, "something that is no socket is there", path)
+        raise OSError(errno.EEXIST, "something that is not a socket is there", path)
     # A datagram socket cannot connect to a stream socket: the kernel says whether one is alive
     # there, and the server that owns it never sees a client come and go.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from protocol.io import exhaustion
 from protocol.program import logs
 
 if TYPE_CHECKING:
@@ -140,9 +141,8 @@ def configure_log(program: str, options: argparse.Namespace) -> None:
     try:
         logs.configure(program, style=options.log_format, verbose=options.verbose, path=options.log_file)
     except OSError as error:
-        raise UserError(
-            f"cannot write the log {options.log_file}: {error.strerror}; give another --log-file"
-        ) from None
+        reason = exhaustion.cause_and(error, "give another --log-file")
+        raise UserError(f"cannot write the log {options.log_file}: {reason}") from None
 
 
 def fail_to_start(program: str, error: Exception) -> int:
@@ -188,6 +188,13 @@ def permission_bits(text: str) -> int:
     return mode
 
 
+def check_descriptors(who: str, least: int) -> None:
+    """Raise UserError where fewer files than `least` can be opened yet; `who` takes them, in the error."""
+    limit, room = room_for_descriptors()
+    if room < least:
+        raise UserError(f"{who} takes more than {limit} open files: raise the limit (ulimit -n)")
+
+
 def raise_open_files_limit() -> None:
     """Allow this process as many open files as it may allow itself."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -211,10 +218,33 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
     def number(text: str) -> int:
         if not text.isdecimal() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"'{text}' is no number from {low} to {high}")
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number from {low} to {high}")
         return int(text)
 
     return number
+
+
+def number(text: str) -> int:
+    """Return the number that `text` says, decimal or 0x. For argparse: raises ArgumentTypeError."""
+    with contextlib.suppress(ValueError):
+        if (value := int(text, 0)) >= 0:
+            return value
+    raise argparse.ArgumentTypeError(f"'{text}' is no number; write it as 4096 or 0x1000")
+
+
+def seconds(text: str) -> float:
+    """Return the seconds that `text` says. For argparse: raises ArgumentTypeError."""
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds; write it as 2 or 0.5")
+
+
+def positive_number(text: str) -> int:
+    """Return the number that `text` says, at least 1. For argparse: raises ArgumentTypeError."""
+    if (value := number(text)) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' must be at least 1")
+    return value
 
 
 def parsed_by(parse: Callable[[str], _T]) -> Callable[[str], _T]:

@@ -112,6 +112,6 @@ async def test_socket_that_another_user_left_is_told_as_such(directory: Path) ->
     done = await run_as_other("server", "-F", "--memfd", "-S", path)
     assert done.returncode == 1
     assert done.stderr.decode() == (
-        f"ivshmem-server: cannot listen on '{path}': a socket is left there that only its owner, user 0, or"
+        f"ivshmem-server: cannot listen on {path}: a socket is left there that only its owner, user 0, or"
         " root may remove; have it removed, or choose another path\n"
     )

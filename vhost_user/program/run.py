@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from protocol.io import exhaustion
 from protocol.io.background import only_exit
 from protocol.program import notify, signals
 from protocol.program.command_line import (
     UserError,
+    check_descriptors,
     configure_log,
     fail_to_start,
     print_result,
     raise_open_files_limit,
-    room_for_descriptors,
 )
 from protocol.virtio.ids import DeviceId
 from vhost_user.class_loading import code_of_others
@@ -71,7 +72,7 @@ def _run(program: DeviceProgram, options: argparse.Namespace) -> int:
         return print_result(options.program, _what_to_paste(program, options))
     configure_log(options.program, options)
     raise_open_files_limit()
-    _check_descriptors()
+    check_descriptors("a guest", _LEAST_DESCRIPTORS)
     try:
         with contextlib.ExitStack() as stack:
             received = stack.enter_context(signals.ServiceSignals())
@@ -97,16 +98,10 @@ def _make(program: DeviceProgram, options: argparse.Namespace) -> list[VirtioDev
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"cannot start {name}: {error}") from error
+        reason = exhaustion.cause_and_remedy(error) if exhaustion.is_exhausted(error) else error
+        raise UserError(f"cannot start {name}: {reason}") from error
     except Exception as error:  # whatever somebody's device does wrong
         raise UserError(f"cannot start {name}: {in_one_line(error)}") from error
-
-
-def _check_descriptors() -> None:
-    """Raise UserError where the limit of open files has no room for a guest."""
-    limit, room = room_for_descriptors()
-    if room < _LEAST_DESCRIPTORS:
-        raise UserError(f"a guest takes more than {limit} open files: raise the limit (ulimit -n)")
 
 
 def _adapt(device: VirtioDevice, options: argparse.Namespace) -> None:

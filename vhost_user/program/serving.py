@@ -12,8 +12,8 @@ import trio
 from protocol.io.background import unwrap_group
 from protocol.program import notify
 from protocol.program.access import SocketAccess, access_from
-from protocol.program.command_line import EMPTY, UserError
-from protocol.program.socket_errors import cannot_listen, cause_and_remedy
+from protocol.program.command_line import UserError
+from protocol.program.socket_errors import cannot_connect, cannot_listen
 from vhost_user.backend.server import serve
 from vhost_user.simulation.control_server import serve_control
 
@@ -58,7 +58,7 @@ class Served:
         if isinstance(error, ValueError):
             return UserError(f"{error}; pass --fd a UNIX stream socket")
         if self.connect is not None:
-            return UserError(f"cannot connect to {self.connect or EMPTY}: {cause_and_remedy(error)}")
+            return cannot_connect(self.connect, error)
         return cannot_listen(self.socket_path or "", error)
 
 

@@ -18,8 +18,8 @@ from protocol.io.hangup import fail_without_reader
 from protocol.io.stream import check_path
 from protocol.program import notify, signals
 from protocol.program.access import access_from, add_access_options
-from protocol.program.command_line import BROKEN_PIPE, EMPTY, UserError, fail, raise_open_files_limit
-from protocol.program.socket_errors import cause_and_remedy
+from protocol.program.command_line import BROKEN_PIPE, UserError, fail, raise_open_files_limit
+from protocol.program.socket_errors import cannot_connect, cannot_listen
 from vhost_user.trace import DEVICE_FEATURES, Json, Text, trace
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _check_target(options: argparse.Namespace) -> None:
     try:
         check_path(options.connect)
     except OSError as error:
-        raise UserError(f"cannot connect to {options.connect or EMPTY}: {cause_and_remedy(error)}") from None
+        raise cannot_connect(options.connect, error) from None
     if Path(options.connect).resolve() == Path(options.listen).resolve():
         raise UserError(
             f"--listen and --connect are both {options.listen}; give the trace a socket of its own"
@@ -147,7 +147,7 @@ def _listener(path: str, access: SocketAccess) -> Listener:
     try:
         return listen(path, **access)
     except OSError as error:
-        raise UserError(f"cannot listen on {path or EMPTY}: {cause_and_remedy(error)}") from None
+        raise cannot_listen(path, error) from None
 
 
 def _output(path: str | None) -> FileIO:

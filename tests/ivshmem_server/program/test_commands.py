@@ -400,7 +400,7 @@ async def test_help_lists_every_command() -> None:
         (["ring", "one", "0"], "'one' is no number; write it as 4096 or 0x1000"),
         (["wait", "0", "--timeout", "soon"], "'soon' is no number of seconds"),
         (["wait", "0", "--count", "0"], "'0' must be at least 1"),
-        (["dump", "--vectors", "2049"], "'2049' is no number from 1 to 2048"),
+        (["dump", "--vectors", "2049"], "'2049' is not a number from 1 to 2048"),
         (["dump", "--memory", "x"], "--memory: has nobody to ring; use it with read, write, "),
         (["--memory", "x"], "--memory: has nobody to ring"),
     ],
@@ -424,4 +424,5 @@ async def test_limit_of_open_files_that_is_too_low_is_named(path: Path, files: i
         done = await client.end()
     assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
     assert "raise the limit" in done.err
+    assert "with -S" not in done.err
     assert "give another -S" not in done.err

@@ -106,7 +106,7 @@ def test_what_is_no_socket_is_left_alone(path: Path, kind: str) -> None:
         case _:
             path.symlink_to("nowhere")
     before = path.lstat()
-    with pytest.raises(OSError, match="something that is no socket is there") as caught:
+    with pytest.raises(OSError, match="something that is not a socket is there") as caught:
         listen(str(path))
     assert caught.value.filename == str(path)
     assert (path.lstat().st_ino, path.lstat().st_size) == (before.st_ino, before.st_size)

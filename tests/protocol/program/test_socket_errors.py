@@ -17,7 +17,7 @@ from protocol.program.socket_errors import cause_and_remedy
         (errno.ENOSPC, "No space left on device; make room, or raise the limit that is reached"),
         (
             errno.EPERM,
-            "Operation not permitted; its filesystem may know no sockets: choose a path on another",
+            "Operation not permitted; its filesystem may not support sockets: choose a path on another",
         ),
         (errno.ENOENT, "No such file or directory; create the directory first"),
         (errno.ENOTDIR, "Not a directory; choose another path"),

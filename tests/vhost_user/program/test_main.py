@@ -320,9 +320,9 @@ def test_one_socket_is_to_be_given(argv: list[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "text"),
     [
-        (["-m", "0"], "argument -m/--max-bytes: '0' is no number from 1"),
+        (["-m", "0"], "argument -m/--max-bytes: '0' is not a number from 1"),
         (["-p", "soon"], "argument -p/--period: 'soon' is no time; write it as 20ms"),
-        (["--fd", "-1"], "argument --fd: '-1' is no number from 0"),
+        (["--fd", "-1"], "argument --fd: '-1' is not a number from 0"),
         (["--log-format", "xml"], "argument --log-format: invalid choice: 'xml'"),
         (
             ["--without", "SPEED"],
@@ -360,7 +360,7 @@ def test_what_cannot_be_done_is_said_in_one_line(argv: list[str], text: str) -> 
 def test_what_is_no_socket_is_left_alone(directory: Path, kind: Callable[[Path], None]) -> None:
     kind(directory / "s")
     line = refusal("run", "rng", "-s", str(directory / "s"))
-    assert line.endswith("something that is no socket is there; remove it or choose another path")
+    assert line.endswith("something that is not a socket is there; remove it or choose another path")
     assert (directory / "s").exists()
 
 
@@ -379,7 +379,7 @@ def test_file_in_the_socket_s_place_is_said_in_one_line(directory: Path) -> None
     path = directory / "file"
     path.touch()
     line = refusal("run", "rng", "-s", str(path))
-    assert line.endswith(f"{path}: something that is no socket is there; remove it or choose another path")
+    assert line.endswith(f"{path}: something that is not a socket is there; remove it or choose another path")
     assert path.exists()
 
 

@@ -67,7 +67,10 @@ def receive(listener: socket.socket) -> bytes:
         (["--listen", "{}/a", "--connect", "/b", "--format", "xml"], "invalid choice: 'xml'"),
         (["--listen", "{}/" + "a" * 120, "--connect", "/b"], "at most 107 bytes"),
         (["--listen", "{}/used", "--connect", "/b"], "stop it or choose another path"),
-        (["--listen", "{}", "--connect", "/b"], "something that is no socket is there; remove it or choose"),
+        (
+            ["--listen", "{}", "--connect", "/b"],
+            "something that is not a socket is there; remove it or choose",
+        ),
         (["--listen", "", "--connect", "/b"], "cannot listen on '': a socket needs a path; choose one"),
         (["--listen", "/a", "--connect", ""], "cannot connect to '': a socket needs a path; choose one"),
         (["--listen", "/a", "--connect", "/" + "b" * 120], "at most 107 bytes; choose a shorter one"),

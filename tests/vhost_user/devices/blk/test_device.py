@@ -416,7 +416,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
         (["-b", "/dev/null"], "neither a file nor a block device"),
         (["-b", ""], "cannot open '': No such file or directory; give a raw file or a block device"),
         (["-b", "DISK", "--fault-file", "/bin/true"], "/bin/true is no text; give a file of rules"),
-        (["-b", "DISK", "--num-queues", "0"], "'0' is no number from 1 to"),
+        (["-b", "DISK", "--num-queues", "0"], "'0' is not a number from 1 to"),
         (["-b", "DISK", "--queue-size", "100"], "'100' is not a power of two from 4 to 32768"),
         (["-b", "DISK", "--cache", "writethrough"], "invalid choice: 'writethrough'"),
         (["-b", "DISK", "--logical-block-size", "256"], "'256' is no power of two from 512 to 4096"),

@@ -478,12 +478,12 @@ def test_qemu_options_of_several_guests() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("--guest-cid", "2"), "'2' is no number from 3 to 4294967294"),
-        (("--guest-cid", "4294967295"), "'4294967295' is no number from 3 to 4294967294"),
+        (("--guest-cid", "2"), "'2' is not a number from 3 to 4294967294"),
+        (("--guest-cid", "4294967295"), "'4294967295' is not a number from 3 to 4294967294"),
         (("--groups", "a++b"), r"'a\+\+b' is not a list of groups with '\+' between them"),
         (("--vm", "guest-cid=3"), "'guest-cid=3' does not say where QEMU connects"),
         (("--vm", "socket=/tmp/x,queue-size=3"), "'queue-size=3' is none of guest-cid=..., socket=..., "),
-        (("--vm", "socket=/tmp/x,guest-cid=1"), "'1' is no number from 3"),
+        (("--vm", "socket=/tmp/x,guest-cid=1"), "'1' is not a number from 3"),
         (("--vm", "socket="), "'socket=' is none of"),
     ],
 )
