@@ -71,6 +71,15 @@ def platform() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def forker(temporary: Path, platform: None) -> Iterator[None]:
+    """Let tests run our programs without starting Python each time."""
+    from tests.rig.programs import forked
+
+    with forked.running():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind(temporary: Path) -> Iterator[None]:
     """Fail a test that leaves a descriptor, a process, shared memory or a temporary file; remove them."""

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
 import trio
 
 from tests.ivshmem_server.clients import SECONDS
+from tests.rig.programs import forked
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -131,7 +133,11 @@ def _stream(pipe: IO[bytes] | None) -> trio.lowlevel.FdStream:
 
 async def run(*arguments: object, stdin: bytes = b"", powerless: bool = False) -> Done:
     """Run a client to its end; `powerless` is without root's capabilities."""
-    async with running(*arguments, launcher=POWERLESS if powerless else ()) as client:
+    if not powerless:
+        argv = map(str, arguments)
+        done = await trio.to_thread.run_sync(partial(forked.run, "ivshmem-client", *argv, stdin=stdin))
+        return Done(done.returncode, done.stdout, done.stderr)
+    async with running(*arguments, launcher=POWERLESS) as client:
         return await client.end(stdin)
 
 

@@ -6,20 +6,23 @@ import os
 import re
 import select
 import signal
-import subprocess
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tests.rig.programs import forked
+
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "ivshmem_server.program.server"]
 
 
-def run(*options: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *options], capture_output=True, text=True, timeout=timeout, check=False)
+def run(*options: str) -> subprocess.CompletedProcess[str]:
+    """Run ivshmem-server to its end."""
+    return forked.run("ivshmem-server", *options)
 
 
 def one_line_error(done: subprocess.CompletedProcess[str]) -> str:

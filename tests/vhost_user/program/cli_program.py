@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
+from tests.rig.programs import forked
+
 if TYPE_CHECKING:
+    import subprocess
     from pathlib import Path
 
 SECONDS = 60
@@ -30,8 +31,7 @@ class Hello(VirtioDevice):
 
 def run(*argv: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run vhost-user to its end."""
-    program = [sys.executable, "-m", "vhost_user.program.main", *argv]
-    return subprocess.run(program, capture_output=True, text=True, timeout=SECONDS, check=False, cwd=cwd)
+    return forked.run("vhost-user", *argv, cwd=cwd)
 
 
 def refusal(*argv: str, code: int = 1) -> str:
