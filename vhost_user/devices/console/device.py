@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.errors import RemoteProtocolError
+from protocol.program.warnings import OnceLogger
 from protocol.vhost_user.validation import RefusedError
 from protocol.virtio.console import (
     CONTROL,
@@ -41,7 +42,6 @@ DEFAULT_PORTS = 8
 
 _PIECE = 65536
 """How many bytes of a request are taken at a time; one that has no more is taken as a whole."""
-_MOST_COMPLAINTS = 16
 
 _log = logging.getLogger("vhost_user")
 
@@ -70,7 +70,7 @@ class Console(VirtioDevice):
         self._control = self._ports.control
         self._has_port_0_only = False
         """True while there is a driver without MULTIPORT."""
-        self._complaints: set[str] = set()
+        self._once = OnceLogger(_log)
 
     # Ports
 
@@ -127,7 +127,7 @@ class Console(VirtioDevice):
 
     def reset(self) -> None:
         """Forget what the driver was told and has opened. What is on its way in either direction stays."""
-        self._complaints.clear()
+        self._once = OnceLogger(_log)
         self._has_port_0_only = False
         with self._ports.guest_changes():
             self._control.reset()
@@ -164,7 +164,7 @@ class Console(VirtioDevice):
             )
         port = self._ports.get(0)
         if port is None:
-            self._complain("the guest makes an emergency write, and there is no console")
+            self._once.warning("the guest makes an emergency write, and there is no console")
         elif (data[at] or not at) and port.has_room:
             port.put_output(data[at : at + 1])
 
@@ -192,7 +192,7 @@ class Console(VirtioDevice):
                 continue
             message = self._control.next_message(chain.writable.remaining)
             if message is None:
-                self._complain("a buffer for control messages is too small for the next one")
+                self._once.warning("a buffer for control messages is too small for the next one")
             else:
                 chain.writable.write(message)
             chain.complete()
@@ -206,17 +206,17 @@ class Console(VirtioDevice):
                 with self._ports.guest_changes():
                     told = self._control.receive(data)
             except RemoteProtocolError as error:
-                self._complain(f"a control message is ignored: {error}")
+                self._once.warning(f"a control message is ignored: {error}")
                 continue
             if isinstance(told, PortReady) and not told.ok:
-                self._complain(f"the guest could not set up port {told.port}")
+                self._once.warning(f"the guest could not set up port {told.port}")
             self._ports.tell()
 
     async def _port_rx(self, queue: Virtqueue, number: int) -> None:
         """Fill buffers with what comes from the host."""
         async for chain in queue:
             if not chain.writable.remaining:
-                self._complain(f"a buffer for the input of port {number} has no room")
+                self._once.warning(f"a buffer for the input of port {number} has no room")
                 chain.complete()
                 continue
             if (port := self._with_input(number)) is None:
@@ -240,7 +240,7 @@ class Console(VirtioDevice):
         async for chain in queue:
             port = self._ports.get(number)
             if port is None or not chain.readable.remaining:
-                self._complain(
+                self._once.warning(
                     f"what the guest sends to port {number} has no bytes, or there is no such port"
                 )
                 chain.complete()
@@ -271,9 +271,3 @@ class Console(VirtioDevice):
         if readable.remaining:
             _log.warning("port %d: %d bytes of one buffer are lost", number, readable.remaining)
         return True
-
-    def _complain(self, what: str) -> None:
-        """Log what a driver does wrong, once until it is reset."""
-        if what not in self._complaints and len(self._complaints) < _MOST_COMPLAINTS:
-            self._complaints.add(what)
-            _log.warning("%s", what)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from protocol.errors import RemoteProtocolError
+from protocol.program.warnings import OnceLogger
 from protocol.vhost_user.validation import RefusedError
 from protocol.virtio.ids import DeviceId
 from protocol.virtio.input import EVENT, EVENTQ, Event, encode_config
@@ -66,7 +67,7 @@ class Input(VirtioDevice):
         self.simulation = source if isinstance(source, Simulation) else None
         self._tasks = (source, *tasks)
         self._selected = bytearray(_SELECTED)
-        self._told_short = False
+        self._once = OnceLogger(_log, 1)
         self._own = Containment(_log)
         self._what = f"the input source {type(source).__name__}"
 
@@ -79,7 +80,7 @@ class Input(VirtioDevice):
     def reset(self) -> None:
         """Forget what the driver selected, and what it got of a report."""
         self._selected = bytearray(_SELECTED)
-        self._told_short = False
+        self._once = OnceLogger(_log, 1)
         self.source.reports.begin_anew()
 
     async def run_host(self) -> None:
@@ -159,6 +160,4 @@ class Input(VirtioDevice):
             self.source.take_status(event)
 
     def _tell_short(self, what: str) -> None:
-        if not self._told_short:
-            self._told_short = True
-            _log.warning("the driver gave %s: it is ignored, and so are others like it", what)
+        self._once.warning(f"the driver gave {what}: it is ignored, and so are others like it")

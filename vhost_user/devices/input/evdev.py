@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from typing import TYPE_CHECKING
 
 import trio
 
 from protocol.program.command_line import UserError
+from protocol.program.warnings import OnceLogger
 from protocol.virtio.input import AbsInfo, DevIds, Event
 from protocol.virtio.input_codes import Abs, EventType, Syn
 from vhost_user.devices.input.reports import Description, Reports
@@ -47,7 +49,7 @@ class EvdevSource:
         self._events: list[Event] = []
         self._is_damaged = False
         self._out_of_step = trio.Event()
-        self._told_dropped = False
+        self._once = OnceLogger(_log, 1)
 
     def close(self) -> None:
         """Close the device, which gives it back to the host."""
@@ -109,9 +111,8 @@ class EvdevSource:
         self.reports.post(events)
         if self.reports.dropped > dropped:
             self._out_of_step.set()
-            if not self._told_dropped:
-                self._told_dropped = True
-                _log.warning("the guest does not take the events of %s: some are dropped", self._device.path)
+            path = os.fsdecode(self._device.path)
+            self._once.warning(f"the guest does not take the events of {path}: some are dropped")
 
     async def _keep_in_step(self) -> None:
         """After events were dropped, tell the driver how things are."""

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 from protocol.errors import RemoteProtocolError
+from protocol.program.warnings import OnceLogger
 from protocol.virtio.net import (
     ANNOUNCE_ACK,
     CONTROL_HEADER,
@@ -65,7 +66,7 @@ class Control:
         self.filter = Filter(mac)
         self._device = device
         self._max_pairs = max_pairs
-        self._told = False
+        self._once = OnceLogger(_log, 1)
 
     def serve(self, chain: Chain) -> None:
         """Obey the command in `chain`, answer it, and complete it."""
@@ -96,8 +97,7 @@ class Control:
 
     def _tell(self, what: str) -> None:
         """Log a command that is refused, the first time: a guest can send many."""
-        _log.log(logging.DEBUG if self._told else logging.WARNING, "a control command is refused: %s", what)
-        self._told = True
+        self._once.warning(f"a control command is refused: {what}")
 
     def _set_mode(self, number: int, data: bytes) -> None:
         (on,) = _sized(data, 1)

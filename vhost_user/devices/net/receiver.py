@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from protocol.program.warnings import OnceLogger
 from protocol.virtio.net import (
     GSO_ECN,
     GSO_TYPE_OFFSET,
@@ -68,7 +69,7 @@ class QueueReceiver(Receiver):
         self._spare = memoryview(bytearray(MAX_FRAME))
         self._waiting_size = 0
         self._spare_from = 0
-        self._told = False
+        self._once = OnceLogger(_log, 1)
         self._wanted = trio.Event()
         self._asks = False
         self._more = trio.lowlevel.ParkingLot()
@@ -155,12 +156,8 @@ class QueueReceiver(Receiver):
     def _add(self, chains: Batch) -> None:
         for chain in chains:
             if chain.writable_length < self._least:
-                if not self._told:
-                    self._told = True
-                    length = chain.writable_length
-                    _log.warning(
-                        "the driver gives a buffer to receive into with room for %s", plural(length, "byte")
-                    )
+                length = plural(chain.writable_length, "byte")
+                self._once.warning(f"the driver gives a buffer to receive into with room for {length}")
                 self._queue.complete_together([(chain, 0)])
                 continue
             self._stock.append(chain)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from protocol.program.warnings import OnceLogger
 from protocol.virtio.vsock import HEADER_SIZE, Header, Operation, SocketType
 from protocol.words import plural
+from vhost_user.buffers import copy, skip
 from vhost_user.devices.vsock.connection import Address, Connection, State
 from vhost_user.devices.vsock.stream import INTEREST, Stream
 
@@ -74,7 +76,7 @@ class ConnectionTable:
         self._epoll = select.epoll()
         self._by_fd: dict[int, Stream] = {}
         self._last_port = FIRST_PORT - 1
-        self._told: set[str] = set()
+        self._once = OnceLogger(_log)
 
     @property
     def streams(self) -> list[Stream]:
@@ -149,14 +151,10 @@ class ConnectionTable:
         if chain.writable_length <= HEADER_SIZE:
             self.complain("gives room for a packet that has none for a header and a byte")
             return 0
-        head, payload = _split(chain.writable_buffers)
-        header = self._next_reply() or self._next_packet(payload)
+        header = self._next_reply() or self._next_packet(skip(chain.writable_buffers, HEADER_SIZE))
         if header is None:
             return None
-        data = header.encode()
-        for part in head:
-            part[:] = data[: len(part)]
-            data = data[len(part) :]
+        copy([memoryview(header.encode())], chain.writable_buffers, HEADER_SIZE)
         return HEADER_SIZE + header.length
 
     def take(self, chain: Chain) -> None:
@@ -183,9 +181,7 @@ class ConnectionTable:
 
     def complain(self, what: str) -> None:
         """Log what the guest does wrong, once."""
-        if what not in self._told:
-            self._told.add(what)
-            _log.warning("guest %d %s; this is logged once", self.cid, what)
+        self._once.warning(f"guest {self.cid} {what}; this is logged once")
 
     def _begin(self, own: Address, header: Header) -> None:
         connection = Connection(own, Address(self.cid, header.src_port), self._buf_alloc, State.ASKED)
@@ -305,15 +301,3 @@ class ConnectionTable:
             for stream in self.streams:
                 if stream.deadline <= now:
                     stream.reset()
-
-
-def _split(buffers: Sequence[memoryview]) -> tuple[list[memoryview], list[memoryview]]:
-    """Return where a packet's header goes, and where its payload does."""
-    head, rest = [], list(buffers)
-    left = HEADER_SIZE
-    while len(rest[0]) < left:
-        left -= len(rest[0])
-        head.append(rest.pop(0))
-    if len(rest[0]) > left:
-        return [*head, rest[0][:left]], [rest[0][left:], *rest[1:]]
-    return [*head, rest[0]], rest[1:]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import select
 import socket
 from typing import TYPE_CHECKING, Protocol
@@ -13,6 +12,7 @@ import trio
 
 from protocol.io import has_hung_up
 from protocol.virtio.vsock import Operation, Shutdown
+from vhost_user.buffers import IOV_MAX, cut, skip
 from vhost_user.devices.vsock.connection import Event, State
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ INTEREST = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 """What a socket is watched for: each change is told once."""
 
 _FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-_IOV_MAX = os.sysconf("SC_IOV_MAX")
 _READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _WRITABLE = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
 
@@ -163,7 +162,7 @@ class Stream:
         connection = self.connection
         if not connection.wants_packet and self._readable:
             if credit := connection.credit:
-                if length := self._read(first(room, min(credit, MAX_PAYLOAD))):
+                if length := self._read(cut(room, min(credit, MAX_PAYLOAD))):
                     return connection.data_packet(length)
             else:
                 connection.starve()
@@ -189,7 +188,7 @@ class Stream:
             if len(buffers) == 1:
                 count = self._sock.recv_into(buffers[0])
             else:
-                count = self._sock.recvmsg_into(buffers[:_IOV_MAX])[0]
+                count = self._sock.recvmsg_into(buffers[:IOV_MAX])[0]
         except BlockingIOError:
             self._readable = False
             return 0
@@ -249,14 +248,14 @@ class Stream:
         sent = 0
         if not self._unsent and self._sock is not None:
             try:
-                sent = self._sock.sendmsg(payload[:_IOV_MAX], (), _FLAGS)
+                sent = self._sock.sendmsg(payload[:IOV_MAX], (), _FLAGS)
             except BlockingIOError:
                 pass
             except OSError as error:
                 self._cannot_write(error)
                 return
         if sent < length:
-            self._unsent += b"".join(payload)[sent:] if sent else b"".join(payload)
+            self._unsent += b"".join(skip(payload, sent))
         if sent:
             self.connection.forwarded(sent)
 
@@ -321,15 +320,3 @@ class Stream:
         answered, self._answered = self._answered, None
         if answered is not None:
             answered(accepted)
-
-
-def first(buffers: Sequence[memoryview], size: int) -> list[memoryview]:
-    """Return the buffers of the first `size` bytes, or of all that there are."""
-    found = []
-    for buffer in buffers:
-        if len(buffer) >= size:
-            found.append(buffer[:size])
-            break
-        found.append(buffer)
-        size -= len(buffer)
-    return found

@@ -6,10 +6,11 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple
 
 from protocol.virtio.net import HEADER
+from vhost_user.buffers import cut
 from vhost_user.devices.net.ports.backlog import Backlog
 from vhost_user.devices.net.ports.frames import ETHERNET_HEADER, flow_of
 from vhost_user.devices.net.ports.offload import MOST_OFFLOADS, check, finish
-from vhost_user.devices.net.ports.port import NetPort, first, split, with_header_size
+from vhost_user.devices.net.ports.port import NetPort, split, with_header_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,7 +126,7 @@ class NetworkPort(NetPort):
 
     def _flow(self, buffers: Sequence[memoryview], length: int, pair: int) -> bytes:
         """Return the flow that a frame from the guest is of, having noted over which pair it began."""
-        front = b"".join(first(buffers, min(length, self.header_size + _FLOW_BYTES)))
+        front = b"".join(cut(buffers, min(length, self.header_size + _FLOW_BYTES)))
         flow = flow_of(front[self.header_size :])
         if flow:
             if len(self._flows) >= _MOST_FLOWS:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from protocol.fds import OwnedFd
-from vhost_user.devices.net.ports.port import NetPort, Receiver, WrappedPort, first
+from vhost_user.buffers import cut
+from vhost_user.devices.net.ports.port import NetPort, Receiver, WrappedPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -256,7 +257,7 @@ class CapturedPort(WrappedPort):
     def write(self, direction: Direction, buffers: Sequence[memoryview], length: int) -> None:
         """Write a frame."""
         if self._capture.is_open:
-            self._capture.write(self._interface, direction, first(buffers, length), self.header_size)
+            self._capture.write(self._interface, direction, cut(buffers, length), self.header_size)
 
     async def run(self) -> None:
         """Serve a capture that somebody reads meanwhile."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import trio
 
 from protocol.virtio.net import HEADER, LEGACY_HEADER_SIZE, NetFeature
-from vhost_user.buffers import copy
+from vhost_user.buffers import copy, cut, skip
 from vhost_user.containment import Containment, refuse_async
 
 if TYPE_CHECKING:
@@ -272,30 +272,12 @@ def split(buffers: Sequence[memoryview], size: int) -> tuple[bytes, list[memoryv
     first = buffers[0]
     if len(first) > size:
         return bytes(first[:size]), [first[size:], *buffers[1:]]
-    start = b""
-    for number, buffer in enumerate(buffers):
-        missing = size - len(start)
-        start += buffer[:missing]
-        if len(buffer) > missing:
-            return start, [buffer[missing:], *buffers[number + 1 :]]
-    return start, []
-
-
-def first(buffers: Sequence[memoryview], length: int) -> list[memoryview]:
-    """Return the buffers of the first `length` bytes, of which there are as many."""
-    found = []
-    for buffer in buffers:
-        if length <= len(buffer):
-            found.append(buffer[:length])
-            break
-        found.append(buffer)
-        length -= len(buffer)
-    return found
+    return b"".join(cut(buffers, size)), skip(buffers, size)
 
 
 def as_bytes(buffers: Sequence[memoryview], length: int, header_size: int) -> bytes:
     """Return a copy of a frame whose header has `header_size` bytes, with one of 12 bytes."""
-    frame = b"".join(first(buffers, length))
+    frame = b"".join(cut(buffers, length))
     if header_size == HEADER.size:
         return frame
     return frame[:header_size] + b"\0\0" + frame[header_size:]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from protocol.program.warnings import OnceLogger
 from protocol.virtio.features import Feature
 from protocol.virtio.net import GUEST_OFFLOADS, HOST_OFFLOADS, NetFeature
-from vhost_user.buffers import copy
+from vhost_user.buffers import IOV_MAX, copy
 from vhost_user.devices.net.ports import tun
 from vhost_user.devices.net.ports.port import MAX_FRAME, NetPort
 from vhost_user.devices.net.ports.tun import OffloadFlag
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from protocol.fds import OwnedFd
     from vhost_user.devices.net.ports.port import Receiver
-
-_IOV_MAX = os.sysconf("SC_IOV_MAX")
 
 _READS = 16
 """Frames to read before the guest is told of them, and other tasks have their turn."""
@@ -65,7 +64,7 @@ class Tap(NetPort):
         self._attached = [True] * len(queues)
         self._waiting = [trio.Lock() for _ in queues]  # one task can wait for a descriptor at a time
         self._flags = OffloadFlag.NONE
-        self._told = False
+        self._once = OnceLogger(_log, 1)
         self.offloads = self._possible_offloads()
         for pair in range(1, len(queues)):
             self._attach(pair, False)
@@ -108,16 +107,14 @@ class Tap(NetPort):
     def send(self, pair: int, buffers: Sequence[memoryview], length: int) -> bool:
         """Write a frame to the tap."""
         try:
-            if len(buffers) > _IOV_MAX:
+            if len(buffers) > IOV_MAX:
                 buffers = [memoryview(b"".join(buffers))]
             os.writev(self._fd(self._sender(pair)), buffers)
         except BlockingIOError:
             return False
         except OSError as error:
             self.dropped_from_guest += 1
-            if not self._told:
-                self._told = True
-                _log.warning("%s does not take a frame of the guest's: %s", self._name, error.strerror)
+            self._once.warning(f"{self._name} does not take a frame of the guest's: {error.strerror}")
         return True
 
     async def until_sendable(self, pair: int) -> None:
@@ -155,7 +152,7 @@ class Tap(NetPort):
                 await receiver.until_room()
                 continue
             try:
-                count = os.readv(fd, buffers) if len(buffers) <= _IOV_MAX else _read_pieces(fd, buffers)
+                count = os.readv(fd, buffers) if len(buffers) <= IOV_MAX else _read_pieces(fd, buffers)
             except BlockingIOError:
                 receiver.flush()
                 await trio.lowlevel.wait_readable(fd)
