@@ -14,13 +14,13 @@ from protocol.vhost_user import (
     ShmemMap,
     ShmemUnmap,
 )
-from vhost_user.transport.channel import FrontendError
+from vhost_user.transport import FrontendError
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from protocol.vhost_user import BackendMessage, Reply
-    from vhost_user.transport.channel import Channel
+    from vhost_user.transport import Channel
 
 
 class FrontendLink:

@@ -26,8 +26,8 @@ from pytest_trio import trio_fixture  # type: ignore[import-untyped]
 from protocol.io import FdStream
 from protocol.io.background import background, unwrap_group
 from protocol.virtio.features import Feature
-from vhost_user.backend.connection import serve_connection
-from vhost_user.frontend.connect import MEMORY_SIZE, PATIENCE_SECONDS, connect
+from vhost_user.backend import serve_connection
+from vhost_user.frontend import MEMORY_SIZE, PATIENCE_SECONDS, connect
 
 __all__ = ["device", "driver_features", "driver_queue", "driving", "frontend"]
 

@@ -154,10 +154,11 @@ class Responder:
         return kind
 
     def _answer(self, request: Request | Refused, reply: Reply, fds: Sequence[int]) -> Packet:
-        fds = (*(fd.fileno() for fd in reply.fds), *fds)
+        if reply.fds:
+            fds = (*(fd.fileno() for fd in reply.fds), *fds)
         if len(fds) not in reply.allowed_fds():
             raise LocalProtocolError(f"{len(fds)} file descriptors do not belong to {reply!r}")
-        packet = Packet(pack(request.number, REPLY_FLAGS, reply.encode(self._negotiation.xen)), fds)
+        packet = Packet(pack(request.number, REPLY_FLAGS, reply.encode(self._negotiation.xen)), tuple(fds))
         self._owed.popleft()
         request.reply_owed = False
         return packet

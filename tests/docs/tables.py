@@ -20,7 +20,7 @@ from protocol.vhost_user import (
 )
 from protocol.virtio.features import Feature
 from tests.docs.documents import PROJECT
-from vhost_user.backend.handlers import HANDLERS
+from vhost_user.backend import HANDLERS
 from vhost_user.device import VirtioDevice
 
 if TYPE_CHECKING:

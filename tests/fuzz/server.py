@@ -30,7 +30,7 @@ from tests.fuzz.ring_seeds import memory
 from tests.fuzz.rings import parts_of
 from tests.fuzz.samples import ALL_PROTOCOL, FRONTEND
 from vhost_user import VirtioDevice
-from vhost_user.backend.connection import serve_connection
+from vhost_user.backend import serve_connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,15 +14,15 @@ import trio
 from protocol.io import FdStream
 from protocol.virtio.gpio import Direction, GpioConfig, GpioRequestType, IrqStatus, IrqType, decode_names
 from tests.vhost_user.devices.gpio.driver import IRQ, Driver, RefusedError
-from vhost_user.backend.connection import serve_connection
+from vhost_user.backend import serve_connection
 from vhost_user.devices.gpio import Gpio
 from vhost_user.devices.gpio.host import open_chip
-from vhost_user.frontend.connect import connect
+from vhost_user.frontend import connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from vhost_user.frontend.queue import Request
+    from vhost_user.frontend import Request
 
 PATIENCE_SECONDS = 60
 BUTTON, LED = 0, 1

@@ -19,7 +19,7 @@ from protocol.program.command_line import UserError
 from protocol.virtio.input import U_OFFSET, AbsInfo, ConfigSelect, Event
 from protocol.virtio.input_codes import Abs, EventType, Led
 from tests.vhost_user.devices.input.hands import next_report
-from vhost_user.backend.connection import serve_connection
+from vhost_user.backend import serve_connection
 from vhost_user.devices.input.device import Input
 from vhost_user.devices.input.evdev import open_evdev
 from vhost_user.frontend import connect

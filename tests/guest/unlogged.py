@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vhost_user.backend.state import ConnectionState
+from vhost_user.backend import ConnectionState
 from vhost_user.devices.blk.device import Blk
 
 

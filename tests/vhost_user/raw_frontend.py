@@ -40,7 +40,7 @@ from protocol.vhost_user import (
 )
 from protocol.virtio import packed, split
 from protocol.virtio.features import Feature
-from vhost_user.backend.connection import serve_connection
+from vhost_user.backend import serve_connection
 from vhost_user.frontend.driver_ring import Buffer, DriverRing, PackedDriver, SplitDriver
 
 if TYPE_CHECKING:

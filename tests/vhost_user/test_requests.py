@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import vhost_user
 from protocol.virtio.features import Feature
 from vhost_user.buffers import sizeof
-from vhost_user.frontend.connection import BackendError
+from vhost_user.frontend import BackendError
 from vhost_user.testing import driving
 
 if TYPE_CHECKING:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from protocol.io import FdStream
 
 MEMORY_SIZE = 64 << 20
+"""Bytes of guest memory, unless told otherwise."""
 PATIENCE_SECONDS = 10.0
+"""How long a reply may take, and a chain that the device has, unless told otherwise."""
 
 
 @asynccontextmanager

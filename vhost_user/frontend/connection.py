@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from typing import TYPE_CHECKING
 
 import trio
@@ -14,12 +13,14 @@ from vhost_user.transport.asker import Asker
 from vhost_user.transport.errors import ConnectionLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
+    from typing import TypeAlias
 
     from protocol.io import FdStream
     from protocol.vhost_user import FrontendMessage, Reply
 
-_log = logging.getLogger("vhost_user.frontend")
+    Ask: TypeAlias = Callable[[FrontendMessage], Awaitable[Reply | None]]
+    """Sends a request and returns its reply, as `Connection.ask()` does."""
 
 RETRY_SECONDS = 0.02
 """How often to look for a back-end that is not up yet."""
@@ -42,7 +43,7 @@ class Connection:
         self._stream = stream
         self._patience = patience
         self._lost = lost
-        self._asker = Asker(stream, self.session, self.session.negotiation, _log)
+        self._asker = Asker(stream, self.session, self.session.negotiation)
 
     async def ask(self, message: FrontendMessage, *, need_reply: bool | None = None) -> Reply | None:
         """Send a request, and wait for the reply, which the caller closes; None if none is due.

@@ -95,7 +95,7 @@ class Frontend:
         self._path = path
         self._patience = patience
         self._resilient = resilient
-        self._status = DriverStatus(self)
+        self._status = DriverStatus(self.ask, lambda: self.negotiation)
         self._connection: Connection | None = None
         self._requests: BackendRequests | None = None
         self._config_event = EventFd.create()
@@ -260,17 +260,21 @@ class Frontend:
         )
         self.queues[index] = queue
         self._start(queue.watch_errors)
-        await vrings.start(self, queue, self.negotiation, enable=enable)
+        await self._serve(queue, enable=enable)
         await self._status.reach(DeviceStatus.DRIVER_OK)
         return queue
 
     async def stop_queue(self, queue: DriverQueue) -> int:
         """Stop a queue (GET_VRING_BASE); return where it stopped, which the queue remembers."""
-        return await vrings.stop(self, queue)
+        return await vrings.stop(self.ask, queue)
 
     async def resume_queue(self, queue: DriverQueue) -> None:
         """Have a queue served that was stopped, from where it stopped."""
-        await vrings.start(self, queue, self.negotiation, enable=True)
+        await self._serve(queue)
+
+    async def _serve(self, queue: DriverQueue, *, enable: bool = True) -> None:
+        offset = self.memory.user_offset
+        await vrings.start(self.ask, queue, self.negotiation, user_offset=offset, enable=enable)
 
     async def enable_queue(self, queue: DriverQueue, enable: bool = True) -> None:
         """Enable or disable a queue."""
@@ -309,19 +313,22 @@ class Frontend:
 
     async def start_log(self) -> DirtyPages:
         """Have the back-end note the pages that it writes to; return where, for the caller to close."""
-        return await migration.start_log(self)
+        return await migration.start_log(self.ask, self.memory, self.features, self.queues.values())
 
     async def stop_log(self) -> None:
         """Have nothing noted any more."""
-        await migration.set_log_features(self, on=False)
+        offset = self.memory.user_offset
+        await migration.set_log_features(
+            self.ask, self.features, self.queues.values(), user_offset=offset, on=False
+        )
 
     async def save_state(self) -> bytes:
         """Return the device's own state; all queues must be stopped."""
-        return await migration.save_state(self)
+        return await migration.save_state(self.ask)
 
     async def load_state(self, state: bytes) -> None:
         """Give the device the state that `save_state()` returned, here or elsewhere."""
-        await migration.load_state(self, state)
+        await migration.load_state(self.ask, state)
 
     async def track_inflight(self, *, size: int = 128, num_queues: int = 1) -> None:
         """Have the back-end note what is in flight, for queues up to `size`, before they are started.
@@ -348,7 +355,7 @@ class Frontend:
             assert self._path is not None
             stream = await reach(self._path, wait_for_backend)
         self._connection = Connection(stream, self._patience, self._lost)
-        self._status = DriverStatus(self)
+        self._status = DriverStatus(self.ask, lambda: self.negotiation)
         self._start(self._connection.run)
 
     async def reconnect(
@@ -371,7 +378,7 @@ class Frontend:
         await self._return_inflight()
         for queue in self.queues.values():
             queue.rewind()
-            await vrings.start(self, queue, self.negotiation, enable=True)
+            await self._serve(queue)
             await self._status.reach(DeviceStatus.DRIVER_OK)
 
     def close(self) -> None:

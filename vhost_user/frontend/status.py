@@ -9,7 +9,10 @@ from protocol.virtio.status import DeviceStatus
 from vhost_user.frontend.connection import BackendError
 
 if TYPE_CHECKING:
-    from vhost_user.frontend.frontend import Frontend
+    from collections.abc import Callable
+
+    from protocol.vhost_user import Negotiation
+    from vhost_user.frontend.connection import Ask
 
 _STEPS = (
     DeviceStatus.ACKNOWLEDGE,
@@ -23,8 +26,9 @@ _STEPS = (
 class DriverStatus:
     """The device status field as the driver sets it. Without STATUS nothing is sent."""
 
-    def __init__(self, front: Frontend) -> None:
-        self._front = front
+    def __init__(self, ask: Ask, negotiation: Callable[[], Negotiation]) -> None:
+        self._ask = ask
+        self._negotiation = negotiation
         self._value = DeviceStatus.RESET
 
     async def reach(self, step: DeviceStatus) -> None:
@@ -42,15 +46,16 @@ class DriverStatus:
 
     @property
     def _is_told(self) -> bool:
-        return ProtocolFeature.STATUS in self._front.protocol_features
+        return ProtocolFeature.STATUS in self._negotiation().protocol_features
 
     async def _set(self, value: DeviceStatus) -> None:
         self._value = value
-        await self._front.ask(SetStatus(value))
+        await self._ask(SetStatus(value))
 
     async def _check_features(self) -> None:
-        """A device that takes no such set of features takes the bit back (section 2.2.2)."""
-        reply = await self._front.ask(GetStatus())
+        """A device that does not accept the features together takes the bit back (section 2.2.2)."""
+        reply = await self._ask(GetStatus())
         assert isinstance(reply, Status)
         if DeviceStatus.FEATURES_OK not in reply.status:
-            raise BackendError(f"the back-end does not accept the features {self._front.features} together")
+            features = self._negotiation().features
+            raise BackendError(f"the back-end does not accept the features {features} together")

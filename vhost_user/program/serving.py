@@ -14,7 +14,7 @@ from protocol.program import notify
 from protocol.program.access import SocketAccess, access_from
 from protocol.program.command_line import UserError
 from protocol.program.socket_errors import cannot_connect, cannot_listen
-from vhost_user.backend.server import serve
+from vhost_user.backend import serve
 from vhost_user.simulation.control_server import serve_control
 
 if TYPE_CHECKING:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 class Asker:
     """Makes requests with `session` over `stream`. Somebody must `run()` it.
 
+    Messages are logged at the level of debugging, to `log` if there is one.
     `may_send(request, unanswered)` tells whether a request may go out beside those that were not answered
     yet; it is asked again whenever one was.
     """
@@ -49,8 +50,8 @@ class Asker:
         stream: FdStream,
         session: Requester,
         negotiation: Negotiation,
-        log: logging.Logger,
         *,
+        log: logging.Logger | None = None,
         may_send: Callable[[Request, tuple[Request, ...]], bool] | None = None,
     ) -> None:
         """Use `stream` and `session`, which stay the caller's to close."""
@@ -146,7 +147,7 @@ class Asker:
             request.close()
             finish(None, error)
             return
-        if self._log.isEnabledFor(logging.DEBUG):
+        if self._log and self._log.isEnabledFor(logging.DEBUG):
             self._log.debug("> %s", describe(request))
         waiting = self._session.waiting
         is_answered = bool(waiting) and waiting[-1] is request
@@ -171,7 +172,7 @@ class Asker:
             while True:
                 data, fds = await self._stream.receive(self._session.bytes_wanted, MAX_FDS)
                 for reply in self._session.receive(data, fds):
-                    if self._log.isEnabledFor(logging.DEBUG):
+                    if self._log and self._log.isEnabledFor(logging.DEBUG):
                         self._log.debug("< %s", describe(reply))
                     self._unanswered.popleft()(reply, None)
                 self._moved.unpark()

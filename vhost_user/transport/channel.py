@@ -53,7 +53,7 @@ class Channel:
         self._stream = stream
         self._session = BackendChannel(session)
         self._negotiation = session.negotiation
-        self._asker = Asker(stream, self._session, self._negotiation, _log, may_send=self._may_send)
+        self._asker = Asker(stream, self._session, self._negotiation, log=_log, may_send=self._may_send)
         self._notifying: dict[tuple[str, int], bool] = {}
         """What is under way, and whether it came again meanwhile."""
         self._is_suspended = is_suspended

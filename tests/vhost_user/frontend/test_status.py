@@ -14,7 +14,7 @@ from protocol.virtio.features import Feature
 from protocol.virtio.status import DeviceStatus
 from tests.vhost_user.echo import Echo
 from vhost_user import frontend
-from vhost_user.backend.handlers import HANDLERS
+from vhost_user.backend import HANDLERS
 from vhost_user.frontend import BackendError
 from vhost_user.testing import driving
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import trio
 
     from protocol.vhost_user import Request
-    from vhost_user.backend.state import ConnectionState
+    from vhost_user.backend import ConnectionState
 
 ACCEPTED = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER | DeviceStatus.FEATURES_OK
 RUNNING = ACCEPTED | DeviceStatus.DRIVER_OK

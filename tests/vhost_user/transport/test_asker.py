@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -52,8 +51,7 @@ class Pair:
         self.stream, self.other = FdStream(ours), FdStream(self.end)
         self.session = FrontendSession()
         self.answering = BackendSession(Feature.PROTOCOL_FEATURES, PROTOCOL)
-        log = logging.getLogger("vhost_user")
-        self.asker = Asker(self.stream, self.session, self.session.negotiation, log, may_send=may_send)
+        self.asker = Asker(self.stream, self.session, self.session.negotiation, may_send=may_send)
         self.results: list[object] = []
 
     async def read(self) -> Request:

@@ -11,7 +11,7 @@ from protocol.virtio.blk import REQUEST_HEADER, RequestStatus, RequestType
 from vhost_user.devices.blk.device import Blk
 from vhost_user.devices.blk.disk import open_disk
 from vhost_user.devices.blk.faults import Action, Fault
-from vhost_user.frontend.connection import BackendError
+from vhost_user.frontend import BackendError
 from vhost_user.testing import driving
 
 if TYPE_CHECKING:

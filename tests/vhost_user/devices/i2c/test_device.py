@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from vhost_user.devices.i2c.chips.chip import I2cMessage
-    from vhost_user.frontend import DriverQueue
-    from vhost_user.frontend.queue import Part
+    from vhost_user.frontend import DriverQueue, Part
 
 CHIP, OTHER, ABSENT, HOST = 0x20, 0x21, 0x22, 0x30
 SECONDS = 60

@@ -30,7 +30,7 @@ from vhost_user.devices.input.pointers import Mouse, Size
 from vhost_user.devices.input.reports import Description, Reports
 from vhost_user.devices.input.simulation import Keyboard
 from vhost_user.devices.input.touch import Touchscreen
-from vhost_user.frontend.connection import BackendError
+from vhost_user.frontend import BackendError
 from vhost_user.testing import driving
 
 if TYPE_CHECKING:
