@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 
-import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.docs.documents import blocks, read, session
@@ -15,7 +14,6 @@ from tests.vhost_user.devices.net.recording_port import TestPort
 from tests.vhost_user.raw_frontend import attached
 from vhost_user.devices.net.device import Net
 from vhost_user.devices.net.options import NetProgram
-from vhost_user.devices.net.ports.port import NetPort
 from vhost_user.program.options import build_parser
 
 GUIDE = read("net.md")
@@ -54,7 +52,7 @@ def renamed() -> str:
 
 async def test_port_of_ones_own_gives_frames_back() -> None:
     (code,) = blocks(GUIDE, "python")
-    names = {"NetPort": NetPort, "trio": trio}
+    names: dict[str, object] = {}
     exec(code, names)  # noqa: S102 -- what the guide says
     device = Net(names["Loopback"]())  # type: ignore[operator]
     async with attached(device) as front:
