@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.vhost_user.program.cli_program import OWN_DEVICE, SECONDS
+from tests.vhost_user.program.cli_program import OWN_DEVICE, SECONDS, refusal, run
 from vhost_user.devices import DEVICES
 from vhost_user.program.libvirt import described_devices
 
@@ -94,7 +94,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def run(installed: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+def run_installed(installed: Path, *argv: str) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-m", "vhost_user.program.main", *argv]
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     return subprocess.run(
@@ -104,7 +104,7 @@ def run(installed: Path, *argv: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def listed(installed: Path) -> subprocess.CompletedProcess[str]:
-    return run(installed, "list", "--qemu", "no-such-qemu")
+    return run_installed(installed, "list", "--qemu", "no-such-qemu")
 
 
 def test_list_has_all_that_work(listed: subprocess.CompletedProcess[str]) -> None:
@@ -141,16 +141,16 @@ def test_list_names_what_concerns_several(listed: subprocess.CompletedProcess[st
 
 
 def test_our_own_devices_know_nothing_of_it(installed: Path, directory: Path) -> None:
-    told = run(installed, "run", "rng", "--print-capabilities")
+    told = run_installed(installed, "run", "rng", "--print-capabilities")
     assert (told.returncode, json.loads(told.stdout)["type"], told.stderr) == (0, "rng", "")
-    written = run(installed, "describe", str(directory))
+    written = run_installed(installed, "describe", str(directory))
     assert (written.returncode, written.stderr) == (0, "")
     assert len(list(directory.iterdir())) == len(described_devices())
 
 
 @pytest.mark.parametrize("package", BROKEN, ids=lambda package: package.name)
 def test_device_that_is_run_says_what_is_wrong(installed: Path, package: Package) -> None:
-    result = run(installed, "run", package.name, "-s", "/tmp/none")
+    result = run_installed(installed, "run", package.name, "-s", "/tmp/none")
     assert (result.returncode, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
     assert f"the device '{package.name}' of the package {package.name} cannot be used: " in line
@@ -170,7 +170,7 @@ def test_device_that_is_run_says_what_is_wrong(installed: Path, package: Package
     ],
 )
 def test_what_fails_later_is_said_in_one_line(installed: Path, argv: list[str], text: str) -> None:
-    result = run(installed, "run", *argv)
+    result = run_installed(installed, "run", *argv)
     assert (result.returncode, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
     assert text in line
@@ -178,6 +178,82 @@ def test_what_fails_later_is_said_in_one_line(installed: Path, argv: list[str], 
 
 @pytest.mark.parametrize("name", ["plain", "extra", "one:Hello", "hidden:Hello", "undocumented"])
 def test_other_devices_are_run(installed: Path, name: str) -> None:
-    result = run(installed, "run", name, "-s", "/tmp/s", "--print-qemu-args")
+    result = run_installed(installed, "run", name, "-s", "/tmp/s", "--print-qemu-args")
     assert (result.returncode, result.stderr) == (0, "")
     assert "virtio-id=3" in result.stdout
+
+
+# Devices that are named as MODULE:CLASS
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rgn", "there is no device 'rgn'; give one of "),
+        ("nothing:Here", "cannot import nothing: No module named 'nothing'"),
+        ("json:JSONDecoder", "json has no device class JSONDecoder"),
+        ("json:Nothing", "json has no device class Nothing"),
+        (":Here", "':Here' names no device; give MODULE:CLASS"),
+        ("json:", "'json:' names no device; give MODULE:CLASS"),
+        (".:Here", "'.:Here' names no device; give MODULE:CLASS"),
+    ],
+)
+def test_device_that_there_is_none(name: str, text: str) -> None:
+    assert text in refusal("run", name, "-s", "/tmp/a")
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("import nothing", "cannot import mine: No module named 'nothing'"),
+        ("def f(:", "cannot import mine: SyntaxError: invalid syntax (mine.py, line 1)"),
+        ("1 / 0", "mine.py, line 1)"),
+        (OWN_DEVICE.replace("    device_id = DeviceId.CONSOLE\n", ""), "mine:Hello has no device_id; set it"),
+        (OWN_DEVICE.replace("run_queue", "runqueue"), "mine:Hello has no run_queue(); write that method"),
+        (
+            OWN_DEVICE + "\n    def __init__(self, size):\n        pass\n",
+            "Hello() cannot be made: missing a required argument: 'size'; write from_options()",
+        ),
+        (
+            OWN_DEVICE + "\n    def __init__(self):\n        open('/none')\n",
+            "cannot start Hello: [Errno 2] No such file or directory: '/none'",
+        ),
+        (
+            OWN_DEVICE.replace("DeviceId.CONSOLE", "0"),
+            "cannot import mine: ValueError: 0 is not a device type; give a number from 1 to 65535 (",
+        ),
+        (OWN_DEVICE.replace("DeviceId.CONSOLE", "0"), "mine.py, line "),
+        (
+            OWN_DEVICE.replace("DeviceId.CONSOLE", "True"),
+            "True is not a device type; give a number (",
+        ),
+        (
+            OWN_DEVICE + "\n    def __init__(self):\n        {}['size']\n",
+            "cannot start Hello: KeyError: 'size' (",
+        ),
+    ],
+)
+def test_what_is_wrong_with_ones_own_device(directory: Path, source: str, text: str) -> None:
+    (directory / "mine.py").write_text(source)
+    result = run("run", "mine:Hello", "-s", str(directory / "s"), cwd=directory)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert text in line
+
+
+@pytest.mark.parametrize("number", ["63", "DeviceId(63)"])
+def test_device_of_a_type_without_a_name(directory: Path, number: str) -> None:
+    (directory / "mine.py").write_text(OWN_DEVICE.replace("DeviceId.CONSOLE", number))
+    told = run("run", "mine:Hello", "--print-capabilities", cwd=directory)
+    assert json.loads(told.stdout) == {"type": "type-63", "features": []}
+    printed = run("run", "mine:Hello", "-s", "/tmp/s", "--print-qemu-args", cwd=directory)
+    assert "-device vhost-user-test-device-pci,virtio-id=63,num_vqs=1" in printed.stdout
+    assert (printed.returncode, printed.stderr) == (0, "")
+
+
+def test_device_whose_number_is_inherited_from_elsewhere(directory: Path) -> None:
+    source = OWN_DEVICE.replace("    device_id = DeviceId.CONSOLE\n", "")
+    source = source.replace("class Hello(", "class Numbered:\n    device_id = 63\n\n\nclass Hello(Numbered, ")
+    (directory / "mine.py").write_text(source)
+    told = run("run", "mine:Hello", "--print-capabilities", cwd=directory)
+    assert json.loads(told.stdout) == {"type": "type-63", "features": []}
