@@ -1,8 +1,9 @@
 # Everything there is to run here. Each target installs what it needs first and says so:
 #   make demo    two real QEMU guests and a host process share memory and ring each other
 #   make guest   a shell in a real Linux guest, with the devices that DEVICES= tells QEMU of
-#   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest; quicker with -j3 -O
-#   make test-all  the same, with User Mode Linux, programs of other people's, and older QEMUs: what CI runs
+#   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest: about six minutes
+#   make test-all  all tests, with User Mode Linux, programs of other people's, and older QEMUs: what CI runs,
+#                in about 25 minutes with -j3 -O
 #   make fuzz    any bytes to everything that takes bytes, FUZZ_SECONDS= to each target, 600 by default
 #   make uml     builds User Mode Linux for the tests that are left out without it (two minutes, once)
 #   make bench   speed: disks beside QEMU's storage daemon, network cards beside QEMU's own, the ivshmem
@@ -22,13 +23,16 @@ UML = $(if $(CI)$(filter test-all,$(MAKECMDGOALS)),uml)
 # What tests need besides.
 TESTS = $(if $(filter test test-all,$(MAKECMDGOALS)),--tests)
 
-# Tests that need neither QEMU nor a guest, and those that need both.
-UNIT = not qemu and not guest and not uml and not peers
-GUEST = (qemu or guest) and not peers
+# Tests that need neither QEMU nor a guest, and those that need both. QUICK is for `make test`.
+UNIT = not qemu and not guest and not uml and not peers$(QUICK)
+GUEST = (qemu or guest) and not peers$(QUICK)
 
 # The platforms that all is to be tested on, and those of them that `make test` leaves out.
 PLATFORMS := $(shell $(PYTHON) -m tests.rig.debian.platforms)
 OTHERS = $(filter-out $(or $(QEMU_COMPANION_PLATFORM),$(firstword $(PLATFORMS))),$(PLATFORMS))
+
+# Where the user has not said how many.
+PARALLEL = $(if $(findstring -j,$(MAKEFLAGS)),,-j2 --output-sync=target)
 
 # PYTEST_OPTIONS may choose nothing of one part of the tests: pytest ends with 5 then.
 NONE = $(if $(PYTEST_OPTIONS),|| [ $$? -eq 5 ])
@@ -56,9 +60,13 @@ demo: setup
 guest: setup
 	@$(RUN)/python -m tests.rig.guest.shell $(DEVICES)
 
-test: lint $(UML) unit-tests guest-tests uml-tests
+# Two parts at a time, each of which prints when it has ended.
+test: setup
+	@echo "test: linters, unit tests and guests side by side, about six minutes on two processors"
+	@HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-quick} $(MAKE) --no-print-directory $(PARALLEL) \
+	    QUICK=' and not extended' lint guest-tests unit-tests
 
-test-all: test peer-tests $(OTHERS:%=guest-tests-on-%)
+test-all: lint $(UML) unit-tests guest-tests uml-tests peer-tests $(OTHERS:%=guest-tests-on-%)
 
 # The parts of the tests, which may run side by side.
 unit-tests: setup

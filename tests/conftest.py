@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from tests.leftovers import MARKER, Traces, left_since
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tests.rig.programs.netns import Namespace
 
@@ -26,8 +26,23 @@ pytest.register_assert_rewrite(
 # A machine that is busy with a guest's boot is slow, not wrong: no deadlines.
 settings.register_profile("dev", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("dev"), derandomize=True, print_blob=True)
+settings.register_profile("quick", settings.get_profile("ci"), max_examples=20)
 settings.register_profile("thorough", settings.get_profile("dev"), max_examples=5000)
+_left_out: list[pytest.Item] = []
+
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count what `make test` leaves out."""
+    _left_out.extend(item for item in items if item.get_closest_marker("extended"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _left_out and "not extended" in terminalreporter.config.option.markexpr:
+        terminalreporter.write_line(
+            f"{len(_left_out)} extended tests of all parts are left out; make test-all runs them, too"
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)

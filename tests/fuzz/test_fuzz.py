@@ -46,6 +46,7 @@ def test_every_target_has_its_share_of_200_000_inputs() -> None:
     assert sum(RUNS.values()) >= 200_000
 
 
+@pytest.mark.extended
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_input_does_harm(target: str) -> None:

@@ -54,6 +54,7 @@ def digest_of_partition(image: Path) -> str:
     return hashlib.sha256(image.read_bytes()[START * SECTOR :]).hexdigest()
 
 
+@pytest.mark.extended
 async def test_partition_is_where_it_was_made_whatever_the_cache_mode(directory: Path) -> None:
     """Made through the page cache, then used around it on a host that needs 4096 bytes, then as before."""
     with mounts.ext4(directory) as point:
@@ -98,6 +99,7 @@ verify_fatal=1
 """Writes each sector once, so that dozens of writes share a block of the host while they are under way."""
 
 
+@pytest.mark.extended
 async def test_fio_finds_what_it_wrote_in_parts_of_the_host_s_blocks(directory: Path) -> None:
     with mounts.ext4(directory) as point:
         image = point / "disk"
@@ -110,6 +112,7 @@ async def test_fio_finds_what_it_wrote_in_parts_of_the_host_s_blocks(directory: 
             assert seen == hashlib.sha256(image.read_bytes()).hexdigest()
 
 
+@pytest.mark.extended
 async def test_disk_with_large_sectors_says_so_and_works(directory: Path) -> None:
     image = directory / "disk"
     with image.open("wb") as file:

@@ -71,6 +71,7 @@ async def test_lines_in_a_guest(directory: Path) -> None:
         await check_example(guest, program, keyboard, has_interrupts=has_interrupts)
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(
     platforms.selected().qemu < (9, 0),
     reason="its chip has interrupts with QEMU 9 and later only, as QEMU_COMPANION_PLATFORM=debian13 has it",

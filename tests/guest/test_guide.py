@@ -69,6 +69,7 @@ async def test_the_shell_commands(host: Peer, guest: rig.Guest) -> None:
     await guest.sh(f"{device}\n{unbind}\n! ls /sys/bus/pci/drivers/vfio-pci/0000:*")
 
 
+@pytest.mark.extended
 async def test_the_python_program(host: Peer, guest: rig.Guest) -> None:
     await guest.sh(MOUNT)
 
@@ -104,6 +105,7 @@ def test_the_c_code_is_that_of_the_program_the_tests_run() -> None:
         assert block in source
 
 
+@pytest.mark.extended
 async def test_uio_pci_generic_hands_over_no_interrupts(guest: rig.Guest) -> None:
     bind = blocks("sh")[1].replace("vfio-pci", "uio_pci_generic").replace("vfio_iommu_type1", "uio")
     assert (await guest.sh(f"{blocks('sh')[0]}\n{bind}")).endswith("uio_pci_generic")
@@ -112,6 +114,7 @@ async def test_uio_pci_generic_hands_over_no_interrupts(guest: rig.Guest) -> Non
         await guest.sh("dd if=/dev/uio0 bs=4 count=1")
 
 
+@pytest.mark.extended
 async def test_vfio_refuses_a_machine_without_an_iommu(server: RunningServer, host: Peer) -> None:
     async with rig.boot(*doorbell_arguments(server.socket), kernel_options="intel_iommu=off") as guest:
         with pytest.raises(rig.CommandError, match=r"vfio-pci refuses 0000:.* IOMMU"):

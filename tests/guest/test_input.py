@@ -171,6 +171,7 @@ async def check_leds(guest: rig.Guest, control: str) -> None:
             assert await client.call("leds", on="keyboard") == (["CAPSL"] if on else [])
 
 
+@pytest.mark.extended
 async def test_typing_robot_types_into_a_shell(directory: Path) -> None:
     commands = directory / "commands.txt"
     commands.write_text('echo "Is it $((6*7))?" >/tmp/typed\nrev /tmp/typed >/tmp/reversed\n')

@@ -62,6 +62,7 @@ class Told:
                     self._lines.append(line)
 
 
+@pytest.mark.extended
 async def test_devices_of_a_real_kernel_are_passed_on() -> None:
     async with rig.boot(*HARDWARE, *HOST_FILES) as guest:
         await guest.sh(f"modprobe -a virtio_input evdev\n{MOUNT}")

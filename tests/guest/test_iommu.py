@@ -25,6 +25,7 @@ WRITE = "head -c 4194304 /dev/urandom | dd of=/dev/vda bs=1M iflag=fullblock ofl
 KERNEL_OPTIONS = "iommu.strict=1" if platforms.selected().qemu < (10, 0) else ""
 
 
+@pytest.mark.extended
 async def test_disk_behind_the_guests_iommu(directory: Path) -> None:
     image = directory / "disk"
     image.write_bytes(os.urandom(SIZE))

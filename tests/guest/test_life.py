@@ -30,6 +30,7 @@ async def still_works(host: Peer, member: Member) -> None:
         assert await host.wait(3) == 1
 
 
+@pytest.mark.extended
 async def test_a_guest_that_boots_again_is_the_same_peer(host: Peer, member: Member) -> None:
     changes = host.changes()
     await member.run("write 0x20 before")
@@ -45,6 +46,7 @@ async def test_a_guest_that_boots_again_is_the_same_peer(host: Peer, member: Mem
         assert await anext(changes) == PeerLeft(member.id), "booting again was a change of the peers"
 
 
+@pytest.mark.extended
 async def test_a_guest_that_ends_has_left(server: RunningServer, host: Peer, member: Member) -> None:
     changes = host.changes()
     async with join(server) as second:

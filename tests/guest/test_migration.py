@@ -53,7 +53,7 @@ async def until_not_logged(backend: RunningBackend) -> None:
             await trio.sleep(0.01)
 
 
-@pytest.mark.parametrize(("packed", "moves"), [("off", 4), ("on", 2)])
+@pytest.mark.parametrize(("packed", "moves"), [pytest.param("off", 4, marks=pytest.mark.extended), ("on", 2)])
 async def test_guest_migrates_there_and_back(image: Path, packed: str, moves: int) -> None:
     properties = f",packed={packed}"
     async with AsyncExitStack() as stack:
@@ -71,6 +71,7 @@ async def test_guest_migrates_there_and_back(image: Path, packed: str, moves: in
         assert not re.search("error|timeout", await here.guest.sh("dmesg | grep vda || true"))
 
 
+@pytest.mark.extended
 async def test_migration_that_fails_leaves_the_guest_where_it_is(image: Path) -> None:
     async with start_host(image, 0) as here, start_host(image, 3) as there:
         await here.guest.sh("modprobe virtio_blk")
@@ -91,6 +92,7 @@ async def test_migration_that_fails_leaves_the_guest_where_it_is(image: Path) ->
         assert expected_disk(await stop(load)) == content(image)
 
 
+@pytest.mark.extended
 async def test_back_end_without_a_dirty_log_is_found_out(image: Path) -> None:
     device = "tests.guest.unlogged:Unlogged"
     async with (

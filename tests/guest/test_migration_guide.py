@@ -26,6 +26,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.extended
 async def test_the_guides_commands(directory: Path) -> None:
     def here(text: str) -> str:
         return text.replace("\\\n", "").replace("/run/", f"{directory}/").replace("/srv/", f"{directory}/")

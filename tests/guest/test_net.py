@@ -87,6 +87,7 @@ async def test_guest_pings_and_large_segments_go_both_ways(directory: Path, net:
         assert await here.pings(20_000)
 
 
+@pytest.mark.extended
 async def test_each_cpu_has_a_pair_of_queues(directory: Path, net: Namespace) -> None:
     host = iperf.Host(directory, net)
     async with world(directory, net, queues=2, cpus=2) as here:
@@ -113,6 +114,7 @@ async def test_each_cpu_has_a_pair_of_queues(directory: Path, net: Namespace) ->
             assert started(another) == {"0", "1", "2", "3"}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 async def test_back_end_is_killed_and_another_goes_on_where_the_rings_are(
     directory: Path, net: Namespace, packed: bool

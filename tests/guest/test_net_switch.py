@@ -142,6 +142,7 @@ async def port_of(call: ControlClient, number: int) -> int | None:
     return next((entry["port"] for entry in table if entry["address"] == MAC.format(number)), None)
 
 
+@pytest.mark.extended
 async def test_guest_that_migrates_to_another_port_says_so(directory: Path) -> None:
     """QEMU has it announce itself, and the switch sends it what is for it from then on."""
     control = str(directory / "control")
@@ -178,6 +179,7 @@ def is_ping(packet: pcapng.Packet) -> bool:
     return packet.data[12:14] == b"\x08\x00" and packet.data[23] == 1 and packet.data[34] == 8
 
 
+@pytest.mark.extended
 async def test_features_that_are_withheld_are_not_the_guests(directory: Path) -> None:
     """Nor those that need them. QEMU keeps the control queue to itself, whatever a back-end offers."""
     options = ("--without", "VIRTIO_NET_F_CSUM", "--without", "mrg-rxbuf", "--without", "guest_tso4")

@@ -62,6 +62,7 @@ def assert_printed(output: str) -> None:
     assert heads + printed[len(heads) :] == expected
 
 
+@pytest.mark.extended
 async def test_drivers_load_and_tools_run() -> None:
     async with rig.boot(tools=TOOLS) as guest:
         qemu = (await guest.qmp.execute("query-version"))["qemu"]

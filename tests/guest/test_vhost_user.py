@@ -84,7 +84,7 @@ async def digest_in_guest(guest: rig.Guest, path: str = DISK) -> str:
     return (await guest.sh(f"sha256sum {path}")).split()[0]
 
 
-@pytest.mark.parametrize("event_idx", ["on", "off"])
+@pytest.mark.parametrize("event_idx", ["on", pytest.param("off", marks=pytest.mark.extended)])
 async def test_hwrng_gives_the_bytes_of_our_rng(directory: Path, event_idx: str) -> None:
     text = b"from our device\n"  # its length divides that of any request of Linux's driver
     source = directory / "numbers"
@@ -99,6 +99,7 @@ async def test_hwrng_gives_the_bytes_of_our_rng(directory: Path, event_idx: str)
             assert got.encode() + b"\n" == text * 256
 
 
+@pytest.mark.extended
 async def test_hwrng_gives_different_bytes_also_after_a_reboot(directory: Path) -> None:
     read = "modprobe virtio_rng && head -c 1024 /dev/hwrng | sha256sum"
     async with start_backend(directory, "rng") as backend:
@@ -110,7 +111,7 @@ async def test_hwrng_gives_different_bytes_also_after_a_reboot(directory: Path) 
             assert len(seen) == 4
 
 
-@pytest.mark.parametrize("event_idx", [True, False])
+@pytest.mark.parametrize("event_idx", [True, pytest.param(False, marks=pytest.mark.extended)])
 @pytest.mark.parametrize("packed", [True, False])
 async def test_disk_is_what_the_file_is(image: Path, *, packed: bool, event_idx: bool) -> None:
     properties = f",packed={'on' if packed else 'off'},event_idx={'on' if event_idx else 'off'}"
@@ -128,6 +129,7 @@ async def test_disk_is_what_the_file_is(image: Path, *, packed: bool, event_idx:
         assert await digest_in_guest(guest) == digest(content(image))
 
 
+@pytest.mark.extended
 async def test_disk_with_a_ring_that_its_requests_just_fit_into(image: Path) -> None:
     """QEMU 7.2 makes it as short as it is told; QEMU 10 takes 1024 entries nevertheless."""
     properties = ",queue-size=16,indirect_desc=off"
@@ -137,6 +139,7 @@ async def test_disk_with_a_ring_that_its_requests_just_fit_into(image: Path) -> 
         assert read.split()[0] == digest(content(image))
 
 
+@pytest.mark.extended
 async def test_each_cpu_has_a_queue(image: Path) -> None:
     options = ("--num-queues", "2")
     async with guest_with_disk(image, *options, properties=",num-queues=2", cpus=2) as guest:
@@ -153,6 +156,7 @@ async def test_each_cpu_has_a_queue(image: Path) -> None:
             assert got == digest(on_host[cpu * 8 * MIB :][: 8 * MIB])
 
 
+@pytest.mark.extended
 async def test_discarded_blocks_are_free_on_the_host(image: Path) -> None:
     async with guest_with_disk(image) as guest:
         before = blocks(image)
@@ -165,6 +169,7 @@ async def test_discarded_blocks_are_free_on_the_host(image: Path) -> None:
         assert await digest_in_guest(guest) == digest(on_host)
 
 
+@pytest.mark.extended
 async def test_read_only_disk_refuses_writes(image: Path) -> None:
     async with guest_with_disk(image, "--read-only") as guest:
         assert await guest.sh(f"cat {SYSFS}/ro") == "1"

@@ -41,6 +41,7 @@ async def join(program: Path, socket: Path, clients: int, vectors: int) -> JoinR
         return JoinReport.parse(running.output())
 
 
+@pytest.mark.extended
 @pytest.mark.slow
 @pytest.mark.parametrize(("clients", "vectors"), [(1000, 2), (200, 8)])
 async def test_every_client_gets_every_message_once(

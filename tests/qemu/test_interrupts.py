@@ -87,6 +87,7 @@ async def test_doorbell_to_nobody_is_ignored(host: Peer, guest: IvshmemDevice, m
     assert not machine.program.ended
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("vectors", [1, 64, 2048])
 async def test_every_vector_of_a_device_works(directory: Path, vectors: int) -> None:
     async with (

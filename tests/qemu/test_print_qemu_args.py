@@ -145,6 +145,7 @@ def skip_what_this_qemu_has_not(line: list[str]) -> None:
         pytest.skip(f"{qemu.name} attaches input with KVM only")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("case", [*EACH_TYPE, *ITS_OPTIONS, *IOMMU], ids=str)
 async def test_qemu_starts_with_what_is_printed(directory: Path, case: Case) -> None:
     argv = command_of(case, directory)
@@ -159,6 +160,7 @@ async def test_qemu_starts_with_what_is_printed(directory: Path, case: Case) -> 
                     assert bool(await guest.offered() & ACCESS_PLATFORM) == iommu
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("case", [case for case in EACH_TYPE if case.guests == 1], ids=str)
 async def test_qemu_starts_with_what_a_client_prints(directory: Path, case: Case) -> None:
     argv = command_of(case, directory, "--connect")

@@ -69,6 +69,7 @@ async def test_qemu_is_never_shown_an_id_again_that_has_left(
     assert await machine.stopped() == 0
 
 
+@pytest.mark.extended
 @pytest.mark.slow
 async def test_qemu_lives_when_all_ids_are_used_up(directory: Path) -> None:
     """The server admits nobody any more until the QEMU that has seen every id leave has left itself."""

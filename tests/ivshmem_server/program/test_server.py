@@ -192,6 +192,7 @@ def test_daemon_cleans_up_when_it_is_ended_before_it_was_ready(tmp_path: Path) -
     assert not Path("/dev/shm", tmp_path.name).exists()
 
 
+@pytest.mark.extended
 async def test_flood_of_signals_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     """From the moment on that there is something to clean up, be it half made."""
     path, shm = tmp_path / "socket", Path("/dev/shm") / tmp_path.name

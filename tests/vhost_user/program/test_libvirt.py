@@ -41,6 +41,7 @@ def test_every_device_has_its_program_and_its_description_installed() -> None:
         assert programs[f"vhost-user-{name}"].load().args == (name,)
 
 
+@pytest.mark.extended
 def test_describe_names_the_programs_where_they_are(directory: Path) -> None:
     """The installed files name /usr/bin, where a distribution puts the programs, and pip does not."""
     where = directory / "a" / "vhost-user"
