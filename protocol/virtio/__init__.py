@@ -4,8 +4,7 @@ Exported is what all devices share; the layouts of a device type are a module, s
 """
 
 from protocol.virtio.bits import Bits
-from protocol.virtio.features import Feature
+from protocol.virtio.features import DeviceStatus, Feature
 from protocol.virtio.ids import DeviceId
-from protocol.virtio.status import DeviceStatus
 
 __all__ = ["Bits", "DeviceId", "DeviceStatus", "Feature"]

@@ -1,4 +1,4 @@
-"""Feature bits that all virtio devices share (virtio 1.3, section 6), and two bits of vhost."""
+"""Features and device status that all virtio devices share (virtio 1.3, sections 2.1 and 6)."""
 
 from __future__ import annotations
 
@@ -27,3 +27,15 @@ class Feature(Bits):
     NOTIF_CONFIG_DATA = 1 << 39
     RING_RESET = 1 << 40
     ADMIN_VQ = 1 << 41
+
+
+class DeviceStatus(Bits):
+    """The steps of a driver in setting its device up."""
+
+    RESET = 0
+    ACKNOWLEDGE = 1
+    DRIVER = 2
+    DRIVER_OK = 4
+    FEATURES_OK = 8
+    NEEDS_RESET = 64
+    FAILED = 128

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocol.virtio import inflight
+from protocol.vhost_user import inflight
 from protocol.virtio.features import Feature
 from tests.fuzz.guest import NEIGHBOUR, RING
 from tests.fuzz.rings import (

@@ -10,7 +10,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from protocol.virtio import inflight, packed, split
+from protocol.vhost_user import inflight
+from protocol.virtio import packed, split
 from protocol.virtio.features import Feature
 from tests.fuzz.guest import NEIGHBOUR, RING, USER, GuardedFile, GuardedGuest
 from tests.fuzz.harness import DefectError

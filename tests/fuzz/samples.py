@@ -9,8 +9,7 @@ from uuid import UUID
 
 from protocol import vhost_user as vu
 from protocol.vhost_user import ProtocolFeature
-from protocol.virtio.features import Feature
-from protocol.virtio.status import DeviceStatus
+from protocol.virtio.features import DeviceStatus, Feature
 
 if TYPE_CHECKING:
     from protocol.vhost_user import Reply, Request

@@ -20,8 +20,7 @@ import trio
 
 from protocol.vhost_user import BackendSession, ProtocolFeature
 from protocol.vhost_user.validation import RefusedError
-from protocol.virtio.features import Feature
-from protocol.virtio.status import DeviceStatus
+from protocol.virtio.features import DeviceStatus, Feature
 from vhost_user.backend.dirty_logging import DirtyLogging
 from vhost_user.backend.inflight import InflightNotes
 from vhost_user.backend.iommu import IommuResolver

@@ -42,8 +42,7 @@ from protocol.vhost_user import (
     VringKick,
 )
 from protocol.vhost_user.validation import RefusedError
-from protocol.virtio.features import Feature
-from protocol.virtio.status import DeviceStatus
+from protocol.virtio.features import DeviceStatus, Feature
 from vhost_user.frontend import migration, vrings
 from vhost_user.frontend.connection import BackendError, BackendGoneError, Connection, reach
 from vhost_user.frontend.defaults import NOT_BY_DEFAULT, PROTOCOL_BY_DEFAULT

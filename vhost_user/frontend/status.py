@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from protocol.vhost_user import GetStatus, ProtocolFeature, SetStatus, Status
-from protocol.virtio.status import DeviceStatus
+from protocol.virtio.features import DeviceStatus
 from vhost_user.frontend.connection import BackendError
 
 if TYPE_CHECKING:

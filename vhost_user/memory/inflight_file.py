@@ -13,8 +13,8 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from protocol.fds import OwnedFd
+from protocol.vhost_user.inflight import VERSION_16, part_bytes, queue_bytes
 from protocol.virtio import packed
-from protocol.virtio.inflight import VERSION_16, part_bytes, queue_bytes
 from protocol.words import plural
 from vhost_user.memory.mapping import MappingError, map_shared
 

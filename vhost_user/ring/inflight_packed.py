@@ -8,7 +8,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from protocol.virtio import inflight, packed
+from protocol.vhost_user import inflight
+from protocol.virtio import packed
 from protocol.words import plural
 from vhost_user.ring.inflight_split import casts, is_made_for
 from vhost_user.ring.packed_place import Place

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from protocol.virtio import inflight
+from protocol.vhost_user import inflight
 from protocol.words import plural
 from vhost_user.ring.ring import BrokenRingError
 

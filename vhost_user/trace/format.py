@@ -9,10 +9,8 @@ from enum import Enum, Flag
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from protocol.vhost_user import payload_fields
-from protocol.vhost_user.feature_names import names_of
-from protocol.virtio import device_features
-from protocol.virtio.device_features import short_name
+from protocol.vhost_user import feature_names, payload_fields
+from protocol.vhost_user.feature_names import names_of, short_name
 from vhost_user.trace.events import Message, Side
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ Format: TypeAlias = "Callable[[Event], str]"
 SHOWN_BYTES = 64
 """Most bytes that are shown of a payload that could not be decoded."""
 
-DEVICE_FEATURES = {short_name(device).lower(): device for device in device_features.DEVICE_FEATURES}
+DEVICE_FEATURES = {short_name(device).lower(): device for device in feature_names.DEVICE_FEATURES}
 """The device types whose feature bits have names, by their names on command lines."""
 
 

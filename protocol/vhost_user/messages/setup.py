@@ -13,8 +13,7 @@ from protocol.vhost_user.negotiation import Requirement
 from protocol.vhost_user.numbers import FrontendRequest
 from protocol.vhost_user.payload import Payload, typed, word
 from protocol.virtio.bits import Bits
-from protocol.virtio.features import Feature
-from protocol.virtio.status import DeviceStatus
+from protocol.virtio.features import DeviceStatus, Feature
 
 if TYPE_CHECKING:
     from protocol.vhost_user.negotiation import Negotiation

@@ -93,8 +93,7 @@ from protocol.vhost_user import (
     VringHostNotifier,
     VringKick,
 )
-from protocol.virtio.features import Feature
-from protocol.virtio.status import DeviceStatus
+from protocol.virtio.features import DeviceStatus, Feature
 from tests.protocol.vhost_user.wire import ALL_FEATURES, ALL_PROTOCOL, new_fds
 
 if TYPE_CHECKING:

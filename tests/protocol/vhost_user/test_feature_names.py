@@ -9,8 +9,8 @@ import pytest
 
 import vhost_user
 from protocol.vhost_user import ProtocolFeature, SetFeatures
+from protocol.vhost_user.feature_names import DEVICE_FEATURES
 from protocol.virtio.blk import BlkFeature
-from protocol.virtio.device_features import DEVICE_FEATURES
 from protocol.virtio.features import Feature
 from protocol.virtio.gpio import GpioFeature
 from protocol.virtio.net import NetFeature

@@ -47,8 +47,7 @@ from protocol.vhost_user import (
     XenMapping,
     describe,
 )
-from protocol.virtio.features import Feature
-from protocol.virtio.status import DeviceStatus
+from protocol.virtio.features import DeviceStatus, Feature
 from tests.protocol.vhost_user.samples import FIELDS, messages
 from tests.protocol.vhost_user.wire import closing, fewer_examples, new_fd, new_fds
 

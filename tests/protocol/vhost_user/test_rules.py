@@ -35,8 +35,7 @@ from protocol.vhost_user import (
     VringBase,
     pack,
 )
-from protocol.virtio.features import Feature
-from protocol.virtio.status import DeviceStatus
+from protocol.virtio.features import DeviceStatus, Feature
 from tests.protocol.vhost_user.wire import (
     ALL_FEATURES,
     ALL_PROTOCOL,

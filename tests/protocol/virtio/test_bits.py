@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.vhost_user import ProtocolFeature
-from protocol.virtio.features import Feature
+from protocol.virtio.features import DeviceStatus, Feature
 from protocol.virtio.ids import DeviceId
-from protocol.virtio.status import DeviceStatus
 
 WORDS = st.integers(0, 2**64 - 1)
 

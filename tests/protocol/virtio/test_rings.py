@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.virtio import inflight, packed, split
+from protocol.vhost_user import inflight
+from protocol.virtio import packed, split
 from protocol.virtio.packed import EventFlags
 
 

@@ -23,8 +23,8 @@ from protocol.vhost_user import (
     TransferChannel,
     TransferDirection,
     VringBase,
+    inflight,
 )
-from protocol.virtio import inflight
 from protocol.virtio.features import Feature
 from tests.vhost_user.echo import Echo, Gate
 from tests.vhost_user.raw_frontend import ALL_PROTOCOL_FEATURES, DEFAULT_FEATURES, Frontend, attached

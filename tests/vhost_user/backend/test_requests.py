@@ -40,8 +40,7 @@ from protocol.vhost_user import (
     SharedObject,
     Status,
 )
-from protocol.virtio.features import Feature
-from protocol.virtio.status import DeviceStatus
+from protocol.virtio.features import DeviceStatus, Feature
 from tests.vhost_user.echo import Echo, Gate
 from tests.vhost_user.everything import NAME, Everything, file_of, is_refused
 from tests.vhost_user.raw_frontend import DEFAULT_FEATURES, attached, until

@@ -27,8 +27,7 @@ from protocol.vhost_user import (
     VringBase,
     VringKick,
 )
-from protocol.virtio.features import Feature
-from protocol.virtio.status import DeviceStatus
+from protocol.virtio.features import DeviceStatus, Feature
 from tests.vhost_user.echo import Echo, Gate
 from tests.vhost_user.raw_frontend import DEFAULT_FEATURES, GUEST, INBAND, USER, attached, until
 

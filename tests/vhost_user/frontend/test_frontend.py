@@ -30,8 +30,7 @@ from protocol.vhost_user import (
     SharedObjectLookup,
     Status,
 )
-from protocol.virtio.features import Feature
-from protocol.virtio.status import DeviceStatus
+from protocol.virtio.features import DeviceStatus, Feature
 from tests.vhost_user.echo import Echo
 from vhost_user import frontend
 from vhost_user.frontend import BackendError, Buffer, Translation

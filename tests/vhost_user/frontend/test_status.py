@@ -10,8 +10,7 @@ import pytest
 
 import vhost_user
 from protocol.vhost_user import GetStatus, ProtocolFeature, Status
-from protocol.virtio.features import Feature
-from protocol.virtio.status import DeviceStatus
+from protocol.virtio.features import DeviceStatus, Feature
 from tests.vhost_user.echo import Echo
 from vhost_user import frontend
 from vhost_user.backend import HANDLERS

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from protocol.fds import OwnedFd
-from protocol.virtio import inflight, packed, split
+from protocol.vhost_user import inflight
+from protocol.virtio import packed, split
 from protocol.virtio.features import Feature
 from tests.vhost_user.chains import completed
 from vhost_user.frontend.driver_ring import Buffer, PackedDriver, SplitDriver, Table

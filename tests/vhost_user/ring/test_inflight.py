@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.virtio import inflight
+from protocol.vhost_user import inflight
 from protocol.virtio.features import Feature
 from tests.vhost_user.chains import completed
 from tests.vhost_user.ring.rig import BUFFERS, CHAIN_SIZE, MODERN, PACKED_START, Rig, work
