@@ -3,6 +3,11 @@
 Chips, lines, ports and disks of one's own are asked at a guest's every request. Whatever they raise, the
 driver gets an error as the device's specification has it, the traceback is in the log, and all else goes on.
 A guest tries again and again, so a traceback is logged once for each place that it comes from.
+
+How it works: a block is entered around each call of the user's code, in the task that asks. The exception
+ends there; neither it nor its traceback is kept, since its frames would keep views of the guest's memory,
+and the memory mapped. What is kept is a key for each place that was logged, at most _MOST of them a device.
+Cancellation passes through, so a front-end that leaves also ends code that waits.
 """
 
 from __future__ import annotations

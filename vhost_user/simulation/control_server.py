@@ -12,6 +12,13 @@
 
 `on` names a part, `id` comes back with the answer. Calls are made in the order of their lines, and
 each is answered before the next is made. `help` tells what there is. docs/control.md says it to users.
+
+How it works: each client has two tasks. One reads lines and makes their calls, one after the other; while a
+call is made, a third watches whether the client has gone, which cancels the call. The other, after
+`subscribe`, sends events. A lock keeps their lines whole. A client that does not read is left once its
+events are lost, since a task that waits to send cannot tell it so; nothing of it is kept. The calls of
+several clients interleave wherever one awaits. The socket is removed when the server is cancelled; after a
+crash it stays, refuses connections, and the next server replaces it.
 """
 
 from __future__ import annotations

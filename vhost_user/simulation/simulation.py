@@ -1,4 +1,11 @@
-"""Simulation: what is simulated behind a device, as calls that a program, a test or a person can make."""
+"""Simulation: what is simulated behind a device, as calls that a program, a test or a person can make.
+
+How it works: everything runs in the loop's thread. A simulation belongs to the program that made it, and
+outlives the front-ends. It is changed by three kinds of tasks: those of the program, one a client of the
+control socket, and those of the device, which ask it at the guest's requests. A method that does not await
+is atomic among them. Events go from a part to its whole, and into a queue a listener; `emit()` never waits.
+A listener that is EVENT_BACKLOG events behind gets what was kept, and then EventsLostError.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,15 @@
-"""A port of a console device: what is on its way between guest and host, and who has it open."""
+"""A port of a console device: what is on its way between guest and host, and who has it open.
+
+How it works: a port is shared by the task of its host side (`host`), by scripts (`simulation`) and by the
+tasks of its two queues (`device`), all in one thread. Data waits in three places: `_input` for the guest,
+`output` for the host side, `transcript` for scripts, which is `output` itself where there is no host side.
+Each has a limit; who fills one waits, or, where it does not block, the oldest bytes are dropped. Whoever
+changes something unparks `changed`, and each task that waits looks again at its condition.
+
+The host's end is open, closed, or closing: whoever left has left bytes that the guest has not read yet, and
+the guest is told of the end once it has read them, has closed the port, or somebody else opens it. What is
+on its way survives a front-end that leaves, and is lost with the process.
+"""
 
 from __future__ import annotations
 

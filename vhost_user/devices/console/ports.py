@@ -1,4 +1,12 @@
-"""The ports that a console device has: numbers, names, host sides and their tasks, and what to tell whom."""
+"""The ports that a console device has: numbers, names, host sides and their tasks, and what to tell whom.
+
+How it works: ports are plugged and unplugged by scripts at any time, also while tasks of queues wait for
+them. So queues wait at `changed`, which belongs to the number and not to the port, and look the port up
+again when they wake. A host side runs in a task of its own from plug to unplug, with a guest or without,
+and is closed only when that task has ended: its descriptors belong to the table from `plug()` to
+`_close()`. Control messages are not queued: `control` derives them from what the driver has not been told
+yet.
+"""
 
 from __future__ import annotations
 

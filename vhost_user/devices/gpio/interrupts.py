@@ -2,6 +2,14 @@
 
 A driver enables it over the request queue, and unmasks it by giving a buffer over the event queue. That
 buffer comes back with the interrupt, which is masked again from then on.
+
+How it works: an interrupt is disabled (type NONE), masked (no buffer) or unmasked (with one). An edge that
+comes while it is masked is latched, once; a level is looked at again when it is unmasked. The tasks of both
+queues, of the chip and of scripts call it in one thread, and no method but the two that wait awaits.
+
+The buffer is a chain of the event queue, taken and not completed: it belongs to the interrupt until an
+interrupt, a disable or the queue's stop returns it. A back-end that dies leaves it in the in-flight buffer;
+what was latched is lost.
 """
 
 from __future__ import annotations

@@ -1,4 +1,11 @@
-"""The buses behind an I2C adapter: one of simulated chips, those of the host, and all of them as one."""
+"""The buses behind an I2C adapter: one of simulated chips, those of the host, and all of them as one.
+
+How it works: a bus belongs to one device, whose queue asks for one transfer after the other, so that
+nothing interleaves on it for the guest. A host's bus does a transfer in a thread, and other programs of the
+host use it between two transfers, as the kernel orders them. Simulated chips answer in the loop's thread: a
+transfer is atomic against calls of scripts and against what a chip does in `run()`. What a chip, or a bus
+of one's own, raises is a NACK for the guest; `in_time()` bounds what awaits.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,15 @@
-"""QueueReceiver: one rx queue of the guest, filled with frames (virtio 1.3, sections 5.1.6.3 and 5.1.6.4)."""
+"""QueueReceiver: one rx queue of the guest, filled with frames (virtio 1.3, sections 5.1.6.3 and 5.1.6.4).
+
+How it works: three parties use a receiver. The port calls it, from `receive()` of its pair or, in a network
+of ours, from the task of another guest; `run()` takes chains when one of those waits; `Net` stops it when
+the link goes down. All are in one thread and nothing awaits between `window()` or `room()` and `fill()`, so
+what was returned stays the guest's until then.
+
+A chain is in one of three places: in the ring; in `_stock`, taken and empty; completed, visible to the
+guest at `flush()`. A frame larger than the stock is held in `_spare` from `fill()` on: `_waiting_size` is
+its size then, and there is no room for others until the driver has given the rest, or ROOM_SECONDS are
+over. At the end the stock goes back to the ring, and a frame in `_spare` is lost, as on a wire.
+"""
 
 from __future__ import annotations
 

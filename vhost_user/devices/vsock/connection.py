@@ -3,6 +3,12 @@
 Both ends of a connection do the same, so an object is one end, whichever; the other one is the peer.
 Behind our end is a stream of bytes, such as a socket of the host's: the user of this class moves the
 bytes, and says here what became of them.
+
+How it works: ASKING or ASKED become OPEN, and all become CLOSED, from which nothing leads. Each direction
+ends by itself, with SHUTDOWN; when the peer has ended both it is owed an RST, and so is a peer that breaks
+the protocol. What is to be sent is not a queue of packets but a set of bits (`_due`), one a kind, so that a
+peer that asks without end makes nothing grow. Credit is three counters a direction, of 32 bits that wrap:
+bytes sent, bytes passed on, and the room that the receiver told of last.
 """
 
 from __future__ import annotations

@@ -1,4 +1,16 @@
-"""All connections of one guest: which packet belongs to which, whose turn it is to send, whose time is up."""
+"""All connections of one guest: which packet belongs to which, whose turn it is to send, whose time is up.
+
+How it works: all is in one thread. The task of the transmit queue calls `take()`, that of the receive queue
+`fill()`, and three tasks of the device watch the sockets (one epoll for all), ask for credit and look for
+deadlines. A connection is found by our address and the guest's port as long as the guest knows it; by its
+socket (`_by_fd`) until all that the guest sent is passed on, which may be later. Streams that may have
+something to send stand in `_ready`, once each, and take turns, a packet a turn; RSTs come first. The table
+owns the streams, and a stream its socket.
+
+All connections end with that of the front-end, when the driver resets the device, or begins again without
+saying so. A driver that goes on with connections that this process never knew, after a crash, a restart or
+a migration, is told by the event TRANSPORT_RESET.
+"""
 
 from __future__ import annotations
 

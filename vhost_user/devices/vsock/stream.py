@@ -1,4 +1,12 @@
-"""A connection of a guest's that is joined to a socket of the host's: bytes both ways, nothing waited for."""
+"""A connection of a guest's that is joined to a socket of the host's: bytes both ways, nothing waited for.
+
+How it works: a stream is driven by packets of the guest (`receive()`), by events of its socket
+(`on_events()`, edge-triggered: `_readable` remembers what epoll says once) and by room for packets
+(`next_packet()`), never by a task of its own. Bytes from the host are read straight into the guest's
+buffers, when there is credit for them. Bytes from the guest are sent from its buffers; what the socket does
+not take is copied to `_unsent`, at most as much as the credit that the guest was given, and counts as
+passed on only when it was sent. The socket is closed once both ends are through, or at once after an RST.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""A receiver that keeps some frames for a guest that has given no room for them yet."""
+"""A receiver that keeps some frames for a guest that has given no room for them yet.
+
+How it works: senders call `put()`, which goes to the guest at once while nothing is kept. Once a frame is
+kept, all that follow are, so that none overtakes it, until `run()` has given the guest the last one.
+`run()` is the only one that takes frames out, and the task in which a guest that gives no room is waited
+for. Frames are copies; those that are kept when the task is cancelled are lost.
+"""
 
 from __future__ import annotations
 

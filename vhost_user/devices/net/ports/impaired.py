@@ -1,4 +1,11 @@
-"""A port with lines before it that may be bad ones: one from the guest, and one to it."""
+"""A port with lines before it that may be bad ones: one from the guest, and one to it.
+
+How it works: while a line is perfect, frames pass it without a copy, in the task of whoever has them. While
+it is not, they are copied into it, and the task of the line (`DelayLine.run()`) delivers them when their
+time has come, to the ports or receivers that exist then. `_receivers` holds those of the guest's pairs that
+run. A change of the settings, by a call, takes effect with the next frame; what is under way keeps its
+time, and is lost where the cable is pulled out or the program ends.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""A network within this process: ports that guests are plugged into, and what is between them."""
+"""A network within this process: ports that guests are plugged into, and what is between them.
+
+How it works: each guest's connection has its own tasks, and a frame goes from the task of the sender's
+transmit queue straight into the rings of the receivers, through their backlogs. `_receivers` says which
+pairs of a port take frames now; an entry exists only while its `receive()` runs, so nothing is written to a
+ring that has stopped or to memory that is no longer mapped. Receivers are flushed once a batch of the
+sender's. The network outlives its guests; what it has learnt is forgotten when the cable is pulled out.
+"""
 
 from __future__ import annotations
 
