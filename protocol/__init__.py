@@ -1,4 +1,4 @@
-"""Wire protocols and layouts of QEMU's external devices, without I/O except in protocol.io."""
+"""Wire protocols and layouts of QEMU's external devices; I/O is in io and program."""
 
 from protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from protocol.fds import OwnedFd

@@ -1,4 +1,4 @@
-"""The message of the ivshmem client-server protocol: eight bytes, with or without a descriptor.
+"""The message of the ivshmem protocol: eight bytes, with or without a descriptor.
 
 QEMU docs/specs/ivshmem-spec.rst, "The ivshmem Client-Server Protocol", version 0.
 """

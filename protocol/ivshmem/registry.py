@@ -1,4 +1,4 @@
-"""The members of an ivshmem server, and the messages that a join or leave sends them; no I/O.
+"""The members of an ivshmem server, and the messages of joins and leaves; no I/O.
 
 QEMU docs/specs/ivshmem-spec.rst, "The ivshmem server".
 

@@ -1,4 +1,4 @@
-"""The server's side of one ivshmem connection, without I/O: its messages, in an order that is safe.
+"""The server's side of one ivshmem connection: its messages, in a safe order; no I/O.
 
 QEMU docs/specs/ivshmem-spec.rst, "The ivshmem Client-Server Protocol", version 0.
 

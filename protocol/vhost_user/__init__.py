@@ -1,4 +1,4 @@
-"""The vhost-user protocol, without I/O: messages, and sessions for each side of both sockets."""
+"""The vhost-user protocol without I/O: messages, and each side's sessions."""
 
 from protocol.vhost_user.features import ProtocolFeature
 from protocol.vhost_user.framing import HEADER_SIZE, Frame, Framer, Packet, pack

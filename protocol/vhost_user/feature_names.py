@@ -1,4 +1,4 @@
-"""The names of a device's feature bits: those of its type, of its rings, and of vhost-user."""
+"""The names of a device's feature bits: its type's, its rings', vhost-user's."""
 
 from __future__ import annotations
 

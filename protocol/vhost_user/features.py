@@ -1,4 +1,4 @@
-"""Protocol features of vhost-user (QEMU docs/interop/vhost-user.rst, "Protocol features")."""
+"""Protocol features of vhost-user (vhost-user.rst, "Protocol features")."""
 
 from __future__ import annotations
 

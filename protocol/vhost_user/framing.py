@@ -1,4 +1,4 @@
-"""Framing of vhost-user: a header of 12 bytes, a payload, and descriptors on the first byte.
+"""Framing: a header of 12 bytes, a payload, descriptors on the first byte.
 
 QEMU docs/interop/vhost-user.rst, "Header". Numbers are in the machine's byte order.
 

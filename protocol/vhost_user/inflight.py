@@ -1,4 +1,6 @@
-"""Layout of the buffer that tracks in-flight requests (vhost-user.rst, "Inflight I/O tracking").
+"""Layout of the buffer that tracks in-flight requests, split and packed.
+
+QEMU docs/interop/vhost-user.rst, "Inflight I/O tracking".
 
 Each queue has a part: a header, then an entry for each descriptor, of the header's size. Fields are in the
 machine's byte order. Offsets are in words of the field's own width: in a header from the start of the part,

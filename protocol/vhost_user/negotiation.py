@@ -1,4 +1,4 @@
-"""The features that two sides have negotiated, and the features that a request requires."""
+"""The features that two sides have negotiated, and those that a request requires."""
 
 from __future__ import annotations
 

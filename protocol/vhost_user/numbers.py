@@ -1,4 +1,4 @@
-"""Request numbers of vhost-user (QEMU docs/interop/vhost-user.rst, "... message types")."""
+"""Request numbers of vhost-user (vhost-user.rst, "... message types")."""
 
 from __future__ import annotations
 

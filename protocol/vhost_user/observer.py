@@ -1,6 +1,6 @@
-"""An observer of one socket between two others: decodes messages and refuses none, for a trace.
+"""An observer of one socket between two others: decodes all messages, for a trace.
 
-Its frames keep their descriptors, to be passed on; the messages that it returns have none.
+It refuses none. Frames keep their descriptors, to be passed on; the messages that it returns have none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Payloads of vhost-user messages: a layout with its sizes, and the parts that layouts are made of.
+"""Payloads of messages: a layout with its sizes, and parts for layouts.
 
 QEMU docs/interop/vhost-user.rst, "Payload"; numbers are in the machine's byte order. Two structures are
 padded on the wire, because every implementation sends the C structure as its compiler lays it out: IOTLB

@@ -1,4 +1,4 @@
-"""Block devices: features, configuration space, requests and their status (virtio 1.3, section 5.2).
+"""Block devices: features, configuration, requests (virtio 1.3, section 5.2).
 
 Everything is little-endian; a sector is always 512 bytes, whatever the block size.
 """

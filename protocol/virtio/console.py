@@ -1,4 +1,4 @@
-"""Console devices: features, configuration space, control messages (virtio 1.3, section 5.3).
+"""Console devices: features, configuration, control messages (virtio 1.3, section 5.3).
 
 Everything is little-endian.
 """

@@ -1,4 +1,4 @@
-"""Features and device status that all virtio devices share (virtio 1.3, sections 2.1 and 6)."""
+"""Features and status of all virtio devices (virtio 1.3, sections 2.1 and 6)."""
 
 from __future__ import annotations
 

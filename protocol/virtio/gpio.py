@@ -1,4 +1,4 @@
-"""GPIO devices: features, configuration space, requests, interrupts (virtio 1.3, section 5.18).
+"""GPIO devices: features, configuration, requests (virtio 1.3, section 5.18).
 
 Everything is little-endian.
 """

@@ -1,4 +1,4 @@
-"""I2C adapters: features, request header, flags, status and addresses (virtio 1.3, section 5.16).
+"""I2C adapters: features, requests, addresses (virtio 1.3, section 5.16).
 
 Everything is little-endian. A request is a header, a buffer that is written to the chip or filled from
 it (absent in a request of length zero), and a byte of status. There is no configuration space.

@@ -1,4 +1,4 @@
-"""Network devices: features, configuration space, frame header, control commands (virtio 1.3, section 5.1).
+"""Network devices: features, configuration, headers, commands (virtio 1.3, section 5.1).
 
 Everything is little-endian, as for all drivers that turn VERSION_1 on.
 """

@@ -1,4 +1,4 @@
-"""Socket devices: features, configuration space, packets and events (virtio 1.3, section 5.10).
+"""Socket devices: features, configuration, packets, events (virtio 1.3, section 5.10).
 
 Everything is little-endian. A packet is a header and the payload, whose size is in the header.
 """

@@ -1,4 +1,4 @@
-"""Formats of a trace's events: a line of text for people, or a JSON object for programs."""
+"""Formats of a trace's events: text for people, or JSON for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proxy of a trace: between front-ends and a back-end, on both sockets of each connection."""
+"""The proxy of a trace, on both sockets of each connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The relay of two sockets: messages with their files are shown to a listener and passed on.
+"""The relay of two sockets: messages and files go to a listener, then on.
 
 How it works: one task a direction reads a message, shows it to the listener and sends it on; the message
 owns its descriptors for that time, and they are closed when it was sent. One side's end is passed on as

@@ -1,4 +1,4 @@
-"""The messages of vhost-user, a module for each subject, and the tables of both sides' requests.
+"""The messages of vhost-user, a module a subject, and the tables of requests.
 
 A module holds what belongs to its subject: values of fields, payloads, requests, replies. A request is in
 its side's table because its module is in the registry's list of subjects; `protocol.vhost_user` exports

@@ -1,4 +1,4 @@
-"""Messages about memory: guest memory, I/O translations, shared memory regions, shared objects."""
+"""Messages about memory: of the guest, I/O translations, shared regions and objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages for migration and restarts: dirty log, in-flight requests, device state, postcopy."""
+"""Messages for migration and restarts: dirty log, in-flight, state, postcopy."""
 
 from __future__ import annotations
 

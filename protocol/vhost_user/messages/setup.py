@@ -1,4 +1,4 @@
-"""Messages for setting up: features, owner, status, reset, the back-end's socket, configuration space."""
+"""Messages for setting up: features, owner, status, reset, configuration space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams of servers, well-formed and not, and the result of a session that receives them."""
+"""Streams of servers, well-formed and not, and the results of their sessions."""
 
 from __future__ import annotations
 

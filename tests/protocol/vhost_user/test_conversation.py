@@ -1,4 +1,4 @@
-"""Two sessions that talk in any order, compared with a model: the replies owed and due."""
+"""Two sessions that talk in any order, compared with a model of replies owed and due."""
 
 from __future__ import annotations
 

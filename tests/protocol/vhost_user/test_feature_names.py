@@ -1,4 +1,4 @@
-"""The names of features: their list, their forms on command lines, their places in texts."""
+"""The names of features: their list, their forms, their places in texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any bytes: events or RemoteProtocolError, the same for any split, and no descriptor left open."""
+"""Any bytes: events or RemoteProtocolError, and no descriptor left open."""
 
 from __future__ import annotations
 

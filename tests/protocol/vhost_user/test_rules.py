@@ -1,4 +1,4 @@
-"""The rules of vhost-user that implementers get wrong, as far as they concern messages."""
+"""Rules of vhost-user that implementers get wrong, as far as they concern messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by the tests of the vhost-user protocol: negotiated sessions, and bytes between them."""
+"""Shared by tests of the vhost-user protocol: negotiated sessions and their bytes."""
 
 from __future__ import annotations
 

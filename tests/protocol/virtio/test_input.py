@@ -1,4 +1,4 @@
-"""Layouts of input devices against the specification; event names against Linux's header."""
+"""Layouts of input devices, and event names against Linux's header."""
 
 from __future__ import annotations
 

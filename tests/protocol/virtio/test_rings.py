@@ -1,4 +1,4 @@
-"""Layouts of split and packed rings and of the in-flight buffer, by the specifications."""
+"""Layouts of split and packed rings and of the in-flight buffer."""
 
 from __future__ import annotations
 
