@@ -1,13 +1,12 @@
-"""A connection: the requests of one front-end received, handled and answered, one after the other.
+"""A connection: the requests of one front-end received, handled and answered, one after the other."""
 
-How it works: of the tasks of a connection, one answers its requests, one runs the device, and each ring
-that is served and each channel has one (`state` says which). All are in one nursery, so an exception of
-the device ends the connection, and so does nothing that a front-end does wrong: it ends the first task at
-worst. The rings are stopped then, as by GET_VRING_BASE, the other tasks are cancelled, and the state closes
-its descriptors and unmaps the guest's memory. The stream is closed last. If the process dies instead, the
-kernel closes everything; the front-end connects to the next one, which begins with what is in the in-flight
-buffer and in the rings.
-"""
+# How it works: of the tasks of a connection, one answers its requests, one runs the device, and each ring
+# that is served and each channel has one (`state` says which). All are in one nursery, so an exception of
+# the device ends the connection, and so does nothing that a front-end does wrong: it ends the first task at
+# worst. The rings are stopped then, as by GET_VRING_BASE, the other tasks are cancelled, and the state closes
+# its descriptors and unmaps the guest's memory. The stream is closed last. If the process dies instead, the
+# kernel closes everything; the front-end connects to the next one, which begins with what is in the in-flight
+# buffer and in the rings.
 
 from __future__ import annotations
 

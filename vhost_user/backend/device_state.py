@@ -1,5 +1,11 @@
 """StateTransfer: a device's own state on its way to another host (vhost-user, "Migrating back-end state")."""
 
+# How it works: SET_DEVICE_STATE_FD makes a transfer and a task that runs it, while all queues are stopped.
+# The front-end reads or writes the other end meanwhile, and asks for the result with CHECK_DEVICE_STATE,
+# whose handler waits for the end of the task. The end of the stream is the end of the state: a back-end
+# that dies on the way leaves a short state, and the front-end, which gets no good result, drops it.
+# Loading changes the device only when the whole state has come.
+
 from __future__ import annotations
 
 import logging
@@ -15,13 +21,13 @@ if TYPE_CHECKING:
     from vhost_user.device import VirtioDevice
 
 MAX_STATE = 1 << 30
-"""Most bytes of state that are taken."""
+"""Most bytes of a state that is loaded."""
 
 _log = logging.getLogger("vhost_user")
 
 
 class StateTransfer:
-    """Saves or loads a device's state over a pipe or socket of the front-end's."""
+    """Saves or loads a device's state over a pipe or socket of the front-end."""
 
     def __init__(self, device: VirtioDevice, direction: TransferDirection, fd: OwnedFd) -> None:
         """Take ownership of `fd`, which `run()` closes, or `close()`."""
@@ -29,10 +35,10 @@ class StateTransfer:
         self._direction = direction
         self._stream = trio.lowlevel.FdStream(fd.detach())
         self._ended = trio.Event()
-        self._error = "it is not over"
+        self._error = "it has not ended"
 
     async def run(self) -> None:
-        """Do it, and close the stream: that is the end of a saved state."""
+        """Transfer the state, and close the stream: that is the end of a saved state."""
         try:
             async with self._stream:
                 if self._direction is TransferDirection.SAVE:

@@ -1,10 +1,9 @@
-"""IommuResolver: addresses that the guest's IOMMU translates, asked of the front-end (virtio 1.3, 2.4.1).
+"""IommuResolver: addresses that the guest's IOMMU translates, asked of the front-end (virtio 1.3, 2.4.1)."""
 
-How it works: the handler of IOTLB_MSG stores translations in guest memory, and wakes who waits here. A
-queue's task that meets an address without one waits in `resolve()`: it asks over the channel, and goes on
-once the address is mapped. The front-end may invalidate a translation between telling it and its use; the
-question is repeated then. Nothing is held while a task waits, so it may be cancelled at any time.
-"""
+# How it works: the handler of IOTLB_MSG stores translations in guest memory, and wakes who waits here. A
+# queue's task that meets an address without one waits in `resolve()`: it asks over the channel, and goes on
+# once the address is mapped. The front-end may invalidate a translation between telling it and its use; the
+# question is repeated then. Nothing is held while a task waits, so it may be cancelled at any time.
 
 from __future__ import annotations
 

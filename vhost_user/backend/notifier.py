@@ -1,15 +1,14 @@
-"""Notifier: how one ring reaches its driver and its front-end while a queue's task serves it.
+"""Notifier: how one ring reaches its driver and its front-end while a queue's task serves it."""
 
-How it works: the front-end gives a ring up to three eventfds, at any time, also while it is served: kick,
-by which the driver tells of chains; call, by which it is told of completed ones; err, by which the
-front-end is told of a broken ring. Where a call or err was not given, and notifications go in-band, a
-message of the channel takes its place. The notifier is what a running queue knows of its surroundings (its
-`QueueOwner`); all runs in the one thread, and nothing here waits but `resolve()`.
-
-Descriptors: each eventfd belongs to the notifier until it is replaced or closed. The kick is replaced only
-while no task serves the ring, as that task waits for it; the others may change under it. One that proves
-not to be an eventfd is closed, and the ring goes on without.
-"""
+# How it works: the front-end gives a ring up to three eventfds, at any time, also while it is served: kick,
+# by which the driver tells of chains; call, by which it is told of completed ones; err, by which the
+# front-end is told of a broken ring. Where a call or err was not given, and notifications go in-band, a
+# message of the channel takes its place. The notifier is what a running queue knows of its surroundings (its
+# `QueueOwner`); all runs in the one thread, and nothing here waits but `resolve()`.
+#
+# Descriptors: each eventfd belongs to the notifier until it is replaced or closed. The kick is replaced only
+# while no task serves the ring, as that task waits for it; the others may change under it. One that proves
+# not to be an eventfd is closed, and the ring goes on without.
 
 from __future__ import annotations
 

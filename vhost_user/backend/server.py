@@ -1,5 +1,18 @@
 """serve(): a device for front-ends that come, one after the other."""
 
+# How it works: the device lives as long as serve(), and each connection has its own state, which ends with
+# it. There is one connection at a time. What has to outlive a connection is the device's (its run_host()
+# task runs all the time), or the front-end's: guest memory, the in-flight buffer, the dirty log.
+#
+# As a server, the listening socket stays open while a front-end is served; the next one waits in its accept
+# queue, unseen, and after CHANGE_SECONDS the log says so. As a client, we connect again whenever the
+# connection ends, with a delay that grows. An exception of the device ends its connection only; the next
+# front-end gets the same device, which is reset first.
+#
+# Descriptors: the listener, and its path, belong to serve(), which removes both in the end. A stream belongs
+# to serve_connection(), which closes it. An inherited `fd` is ours once serve() has found it to be a
+# socket that can be served. If the process dies, the path of the socket is left; listen() replaces it then.
+
 from __future__ import annotations
 
 import contextlib
@@ -28,7 +41,7 @@ LAST_RETRY_SECONDS = 2.0
 """How long a client waits before it connects again: the first time, and at most."""
 
 CHANGE_SECONDS = 1.0
-"""How long one front-end may take to leave when the next one, which may be the same, is there already."""
+"""How long one front-end may take to leave while the next one, which may be the same, waits already."""
 
 _log = logging.getLogger("vhost_user")
 
@@ -48,12 +61,12 @@ async def serve(
 
     One of these says where:
 
-    `socket_path`: listen there, and remove the socket in the end; its permissions are `mode`, or what the
-    umask leaves, and `owner` and `group` are numbers, -1 for one's own;
-    `fd`: a UNIX stream socket that was inherited and is ours now: one that listens, or is connected
+    `socket_path`: listen there, and remove the socket in the end; its permissions are `mode`, or those
+    that the umask leaves, and `owner` and `group` are numbers, -1 for one's own;
+    `fd`: an inherited UNIX stream socket, which serve() closes: one that listens, or one that is connected
     already, which is served until the front-end leaves;
-    `connect`: a socket on which the front-end listens (QEMU's `server=on`): connect, and whenever
-    the connection ends connect again.
+    `connect`: a socket on which the front-end listens (QEMU's `server=on`): connect, and connect again
+    whenever the connection ends.
 
     Started in a nursery, it is ready once the front-end can connect. It returns only for a connected
     `fd`. A device's exception ends its connection, with a traceback in the log; it is raised where no
@@ -95,19 +108,19 @@ def _listener(path: str | os.PathLike[str] | None, fd: int | None, access: Socke
 
 async def _serve_listener(device: VirtioDevice, listener: Listener) -> None:
     while True:
-        stream = await listener.accept_patiently(_tell_why_nobody_can_come)
+        stream = await listener.accept_patiently(_log_exhaustion)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_tell_who_waits, listener)
+            nursery.start_soon(_log_who_waits, listener)
             await _serve_safely(device, stream)
             nursery.cancel_scope.cancel()
 
 
-def _tell_why_nobody_can_come(reason: str) -> None:
+def _log_exhaustion(reason: str) -> None:
     _log.error("no front-end can connect now: %s; trying again", reason)
 
 
-async def _tell_who_waits(listener: Listener) -> None:
-    """Say it, once, when another front-end comes while one is served that does not leave."""
+async def _log_who_waits(listener: Listener) -> None:
+    """Warn, once, when another front-end waits although this one had time to leave."""
     await listener.wait_readable()
     await trio.sleep(CHANGE_SECONDS)
     _log.warning("another front-end waits until this one has left: a device serves one at a time")
@@ -125,9 +138,9 @@ async def _serve_as_client(device: VirtioDevice, path: str) -> None:
 
 
 async def _try_to_connect(path: str, *, quietly: bool) -> FdStream | None:
-    complain = partial(_log.error, "cannot connect to %s: %s; trying again", path)
+    log_reason = partial(_log.error, "cannot connect to %s: %s; trying again", path)
     try:
-        return await exhaustion.retry_until_available(partial(connect_socket, path), complain)
+        return await exhaustion.retry_until_available(partial(connect_socket, path), log_reason)
     except OSError as error:
         level = logging.DEBUG if quietly else logging.INFO
         _log.log(level, "no front-end listens on %s yet: %s; trying again", path, error.strerror)
@@ -155,7 +168,7 @@ def _is_listening(fd: int) -> bool:
 def _connected(fd: int) -> FdStream:
     with _borrowed(fd) as sock:
         if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_STREAM):
-            raise ValueError(f"descriptor {fd} is no UNIX stream socket")
+            raise ValueError(f"descriptor {fd} is not a UNIX stream socket")
         if not _is_connected(sock):
             raise ValueError(f"descriptor {fd} neither listens nor is connected")
     os.set_inheritable(fd, False)
@@ -172,11 +185,11 @@ def _is_connected(sock: socket.socket) -> bool:
 
 @contextlib.contextmanager
 def _borrowed(fd: int) -> Iterator[socket.socket]:
-    """Look at the socket `fd`, which stays open. Raises ValueError where it is none."""
+    """Look at the socket `fd`, which stays open. Raises ValueError if it is not a socket."""
     try:
         sock = socket.socket(fileno=fd)
     except OSError as error:
-        raise ValueError(f"descriptor {fd} is no socket: {error.strerror}") from None
+        raise ValueError(f"descriptor {fd} is not a socket: {error.strerror}") from None
     try:
         yield sock
     finally:

@@ -1,15 +1,14 @@
-"""ConnectionState: all that one front-end sets up with its requests, from its connection to its end.
+"""ConnectionState: all that one front-end sets up with its requests, from its connection to its end."""
 
-How it works: the handlers of requests run in one task, one after the other, and alone change what is here.
-The other tasks of the connection use it: one a ring that is served (`vring`), one a channel, at most one for
-a transfer of the device's state, and the device's own. All run in `nursery`, in one thread.
-
-Descriptors: guest memory closes those of its regions once they are mapped, and unmaps a region when no
-chain refers to it any more. A vring's notifier owns its eventfds; the channel its socket; the transfer its
-pipe; `dirty` its eventfd. `close()` closes them all, when no task runs any more. The stream is the
-connection's. When the process dies, the kernel does the same, and the in-flight buffer and the dirty log,
-files of the front-end's or of ours that it has, keep what was written.
-"""
+# How it works: the handlers of requests run in one task, one after the other, and alone change what is here.
+# The other tasks of the connection use it: one a ring that is served (`vring`), one a channel, at most one
+# for a transfer of the device's state, and the device's own. All run in `nursery`, in one thread.
+#
+# Descriptors: guest memory closes those of its regions once they are mapped, and unmaps a region when no
+# chain refers to it any more. A vring's notifier owns its eventfds; the channel its socket; the transfer its
+# pipe; `dirty` its eventfd. `close()` closes them all, when no task runs any more. The stream is the
+# connection's. When the process dies, the kernel does the same, and the in-flight buffer and the dirty log,
+# files of the front-end's or of ours that it has, keep what was written.
 
 from __future__ import annotations
 

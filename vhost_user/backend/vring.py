@@ -1,17 +1,16 @@
-"""Vring: one queue of a connection, from what the front-end says of it to the task that serves it.
+"""Vring: one queue of a connection, from what the front-end says of it to the task that serves it."""
 
-How it works: a vring is in one of the states of `vring_states`, which says what may happen in each. The
-front-end describes it in any order; once it is started, enabled and wholly described, a task serves it:
-that makes the ring over the guest's memory, hands a Virtqueue to the device's run_queue(), and waits
-afterwards until it is to stop. Handlers change what the task uses only while there is no task, but for the
-call and err eventfds (`notifier`) and the address of the dirty log.
-
-`stop()` waits until the task has ended: the queue hands out no more chains, the device has `drain_seconds`
-for those that it has, and what it then holds is cancelled. Chains that it has not completed stay in flight
-in the in-flight buffer, or are lost to the driver without one, which is logged. `setup.base` is where the
-ring goes on. If the process dies instead, the base is lost, and the next back-end finds its place from the
-rings and the buffer.
-"""
+# How it works: a vring is in one of the states of `vring_states`, which says what may happen in each. The
+# front-end describes it in any order; once it is started, enabled and wholly described, a task serves it:
+# that makes the ring over the guest's memory, hands a Virtqueue to the device's run_queue(), and waits
+# afterwards until it is to stop. Handlers change what the task uses only while there is no task, but for the
+# call and err eventfds (`notifier`) and the address of the dirty log.
+#
+# `stop()` waits until the task has ended: the queue hands out no more chains, the device has `drain_seconds`
+# for those that it has, and what it then holds is cancelled. Chains that it has not completed stay in flight
+# in the in-flight buffer, or are lost to the driver without one, which is logged. `setup.base` is where the
+# ring goes on. If the process dies instead, the base is lost, and the next back-end finds its place from the
+# rings and the buffer.
 
 from __future__ import annotations
 
@@ -57,11 +56,11 @@ _log = logging.getLogger("vhost_user")
 
 @dataclass
 class VringSetup:
-    """What the front-end has said of a ring so far."""
+    """The front-end's description of a ring so far."""
 
     size: int = 0
     base: int | None = None
-    """None until somebody says: where a ring starts that never ran."""
+    """Where the ring goes on; None until SET_VRING_BASE, for a ring that begins at its start."""
     address: SetVringAddr | None = None
     big_endian: bool = False
     enabled: bool = False
@@ -140,7 +139,7 @@ class Vring:
 
     @property
     def notes_in_flight(self) -> bool:
-        """True where what is under way survives us, in the in-flight buffer."""
+        """True if chains under way stay recorded when the process dies, in the in-flight buffer."""
         return self._context.inflight.part(self.index, self.setup.size) is not None
 
     def start(self, kick: OwnedFd | EventFd | None) -> None:
@@ -212,7 +211,7 @@ class Vring:
         )
 
     def set_address(self, address: SetVringAddr) -> None:
-        """Note where the ring is, and where writes to it are logged, which may change while it runs."""
+        """Record where the ring is, and where writes to it are logged, which may change while it runs."""
         self.setup.address = address
         if self._ring is not None:
             self._ring.log_address = _log_address(address)
@@ -223,7 +222,7 @@ class Vring:
             self._ring.memory_changed()
 
     def set_base(self, base: int) -> None:
-        """Note where the ring goes on. Elsewhere than it stopped, it is another one: nothing is in flight.
+        """Record where the ring goes on. Elsewhere than it stopped, it is another ring: nothing is in flight.
 
         The first base with a buffer says nothing of that: the front-end of a back-end that died
         cannot know how far it had come, and a machine's old state may come back with its buffer.
@@ -234,7 +233,7 @@ class Vring:
         self.setup.base = base
 
     def keep_inflight(self) -> None:
-        """Believe the buffer, which the front-end has just given, whatever base comes next."""
+        """Keep the contents of the buffer, which the front-end has just given, whatever base comes next."""
         self._base_at_stop = None
         self._told_untracked = False
 
@@ -265,7 +264,7 @@ class Vring:
             run.ended.set()
 
     async def _serve_ring(self, run: _Run) -> Virtqueue:
-        """Make the ring, and have the device serve it until it is to stop, or broken; return its queue."""
+        """Make the ring, let the device serve it until it is to stop, or broken; return its queue."""
         begins_anew = self._begins_anew()
         ring = self._ring = await self._make_ring()
         queue = run.queue = Virtqueue(
@@ -296,7 +295,7 @@ class Vring:
 
     @property
     def _given_base(self) -> int:
-        """Where the front-end has the ring go on."""
+        """Where the front-end lets the ring go on."""
         return self._first_base if self.setup.base is None else self._whole(self.setup.base)
 
     def _whole(self, base: int) -> int:
@@ -337,7 +336,7 @@ class Vring:
         return ring
 
     def _inflight_part(self) -> memoryview | None:
-        """Return where the ring that starts notes what is in flight; say so, once, where it cannot."""
+        """Return the part of the in-flight buffer for the ring that starts; log once that there is none."""
         part = self._context.inflight.part(self.index, self.setup.size)
         if part is None:
             self._forget_inflight()  # what the part may tell of a smaller ring is over
@@ -347,7 +346,7 @@ class Vring:
         return part
 
     def _forget_inflight(self) -> None:
-        """Note that nothing is in flight, in a part that may be too small."""
+        """Record that nothing is in flight, in a part that may be too small."""
         if (part := self._context.inflight.part(self.index, 0)) is not None:
             forget(part)
 
@@ -364,7 +363,7 @@ class Vring:
 
 
 def _fault_of_driver(error: Exception) -> str | None:
-    """Return what a driver did wrong, in one line; None where that is not all that `error` says."""
+    """Return the driver's fault in one line; None if `error` has other causes, too."""
     _, rest = ExceptionGroup("", [error]).split((BrokenRingError, BadAddressError, ChainError))
     if rest is not None:
         return None

@@ -1,16 +1,15 @@
-"""The states of a vring, the events that it is told of, and which event leads from which state to which.
+"""The states of a vring, the events that it is told of, and which event leads from which state to which."""
 
-How it works: the handlers of a front-end's requests run one after the other, so a vring has one event from
-the front-end at a time. BREAK and END come from the ring's own task, at any time while there is one, also
-when the connection ends and the task is cancelled. An event that the table does not have for a state is a
-fault of ours: `next_state()` raises, and the connection ends with a traceback, rather than to go on with a
-ring that two tasks serve, or none.
-
-While there is a task it alone uses the ring. In STOPPED and WAITING nothing refers to the ring or the
-guest's memory, and everything that was said of the ring may change. If the process dies in any state, the
-ring's state is in the guest's memory and in the in-flight buffer; the front-end tells the next back-end the
-same things again, and the ring begins in STOPPED there.
-"""
+# How it works: the handlers of a front-end's requests run one after the other, so a vring has one event from
+# the front-end at a time. BREAK and END come from the ring's own task, at any time while there is one, also
+# when the connection ends and the task is cancelled. An event that the table does not have for a state is a
+# fault of ours: `next_state()` raises, and the connection ends with a traceback, rather than to go on with a
+# ring that two tasks serve, or none.
+#
+# While there is a task it alone uses the ring. In STOPPED and WAITING nothing refers to the ring or the
+# guest's memory, and everything that was said of the ring may change. If the process dies in any state, the
+# ring's state is in the guest's memory and in the in-flight buffer; the front-end tells the next back-end the
+# same things again, and the ring begins in STOPPED there.
 
 from __future__ import annotations
 

@@ -36,10 +36,10 @@ async def connect(
     `stream` is a connection that is there already, in the place of `path`, and belongs to the front-end
     from here on. A reply, and a chain that the device has, may take `patience` seconds.
     `wait_for_backend` is for how many seconds a back-end that is not up yet is waited for. With
-    `resilient`, who waits for a queue goes on waiting when the connection is lost, until
+    `resilient`, tasks that wait for a queue go on waiting when the connection is lost, until
     `Frontend.reconnect()`.
 
-    Raises OSError where nobody listens, and RemoteProtocolError where the back-end breaks the protocol
+    Raises OSError if the socket has no listener, RemoteProtocolError if the back-end breaks the protocol
     (while the block runs too: it is cancelled then). What the block raises comes out as it is. At the
     end of the block everything is closed.
     """

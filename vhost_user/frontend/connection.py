@@ -35,10 +35,10 @@ class BackendGoneError(BackendError):
 
 
 class Connection:
-    """One connection to a back-end. Somebody must `run()` it; `close()` closes it."""
+    """One connection to a back-end. Start `run()` in a task; `close()` closes it."""
 
     def __init__(self, stream: FdStream, patience: float, lost: Callable[[BackendError], None]) -> None:
-        """Take ownership of `stream`. A reply may take `patience` seconds. `lost` is told of the end."""
+        """Take ownership of `stream`. A reply may take `patience` seconds. `lost` is called at the end."""
         self.session = FrontendSession()
         self._stream = stream
         self._patience = patience
@@ -78,7 +78,7 @@ class Connection:
             self.fail(BackendGoneError("the back-end has closed the connection; its log says why"))
 
     def fail(self, error: BackendError) -> None:
-        """Give `error` to everybody who waits for a reply, and to everybody who asks later."""
+        """Raise `error` in all tasks that wait for a reply, and in those that ask later."""
         if self._asker.failure is None:
             self._lost(error)
         self._asker.fail(error)

@@ -1,4 +1,4 @@
-"""What a front-end turns on where it is not told what to turn on."""
+"""The features that a front-end turns on by default."""
 
 from protocol.vhost_user import ProtocolFeature
 from protocol.virtio.features import Feature
@@ -11,7 +11,7 @@ NOT_BY_DEFAULT = (
     | Feature.NOTIF_CONFIG_DATA
     | Feature.ADMIN_VQ
 )
-"""Features that `negotiate()` turns on only where it is told to."""
+"""Features that `negotiate()` turns on only on request."""
 
 PROTOCOL_BY_DEFAULT = (
     ProtocolFeature.MQ
@@ -32,4 +32,4 @@ PROTOCOL_BY_DEFAULT = (
     | ProtocolFeature.DEVICE_STATE
     | ProtocolFeature.SHMEM
 )
-"""Protocol features that `negotiate()` turns on where they are offered, without being told to."""
+"""Protocol features that `negotiate()` turns on by default where they are offered."""

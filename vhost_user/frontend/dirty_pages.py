@@ -1,4 +1,4 @@
-"""DirtyPages: the log in which a back-end notes the pages that it wrote to, from the front-end's side."""
+"""DirtyPages: the log of the pages that a back-end wrote to, from the front-end's side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frontend: to a vhost-user back-end, what QEMU and the driver in its guest are."""
+"""Frontend: takes the place of QEMU and of the driver in its guest."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Frontend:
         self.memory = Memory()
         """The guest's memory. Add and remove regions with `add_memory()` and `remove_memory()`."""
         self.iommu = Iommu(self.memory)
-        """What the device is told with ACCESS_PLATFORM."""
+        """The translations that the device gets with ACCESS_PLATFORM."""
         self.queues: dict[int, DriverQueue] = {}
         """The queues that were started, by their number."""
         self.num_queues = 1
@@ -89,7 +89,7 @@ class Frontend:
             VringErr: self._reported,
             BackendIotlbMsg: self._missed,
         }
-        """Who answers the back-end's own requests. Add to it what a test is about."""
+        """The handlers of the back-end's own requests; a test may add some."""
         self._start = start
         self._path = path
         self._patience = patience
@@ -155,7 +155,7 @@ class Frontend:
         await self._share_memory()
 
     async def set_features(self, features: Feature) -> None:
-        """Turn exactly these features on (and PROTOCOL_FEATURES), as a driver does that begins anew.
+        """Turn exactly these features on (and PROTOCOL_FEATURES), as a driver does that begins again.
 
         Raises BackendError for some that are not offered, and where the device does not take them together.
         """
@@ -206,7 +206,7 @@ class Frontend:
         await self._tell_memory(RemMemReg(described))
 
     async def set_memory_table(self) -> None:
-        """Replace all that the back-end knows of memory by what there is (SET_MEM_TABLE)."""
+        """Replace the back-end's regions by all those of `memory` (SET_MEM_TABLE)."""
         regions = self.memory.regions
         fds = tuple(region.fd.dup() for region in regions)
         table = tuple(region.describe(self.memory.user_offset) for region in regions)
@@ -238,7 +238,7 @@ class Frontend:
         enable: bool = True,
         big_endian: bool = False,
     ) -> DriverQueue:
-        """Make a queue of `size` in guest memory, packed with RING_PACKED, and have it served.
+        """Make a queue of `size` in guest memory, packed with RING_PACKED, and start it.
 
         The first one ends the driver's set-up: where STATUS is on, DRIVER_OK is set once it is started.
         Without `kicks` the back-end has to look at the ring by itself, and without `calls` we do; with
@@ -268,7 +268,7 @@ class Frontend:
         return await vrings.stop(self.ask, queue)
 
     async def resume_queue(self, queue: DriverQueue) -> None:
-        """Have a queue served that was stopped, from where it stopped."""
+        """Start a queue again that was stopped, from where it stopped."""
         await self._serve(queue)
 
     async def _serve(self, queue: DriverQueue, *, enable: bool = True) -> None:
@@ -280,11 +280,10 @@ class Frontend:
         await self.ask(SetVringEnable(queue.index, enable))
 
     async def reset(self) -> None:
-        """Stop all queues, forget them, and reset the device, as a driver does that begins anew.
+        """Stop all queues, forget them, and reset the device, as a driver does that begins again.
 
-        The features are then those that were on before, accepted anew, until `set_features()`. RESET_OWNER
-        is not sent: it is deprecated, and has DPDK and rust-vmm forget the connection's set-up with the
-        device's.
+        The features are then those that were on before, accepted again, until `set_features()`. RESET_OWNER
+        is not sent: it is deprecated, and lets DPDK and rust-vmm forget the set-up of the connection, too.
         """
         for queue in list(self.queues.values()):
             await self.stop_queue(queue)
@@ -311,11 +310,11 @@ class Frontend:
     # Migration and restarts
 
     async def start_log(self) -> DirtyPages:
-        """Have the back-end note the pages that it writes to; return where, for the caller to close."""
+        """Let the back-end log the pages that it writes to; return the log, which the caller closes."""
         return await migration.start_log(self.ask, self.memory, self.features, self.queues.values())
 
     async def stop_log(self) -> None:
-        """Have nothing noted any more."""
+        """Stop logging."""
         offset = self.memory.user_offset
         await migration.set_log_features(
             self.ask, self.features, self.queues.values(), user_offset=offset, on=False
@@ -330,7 +329,7 @@ class Frontend:
         await migration.load_state(self.ask, state)
 
     async def track_inflight(self, *, size: int = 128, num_queues: int = 1) -> None:
-        """Have the back-end note what is in flight, for queues up to `size`, before they are started.
+        """Let the back-end record chains in flight, for queues up to `size`; call it before they start.
 
         A back-end that `reconnect()` finds gets it back.
         """
@@ -368,7 +367,7 @@ class Frontend:
 
         Without `path` and `stream`, it is where it was. With `track_inflight()` the new back-end gets
         back what the old one had; otherwise it begins with the first chain that was not used. Raises
-        OSError where nobody listens.
+        OSError if the socket has no listener.
         """
         negotiated = self.features, self.protocol_features
         self._path = self._path if path is None else os.fspath(path)
@@ -418,7 +417,7 @@ class Frontend:
         assert isinstance(reply, kind)
         return reply
 
-    # What the back-end asks for
+    # Requests of the back-end
 
     async def _config_changed(self, request: ConfigChange) -> None:
         self._config_event.signal()

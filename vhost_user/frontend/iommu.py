@@ -1,4 +1,4 @@
-"""Iommu: what a guest's IOMMU permits a device, for a front-end with ACCESS_PLATFORM."""
+"""Iommu: the translations that a guest's IOMMU permits, for a front-end with ACCESS_PLATFORM."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Translation:
 
 
 class Iommu:
-    """Translations by I/O virtual address. While there are none, every address is what it is."""
+    """Translations by I/O virtual address. While there are none, each address is translated to itself."""
 
     def __init__(self, memory: Memory) -> None:
         self.translations: list[Translation] = []
         self._memory = memory
 
     def answer(self, iova: int, permission: Permission) -> IotlbMsg | None:
-        """Return what the back-end is told of an address that it asks for; None if it may not have it."""
+        """Return the message about an address that the back-end asks for; None if it is not permitted."""
         for entry in self.translations or self._identity():
             if entry.iova <= iova < entry.iova + entry.size and not permission.without(entry.permission):
                 user = entry.guest_address + self._memory.user_offset

@@ -20,7 +20,7 @@ PAGE = 4096
 FIRST_GUEST_ADDRESS = 0x10_0000
 
 USER_OFFSET = 0x7E00_0000_0000
-"""What a user address has more than its guest address: nobody can take one for the other."""
+"""The difference between a user address and its guest address: mistaking one for the other shows."""
 
 
 class OutOfMemoryError(Exception):

@@ -128,7 +128,7 @@ class DriverQueue:
         big_endian: bool,
         patience: float,
     ) -> None:
-        """`notify()` kicks where there is no eventfd for it. With `polls` nobody calls us.
+        """`notify()` kicks where there is no eventfd for it. With `polls` there are no calls.
 
         Raises OutOfMemoryError.
         """
@@ -241,11 +241,11 @@ class DriverQueue:
         return len(self.ring.pending)
 
     def rewind(self) -> None:
-        """Have a back-end that knows nothing of the ring go on with the first chain that was not used."""
+        """Let a back-end that knows nothing of the ring go on with the first chain that was not used."""
         self.failure = None
         self._take()
         self.base = self.ring.base
-        self.call.signal()  # somebody may wait for what was just taken
+        self.call.signal()  # a task may wait for what was just taken
 
     async def watch_errors(self) -> None:
         """Wait until the back-end reports that the ring is broken."""
@@ -256,7 +256,7 @@ class DriverQueue:
                 )
 
     def fail(self, error: BackendError) -> None:
-        """Have everybody who waits for the queue get `error`, and everybody who will."""
+        """Raise `error` in all tasks that wait for the queue, now and later."""
         self.failure = error
         if self._waiting is not None:
             self._waiting.cancel()
@@ -268,7 +268,10 @@ class DriverQueue:
             request.release()
         for block in self.parts.blocks:
             self._memory.free(block)
-        del self.ring, self.parts  # views of memory, which otherwise stays mapped as long as somebody has us
+        del (
+            self.ring,
+            self.parts,
+        )  # views of memory, which would stay mapped as long as this object lives
         for eventfd in (self.kick, self.call, self.err):
             eventfd.close()
 
@@ -312,7 +315,7 @@ class DriverQueue:
             await self.call.wait()
 
     def _take(self) -> bool:
-        """Take what was used; return whether there was anything. Raises BackendError for what cannot be."""
+        """Take used chains; return whether there were any. Raises BackendError for impossible ones."""
         try:
             found = self.ring.used()
         except RuntimeError as error:

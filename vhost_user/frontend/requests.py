@@ -1,4 +1,4 @@
-"""BackendRequests: what a back-end asks of its front-end, over the socket that SET_BACKEND_REQ_FD passes."""
+"""BackendRequests: answers a back-end's own requests, over the socket of SET_BACKEND_REQ_FD."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BackendRequests:
     def __init__(
         self, stream: FdStream, session: FrontendSession, handlers: dict[type[BackendMessage], Handler]
     ) -> None:
-        """Take ownership of `stream`. Somebody must `run()` it, which closes it in the end."""
+        """Take ownership of `stream`. Start `run()` in a task, which closes it in the end."""
         self._stream = stream
         self._channel = FrontendChannel(session)
         self._handlers = handlers

@@ -1,4 +1,4 @@
-"""DriverStatus: how far a driver has come with its device, told to a back-end that wants to know (STATUS)."""
+"""DriverStatus: how far a driver has come with its device, sent to a back-end that offers STATUS."""
 
 from __future__ import annotations
 

@@ -1,15 +1,14 @@
-"""Answerer: receives requests over a stream, and answers each before the next one is handled.
+"""Answerer: receives requests over a stream, and answers each before the next one is handled."""
 
-How it works: both ends of vhost-user that answer are an answerer: the back-end's on its connection, the
-front-end's on the channel for the back-end's own requests. One task runs it. That task alone reads the
-stream, calls the handler and sends the answer, so a handler may wait for anything but the other side's
-next request. The session decides what is a request, and which reply is owed; the handler decides what is
-done.
-
-Descriptors: the session owns what came until it returns the request, which owns them then. The handler
-takes those that it keeps; the rest is closed when it returns. A reply owns its descriptors until it is
-sent, and is closed then, also where it cannot be sent. Whoever made the stream closes it.
-"""
+# How it works: both ends of vhost-user that answer are an answerer: the back-end's on its connection, the
+# front-end's on the channel for the back-end's own requests. One task runs it. That task alone reads the
+# stream, calls the handler and sends the answer, so a handler may wait for anything but the other side's
+# next request. The session decides what is a request, and which reply is owed; the handler decides what is
+# done.
+#
+# Descriptors: the session owns what came until it returns the request, which owns them then. The handler
+# takes those that it keeps; the rest is closed when it returns. A reply owns its descriptors until it is
+# sent, and is closed then, also where it cannot be sent. Whoever made the stream closes it.
 
 from __future__ import annotations
 

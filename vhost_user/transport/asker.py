@@ -1,17 +1,16 @@
-"""Asker: sends requests over a stream, in their order, and gives each its answer.
+"""Asker: sends requests over a stream, in their order, and gives each its answer."""
 
-How it works: both ends of vhost-user that ask are an asker: the front-end's on its connection, the
-back-end's on the channel for its own requests. Any task may ask or post. What is posted waits in a queue;
-`run()` has one task that sends it and one that receives, and nothing else touches the stream.
-
-A request is posted, sent, and answered, or closed by the end of the connection. It is sent whole also
-where the asking task is cancelled meanwhile, as half a message would end the connection. Replies come in
-the order of the requests, so the first of the unanswered ones gets the next reply.
-
-Descriptors: a request's are closed once it is sent, or once it is clear that it never will be. Those of a
-reply belong to whoever asked; a reply that comes when that task waits no more is closed on arrival.
-`fail()` ends everything that waits, and everything that is posted later; it closes nothing but requests.
-"""
+# How it works: both ends of vhost-user that ask are an asker: the front-end's on its connection, the
+# back-end's on the channel for its own requests. Any task may ask or post. What is posted waits in a queue;
+# `run()` has one task that sends it and one that receives, and nothing else touches the stream.
+#
+# A request is posted, sent, and answered, or closed by the end of the connection. It is sent whole also
+# where the asking task is cancelled meanwhile, as half a message would end the connection. Replies come in
+# the order of the requests, so the first of the unanswered ones gets the next reply.
+#
+# Descriptors: a request's are closed once it is sent, or once it is clear that it never will be. Those of a
+# reply belong to whoever asked; a reply that comes when that task waits no more is closed on arrival.
+# `fail()` ends everything that waits, and everything that is posted later; it closes nothing but requests.
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Asker:
-    """Makes requests with `session` over `stream`. Somebody must `run()` it.
+    """Makes requests with `session` over `stream`. Start `run()` in a task.
 
     Messages are logged at the level of debugging, to `log` if there is one.
     `may_send(request, unanswered)` tells whether a request may go out beside those that were not answered
@@ -56,7 +55,7 @@ class Asker:
     ) -> None:
         """Use `stream` and `session`, which stay the caller's to close."""
         self.failure: Exception | None = None
-        """What everybody gets who asks; None while the connection is there."""
+        """The error of each later request; None while the connection is there."""
         self._stream = stream
         self._session = session
         self._negotiation = negotiation
@@ -110,7 +109,7 @@ class Asker:
                 raise error
 
     def fail(self, error: Exception) -> None:
-        """Give `error` to everybody who waits, and to everybody who asks later; the first one counts."""
+        """Raise `error` in all tasks that wait, and in those that ask later; the first one counts."""
         if self.failure is None:
             self.failure = error
         while self._unanswered:

@@ -1,18 +1,17 @@
-"""Channel: the back-end's own requests of its front-end, over the socket of SET_BACKEND_REQ_FD.
+"""Channel: the back-end's own requests of its front-end, over the socket of SET_BACKEND_REQ_FD."""
 
-How it works: an asker, with notifications beside its requests. A front-end that waits for a reply of ours
-does not read this socket. So nothing that answers one of its requests waits for anything here: `notify()`
-posts and returns, and of each kind (and queue) one is under way at most. Those that come meanwhile become
-one more. While all rings are stopped ("Suspended device state") notifications are kept, one of each kind,
-until a ring is started.
-
-User Mode Linux, where it reads a VRING_CALL together with a CONFIG_CHANGE_MSG, keeps the latter for its
-next interrupt without a call, which may never come. So where notifications go in-band, nothing else is
-under way with a CONFIG_CHANGE_MSG, and after a call it is repeated if the configuration was not read.
-
-The channel ends when the front-end closes its end, passes another one, or leaves. Whoever waits then gets
-FrontendError. `close()` closes the socket, and may be called at any time and more than once.
-"""
+# How it works: an asker, with notifications beside its requests. A front-end that waits for a reply of ours
+# does not read this socket. So nothing that answers one of its requests waits for anything here: `notify()`
+# posts and returns, and of each kind (and queue) one is under way at most. Those that come meanwhile become
+# one more. While all rings are stopped ("Suspended device state") notifications are kept, one of each kind,
+# until a ring is started.
+#
+# User Mode Linux, where it reads a VRING_CALL together with a CONFIG_CHANGE_MSG, keeps the latter for its
+# next interrupt without a call, which may never come. So where notifications go in-band, nothing else is
+# under way with a CONFIG_CHANGE_MSG, and after a call it is repeated if the configuration was not read.
+#
+# The channel ends when the front-end closes its end, passes another one, or leaves. Whoever waits then gets
+# FrontendError. `close()` closes the socket, and may be called at any time and more than once.
 
 from __future__ import annotations
 
@@ -41,14 +40,14 @@ class FrontendError(Exception):
 
 
 class Channel:
-    """Sends requests in their order, and notifications that nobody waits for."""
+    """Sends requests in their order, and notifications, for which no task waits."""
 
     def __init__(
         self, stream: FdStream, session: BackendSession, is_suspended: Callable[[], bool] = lambda: False
     ) -> None:
-        """Take ownership of `stream`. Somebody must `run()` the channel, which closes it in the end.
+        """Take ownership of `stream`. Start `run()` in a task, which closes it in the end.
 
-        While `is_suspended()`, nothing is notified; whoever knows when that ends calls `resume()`.
+        While `is_suspended()`, no notification is sent; call `resume()` when that ends.
         """
         self._stream = stream
         self._session = BackendChannel(session)
@@ -136,7 +135,7 @@ class Channel:
             self.close()
 
     def close(self) -> None:
-        """Close the socket; whoever waits for an answer gets FrontendError."""
+        """Close the socket; tasks that wait for an answer get FrontendError."""
         self._asker.fail(FrontendError("the front-end has gone"))
         self._session.close()
         self._stream.close()

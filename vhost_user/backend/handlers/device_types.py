@@ -1,4 +1,4 @@
-"""Handlers: what only some types of device are asked for, and what none of ours does."""
+"""Handlers: requests for some types of device only, and those that none of ours supports."""
 
 from __future__ import annotations
 

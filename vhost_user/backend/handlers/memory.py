@@ -1,4 +1,4 @@
-"""Handlers: guest memory, its IOMMU, and the log of what was written to it."""
+"""Handlers: guest memory, its IOMMU, and the log of writes to it."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ async def set_mem_table(state: ConnectionState, request: SetMemTable) -> None:
 
 @register(GetMaxMemSlots)
 async def get_max_mem_slots(state: ConnectionState, request: GetMaxMemSlots) -> int:
-    """Say how many regions we can have."""
+    """Return how many regions there may be."""
     return MAX_MEMORY_SLOTS
 
 
 @register(AddMemReg)
 async def add_mem_reg(state: ConnectionState, request: AddMemReg) -> None:
-    """Add a region. One that is there already is noted: QEMU 7.2 asks once for each pair of net's queues."""
+    """Add a region. One that is there already is counted: QEMU 7.2 asks once a pair of queues of net."""
     region = _region(request.region)
     if region in state.memory:
         state.repeated_regions[region.place] += 1
@@ -63,7 +63,7 @@ async def add_mem_reg(state: ConnectionState, request: AddMemReg) -> None:
 
 @register(RemMemReg)
 async def rem_mem_reg(state: ConnectionState, request: RemMemReg) -> None:
-    """Remove a region, the last time that it is asked for where it was added more than once."""
+    """Remove a region; one that was added more than once, with the last of these requests."""
     region = _region(request.region)
     if state.repeated_regions[region.place]:
         state.repeated_regions[region.place] -= 1
@@ -74,7 +74,7 @@ async def rem_mem_reg(state: ConnectionState, request: RemMemReg) -> None:
 
 @register(IotlbMsg)
 async def iotlb_msg(state: ConnectionState, request: IotlbMsg) -> None:
-    """Note or forget a translation."""
+    """Store or remove a translation."""
     if request.type is IotlbType.UPDATE:
         state.memory.update_iotlb(request.iova, request.size, request.user_address, int(request.permission))
     elif request.type is IotlbType.INVALIDATE:

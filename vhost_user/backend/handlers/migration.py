@@ -1,4 +1,4 @@
-"""Handlers: what is in flight, and the device's own state, for those who come after us."""
+"""Handlers: the in-flight buffer and the device's own state, for the back-ends after this one."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 @register(GetInflightFd)
 async def get_inflight_fd(state: ConnectionState, request: GetInflightFd) -> Inflight:
-    """Return a new buffer; it is in use once the front-end has given it back.
+    """Return a new buffer; it is used once the front-end passes it back.
 
-    The front-end gets back the queue size that it asked for, but a ring of any size will do.
+    The reply has the queue size of the request, but a ring of any size has room in the buffer.
     """
     queues, size = request.num_queues, request.queue_size
     if not 1 <= queues <= len(state.vrings) or not 1 <= size <= MAX_SIZE:
@@ -40,7 +40,7 @@ async def get_inflight_fd(state: ConnectionState, request: GetInflightFd) -> Inf
 
 @register(SetInflightFd)
 async def set_inflight_fd(state: ConnectionState, request: SetInflightFd) -> None:
-    """Note in this buffer what is in flight, beginning with what is in it."""
+    """Record chains in flight in this buffer, and begin with those that it has."""
     await state.stop_vrings()
     state.inflight.buffer = InflightBuffer.adopt(request)
     for vring in state.vrings:

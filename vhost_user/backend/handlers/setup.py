@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 
 @register(GetFeatures)
 async def get_features(state: ConnectionState, request: GetFeatures) -> Features:
-    """Say what is offered."""
+    """Return the offer."""
     return Features(state.session.negotiation.offered)
 
 
 @register(SetFeatures)
 async def set_features(state: ConnectionState, request: SetFeatures) -> None:
-    """Note the features, which the session has accepted, in rings, memory and device."""
+    """Apply the features, which the session has accepted, to rings, memory and device."""
     state.memory.use_iotlb(Feature.ACCESS_PLATFORM in request.features)
     state.use_log()
     state.device.negotiated(request.features)
@@ -52,13 +52,13 @@ async def set_features(state: ConnectionState, request: SetFeatures) -> None:
 
 @register(GetProtocolFeatures)
 async def get_protocol_features(state: ConnectionState, request: GetProtocolFeatures) -> ProtocolFeatures:
-    """Say what is offered."""
+    """Return the offer."""
     return ProtocolFeatures(state.session.negotiation.offered_protocol)
 
 
 @register(SetProtocolFeatures)
 async def set_protocol_features(state: ConnectionState, request: SetProtocolFeatures) -> None:
-    """Do nothing: the session has noted them."""
+    """Do nothing: the session has recorded them."""
 
 
 @register(SetOwner)
@@ -76,7 +76,7 @@ async def reset_owner(state: ConnectionState, request: ResetOwner) -> None:
 
 @register(ResetDevice)
 async def reset_device(state: ConnectionState, request: ResetDevice) -> None:
-    """Disable all rings and forget what the driver has changed in the device."""
+    """Disable all rings and reset the device."""
     for vring in state.vrings:
         vring.setup.enabled = False
     await state.stop_vrings()
@@ -87,7 +87,7 @@ async def reset_device(state: ConnectionState, request: ResetDevice) -> None:
 
 @register(SetStatus)
 async def set_status(state: ConnectionState, request: SetStatus) -> None:
-    """Note the status. QEMU sets 0 also where it only pauses the device: nothing is forgotten."""
+    """Record the status. QEMU sets 0 also where it only pauses the device: nothing is forgotten."""
     state.status = request.status
 
 
@@ -99,7 +99,7 @@ async def get_status(state: ConnectionState, request: GetStatus) -> Status:
 
 @register(GetQueueNum)
 async def get_queue_num(state: ConnectionState, request: GetQueueNum) -> int:
-    """Say how many queues the device has."""
+    """Return how many queues the device has."""
     return len(state.vrings)
 
 
@@ -111,14 +111,14 @@ async def set_backend_req_fd(state: ConnectionState, request: SetBackendReqFd) -
         try:
             stream = FdStream(socket.socket(fileno=fd.fileno()))
         except OSError as error:
-            raise RefusedError(f"what came is no socket: {error.strerror}") from None
+            raise RefusedError(f"the descriptor is not a socket: {error.strerror}") from None
         fd.detach()
     state.open_channel(stream)
 
 
 @register(GetConfig)
 async def get_config(state: ConnectionState, request: GetConfig) -> Config:
-    """Return as many bytes as were asked for; beyond the end of the configuration space they are zeros."""
+    """Return as many bytes as requested; beyond the end of the configuration space they are zeros."""
     if state.channel is not None:
         state.channel.config_read()
     data = state.device.read_config(request.offset, request.size)[: request.size]

@@ -45,7 +45,7 @@ async def _to_set_up(state: ConnectionState, index: int) -> Vring:
 
 @register(SetVringNum)
 async def set_vring_num(state: ConnectionState, request: SetVringNum) -> None:
-    """Note the ring's size."""
+    """Record the ring's size."""
     vring = await _to_set_up(state, request.index)
     vring.setup.size = request.num
     vring.serve()
@@ -53,11 +53,11 @@ async def set_vring_num(state: ConnectionState, request: SetVringNum) -> None:
 
 @register(SetVringBase)
 async def set_vring_base(state: ConnectionState, request: SetVringBase) -> None:
-    """Note where the ring goes on."""
+    """Record where the ring goes on."""
     vring = await _to_set_up(state, request.index)
     if vring.setup.base is None and request.base == 0 and Feature.RING_PACKED in state.features:
         _log.warning(
-            "queue %d: the front-end has its packed ring begin at 0, as if it were a split one; if"
+            "queue %d: the front-end lets its packed ring begin at 0, as if it were a split one; if"
             " nothing happens now, it knows no packed rings: withhold the feature (--without RING_PACKED)",
             request.index,
         )
@@ -67,7 +67,7 @@ async def set_vring_base(state: ConnectionState, request: SetVringBase) -> None:
 
 @register(SetVringAddr)
 async def set_vring_addr(state: ConnectionState, request: SetVringAddr) -> None:
-    """Note where the ring is. One that runs goes on there, or goes on and is logged, or no longer."""
+    """Record where the ring is. A change of its log address only takes effect while it is served."""
     vring = state.vring(request.index)
     if not vring.is_at(request):
         await vring.stop()
@@ -77,7 +77,7 @@ async def set_vring_addr(state: ConnectionState, request: SetVringAddr) -> None:
 
 @register(SetVringEndian)
 async def set_vring_endian(state: ConnectionState, request: SetVringEndian) -> None:
-    """Note the byte order of a legacy driver's ring."""
+    """Record the byte order of a legacy driver's ring."""
     vring = await _to_set_up(state, request.index)
     vring.setup.big_endian = request.big
     vring.serve()
@@ -85,7 +85,7 @@ async def set_vring_endian(state: ConnectionState, request: SetVringEndian) -> N
 
 @register(SetVringKick)
 async def set_vring_kick(state: ConnectionState, request: SetVringKick) -> None:
-    """Start the ring, unless it is disabled or not set up. A ring is looked at once without a kick."""
+    """Start the ring. If it is enabled and set up it is served, and looked at once without a kick."""
     vring = state.vring(request.index)
     await vring.stop()
     fd = request.take_fd()
@@ -129,10 +129,10 @@ async def set_vring_enable(state: ConnectionState, request: SetVringEnable) -> N
 
 @register(GetVringBase)
 async def get_vring_base(state: ConnectionState, request: GetVringBase) -> VringBase:
-    """Stop the ring, once what is under way is done, and say where it is.
+    """Stop the ring, once the chains under way are completed, and return where it is.
 
-    With GET_VRING_BASE_INFLIGHT, and without a request of its own for that, what is under way may
-    stay in flight.
+    With GET_VRING_BASE_INFLIGHT, and without a request of its own for that, chains under way
+    may stay in flight.
     """
     suspend = state.has(ProtocolFeature.GET_VRING_BASE_INFLIGHT) and not state.has(
         ProtocolFeature.GET_VRING_BASE_SKIP_DRAIN
@@ -142,7 +142,7 @@ async def get_vring_base(state: ConnectionState, request: GetVringBase) -> Vring
 
 @register(GetVringBaseSkipDrain)
 async def get_vring_base_skip_drain(state: ConnectionState, request: GetVringBaseSkipDrain) -> VringBase:
-    """Stop the ring at once, leave what is under way in flight, and say where it is."""
+    """Stop the ring at once, leave chains under way in flight, and return where it is."""
     return await _stop(state, request.index, suspend=True)
 
 
