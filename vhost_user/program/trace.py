@@ -20,7 +20,7 @@ from protocol.program import notify, signals
 from protocol.program.access import access_from, add_access_options
 from protocol.program.command_line import BROKEN_PIPE, UserError, fail, raise_open_files_limit
 from protocol.program.socket_errors import cannot_connect, cannot_listen
-from vhost_user.trace import DEVICE_FEATURES, Json, Text, trace
+from vhost_user.trace import DEVICE_TYPES, Json, Text, trace
 
 if TYPE_CHECKING:
     from protocol.io import Listener
@@ -58,7 +58,7 @@ def add_trace_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentPar
     )
     parser.add_argument(
         "--device",
-        choices=sorted(DEVICE_FEATURES),
+        choices=sorted(DEVICE_TYPES),
         default="",
         help="name the feature bits of this device type",
     )

@@ -9,8 +9,8 @@ from enum import Enum, Flag
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from protocol.vhost_user import feature_names, payload_fields
-from protocol.vhost_user.feature_names import names_of, short_name
+from protocol.vhost_user import payload_fields
+from protocol.vhost_user.feature_names import DEVICE_FEATURES, names_of, short_name
 from vhost_user.trace.events import Message, Side
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ Format: TypeAlias = "Callable[[Event], str]"
 SHOWN_BYTES = 64
 """Most bytes that are shown of a payload that could not be decoded."""
 
-DEVICE_FEATURES = {short_name(device).lower(): device for device in feature_names.DEVICE_FEATURES}
+DEVICE_TYPES = {short_name(device).lower(): device for device in DEVICE_FEATURES}
 """The device types whose feature bits have names, by their names on command lines."""
 
 
@@ -34,7 +34,7 @@ class Text:
     """Lines for people: seconds since the trace began, connection, sender, message."""
 
     def __init__(self, start: float, device: str = "") -> None:
-        """`start` is when the trace began, in seconds since the epoch; `device` is of DEVICE_FEATURES."""
+        """`start` is when the trace began, in seconds since the epoch; `device` is one of DEVICE_TYPES."""
         self._start = start
         self._names = _names(device)
 
@@ -48,7 +48,7 @@ class Json:
     """JSON objects, one a line, with everything that is known of an event."""
 
     def __init__(self, device: str = "") -> None:
-        """`device` is one of DEVICE_FEATURES."""
+        """`device` is one of DEVICE_TYPES."""
         self._names = _names(device)
 
     def __call__(self, event: Event) -> str:
@@ -77,7 +77,7 @@ def _message_text(event: Message, names: FeatureNames | None) -> str:
 
 
 def _names(device: str) -> FeatureNames | None:
-    return names_of(DEVICE_FEATURES[device]) if device else None
+    return names_of(DEVICE_TYPES[device]) if device else None
 
 
 def _name_bits(event: Message, text: str, names: FeatureNames | None) -> str:
