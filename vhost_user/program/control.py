@@ -34,14 +34,14 @@ PROGRAM = "vhost-user control"
 
 _DESCRIPTION = """\
 Make a call of a device that runs with --control PATH, and print its result as JSON. Without a call,
-print the calls that there are. A VALUE is as the call wants it: a text as it is, anything else as JSON
-has it, or a number as 0x1F; without its name it is the next argument's.
+print the calls of the device. A VALUE is a text as it is, anything else in JSON, or a number such as
+0x1F; without a NAME, it is the value of the next argument.
 """
 
 _HEXADECIMAL = re.compile(r"-?0[xX][0-9a-fA-F]+")
 
 _TEXTS = ("str", "bytes", "'")
-"""How the types begin of arguments that are texts in JSON."""
+"""The beginnings of the types of arguments that are texts in JSON."""
 
 
 def add_control_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -53,9 +53,11 @@ def add_control_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentP
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.usage = f"{PROGRAM} [-h] [--on PART] [--events] PATH [CALL] [[NAME=]VALUE ...]"
-    parser.add_argument("path", metavar="PATH", help="the socket that the device's --control made")
     parser.add_argument(
-        "rest", metavar="CALL [NAME=]VALUE", nargs=argparse.REMAINDER, help="a call, and its arguments"
+        "path", metavar="PATH", help="the control socket of the device, as given to its --control"
+    )
+    parser.add_argument(
+        "rest", metavar="CALL [NAME=]VALUE", nargs=argparse.REMAINDER, help="a call and its arguments"
     ).required = False  # or the error about a missing PATH names it, too
     _add_options(parser)
     parser.set_defaults(run=run_control)
@@ -63,7 +65,10 @@ def add_control_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentP
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--on", metavar="PART", default="", help="the part whose call it is, such as a chip's address"
+        "--on",
+        metavar="PART",
+        default="",
+        help="make a call of this part of the device, such as the address of a chip",
     )
     parser.add_argument(
         "--events", action="store_true", help="print events as lines of JSON, after the call if one is given"
@@ -71,7 +76,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _read_rest(options: argparse.Namespace) -> None:
-    """Find call and values in what is behind the path, and the options that may be between them."""
+    """Find call, values and options in the words after the path, in any order."""
     parser = OneLineParser(prog=PROGRAM)
     parser.add_argument("words", nargs="*")
     _add_options(parser)
@@ -101,7 +106,7 @@ async def _main(options: argparse.Namespace) -> int:
         raise
     except OSError as error:
         raise UserError(
-            f"cannot connect to {options.path}: {error.strerror}; start a device with --control, and its path"
+            f"cannot connect to {options.path}: {error.strerror}; start a device with this --control"
         ) from None
 
 
@@ -147,7 +152,7 @@ def _by_name(types: dict[str, str], values: Sequence[str]) -> dict[str, Any]:
 
 
 def _from_text(value: str) -> Any:
-    """Return what a text is in JSON, or as a hexadecimal number; itself otherwise, which the call refuses."""
+    """Return the value of a text in JSON or as a hexadecimal number; otherwise the text itself."""
     try:
         if _HEXADECIMAL.fullmatch(value):
             return int(value, 16)

@@ -65,7 +65,7 @@ def parse_options(program: DeviceProgram, name: str, argv: Sequence[str]) -> arg
         paths = program.socket_paths(options)
     except UserError:
         raise
-    except Exception as error:  # whatever somebody's device does wrong
+    except Exception as error:  # a mistake in a device of the user's
         raise UserError(f"{program.name} cannot read its options: {in_one_line(error)}") from error
     if [bool(paths), options.fd is not None, options.connect is not None].count(True) != 1:
         parser.error("give one of --socket-path, --fd and --connect")

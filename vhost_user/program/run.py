@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from vhost_user.device import VirtioDevice
 
 _STOP_SECONDS = 1.0
-"""How long the end may take before the log says why it does."""
+"""The time, in seconds, until the log says why the end takes longer."""
 
 _OBJECTS_BEFORE_COLLECTION = 20_000
-"""How many new objects it takes for Python to look for garbage that refers to itself, of which devices make
-hardly any. Its own 700 are a few dozen requests: a third of a network card's time would go into looking."""
+"""The number of new objects after which Python searches for garbage that refers to itself. Devices make
+hardly any. Python's own 700 are a few dozen requests: the search would take a third of a card's time."""
 
 _LEAST_DESCRIPTORS = 16
-"""How many files are to be left to open: for the loop, where the front-end is, and a guest with one queue."""
+"""The number of descriptors that must be free: for the loop, the front-end, and a guest with one queue."""
 
 _TYPES = {DeviceId.NINEP: "9p", DeviceId.RPROC_SERIAL: "rproc-serial"}
 
@@ -58,7 +58,7 @@ def run_device(device: type[VirtioDevice] | DeviceProgram, argv: Sequence[str], 
     """
     try:
         described = device if isinstance(device, DeviceProgram) else program_of(device)
-        if PRINT_CAPABILITIES in argv:  # whatever else is there, or is missing
+        if PRINT_CAPABILITIES in argv:  # whatever else is given or missing
             return print_result(program, json.dumps(capabilities(described)))
         return _run(described, parse_options(described, program, argv))
     except UserError as error:
@@ -76,18 +76,18 @@ def _run(program: DeviceProgram, options: argparse.Namespace) -> int:
     try:
         with contextlib.ExitStack() as stack:
             received = stack.enter_context(signals.ServiceSignals())
-            # From here on there is something to clean up.
+            # From here on, a signal has to clean up.
             made = [stack.enter_context(one) for one in _make(program, options)]
             for one in made:
                 _adapt(one, options)
-            gc.freeze()  # what there is so far stays
+            gc.freeze()  # the objects until here stay
             gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
             served = serving.pair(made, program.socket_paths(options), options)
             return trio.run(_main, served, options, received)
     except BaseExceptionGroup as group:
         if (leave := only_exit(group)) is None:
             raise
-        raise leave from None  # somebody's device ends the program
+        raise leave from None  # a device of the user's ends the program
 
 
 def _make(program: DeviceProgram, options: argparse.Namespace) -> list[VirtioDevice]:
@@ -100,12 +100,12 @@ def _make(program: DeviceProgram, options: argparse.Namespace) -> list[VirtioDev
     except OSError as error:
         reason = exhaustion.cause_and_remedy(error) if exhaustion.is_exhausted(error) else error
         raise UserError(f"cannot start {name}: {reason}") from error
-    except Exception as error:  # whatever somebody's device does wrong
+    except Exception as error:  # a mistake in a device of the user's
         raise UserError(f"cannot start {name}: {in_one_line(error)}") from error
 
 
 def _adapt(device: VirtioDevice, options: argparse.Namespace) -> None:
-    """Offer what the user wants offered."""
+    """Change the features that a device offers as the options say."""
     if options.iommu:
         device.use_iommu()
     for feature in options.without:
@@ -157,11 +157,9 @@ async def _main(
 async def _stop_on_signal(
     received: signals.ServiceSignals, serving: trio.CancelScope, came: list[int]
 ) -> None:
-    """End `serving` at a signal, and where that takes long, the program at another one, however busy it is.
+    """End `serving` at a signal, and if that takes long, the program at another one, however busy it is.
 
-    The first one is added to `came`.
-
-    Those that come meanwhile are of the same wish to end: a user who is impatient, or sends a flood.
+    The first one is added to `came`. Signals within the first second count as the same request to end.
     """
     came.append(await received.wait())
     notify("STOPPING=1")

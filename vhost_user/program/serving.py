@@ -28,14 +28,14 @@ _log = logging.getLogger("vhost_user")
 
 @dataclass(frozen=True)
 class Served:
-    """A device, and where its front-end is: one of the three that `serve()` takes."""
+    """A device, and one of the three places that `serve()` takes for its front-end."""
 
     device: VirtioDevice
     socket_path: str | None = None
     fd: int | None = None
     connect: str | None = None
     access: SocketAccess = field(default_factory=SocketAccess)
-    """Who may connect to `socket_path`."""
+    """The owner and the mode of `socket_path`."""
 
     async def serve(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve the device, until the front-end of a connected socket has left. Raises UserError."""
@@ -63,7 +63,7 @@ class Served:
 
 
 class _Ready(trio.TaskStatus[None]):
-    """Passes on that a device is ready, and remembers it."""
+    """Reports that a device is ready, and keeps that it is."""
 
     def __init__(self, status: trio.TaskStatus[None]) -> None:
         self.is_set = False
@@ -84,7 +84,7 @@ def pair(devices: Sequence[VirtioDevice], paths: Sequence[str], options: argpars
 
 
 async def serve_all(served: Sequence[Served], control: str | None) -> Exception | None:
-    """Serve until all are at their end; return what went wrong, if anything: UserError is the user's to mend.
+    """Serve until all have ended; return the error, if any. It is a UserError where the user can remove it.
 
     `control` is the path of a control socket for what is simulated behind them.
     """

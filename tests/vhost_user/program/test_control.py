@@ -112,7 +112,7 @@ async def test_errors_are_one_line(directory: Path, control: Path) -> None:
     assert (code, printed) == (1, "")
     assert errors == (
         f"vhost-user: cannot connect to {control}: No such file or directory;"
-        " start a device with --control, and its path\n"
+        " start a device with this --control\n"
     )
 
 

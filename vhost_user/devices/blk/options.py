@@ -67,7 +67,7 @@ class BlkProgram(DeviceProgram):
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add them to a command line."""
+    """Add the options of vhost-user-blk."""
     parser.add_argument(
         "-b", "--blk-file", required=True, metavar="PATH", help="the disk: a raw file or a block device"
     )
@@ -128,7 +128,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def lock_from(options: argparse.Namespace, disk: FileDisk) -> ImageLock | None:
-    """Return the lock of a disk, taken unless a guest is yet to come. Raises UserError."""
+    """Return the lock of a disk, taken now unless a guest is migrated here (--incoming). Raises UserError."""
     if options.locking == "off":
         return None
     lock = ImageLock(disk, options.blk_file, read_only=options.read_only, insist=options.locking == "on")
@@ -149,7 +149,7 @@ def disk_from(options: argparse.Namespace) -> FileDisk:
 
 
 def fault_file_from(options: argparse.Namespace) -> FaultFile | None:
-    """Return the file of faults that a command line names."""
+    """Return the file of faults that a command line names, or None."""
     return None if options.fault_file is None else FaultFile(options.fault_file)
 
 
@@ -173,7 +173,7 @@ def _add_fault_options(parser: argparse.ArgumentParser) -> None:
 def _format(text: str) -> str:
     if text != "raw":
         raise argparse.ArgumentTypeError(
-            f"'{text}' is not served, only raw is; make a raw disk of it with qemu-img convert -O raw"
+            f"'{text}' cannot be served, only raw can; convert it with qemu-img convert -O raw"
         )
     return text
 

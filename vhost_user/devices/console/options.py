@@ -50,7 +50,7 @@ class ConsoleProgram(DeviceProgram):
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add them to a command line."""
+    """Add the options of vhost-user-console."""
     parser.add_argument(
         "--console",
         metavar="HOST",

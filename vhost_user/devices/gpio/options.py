@@ -1,4 +1,4 @@
-"""The command line of a GPIO device: which lines it has, of which chips."""
+"""The options of vhost-user-gpio: the lines of the device, and their chips."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class ChipChoice(NamedTuple):
     chip: str
     """A number, a name or a path of a chip of the host; "" for a simulated one."""
     lines: tuple[int, ...] = ()
-    """The lines of it that the guest gets; none: all."""
+    """The lines of the chip that the guest gets; all of them if empty."""
     simulated: int = 0
-    """How many lines a simulated chip has."""
+    """The number of lines of a simulated chip."""
 
 
 class GpioProgram(DeviceProgram):

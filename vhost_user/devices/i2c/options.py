@@ -43,7 +43,7 @@ class ChipOption:
 
 
 def parse_chip(text: str) -> ChipOption:
-    """Take `NAME@ADDRESS[,KEY=VALUE...]` apart; a comma in a value is given twice. Raises ValueError."""
+    """Parse `NAME@ADDRESS[,KEY=VALUE...]`; a comma in a value is given twice. Raises ValueError."""
     chip, *rest = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
     name, at, address = chip.rpartition("@")
     if not at or not name:
@@ -77,7 +77,7 @@ class I2cProgram(DeviceProgram):
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add them to a command line."""
+    """Add the options of vhost-user-i2c."""
     parser.add_argument(
         "-l",
         "--device-list",
@@ -129,7 +129,7 @@ def make_chip(option: ChipOption) -> I2cChip:
         return factory(**arguments)
     except UserError:
         raise
-    except Exception as error:  # whatever somebody's chip does wrong
+    except Exception as error:  # a mistake in a chip of the user's
         raise UserError(f"cannot make the chip {option.name}: {_reason(error)}") from error
 
 
@@ -147,7 +147,7 @@ def _addresses(option: ChipOption, chip: I2cChip) -> range:
 
 
 def _take(addresses: Iterable[int], taken: set[int]) -> None:
-    """Add `addresses` to those that are taken. Raises UserError for one that is already."""
+    """Add `addresses` to those that are taken. Raises UserError for one that is taken already."""
     for address in addresses:
         if address in taken:
             raise UserError(f"address {address:#04x} is given twice; the guest has one bus for all chips")
@@ -158,7 +158,7 @@ def _load(where: str) -> type[I2cChip]:
     module_name, colon, class_name = where.partition(":")
     if not colon:
         raise UserError(f"there is no chip '{where}'; give one of {', '.join(CHIPS)}, or MODULE:CLASS")
-    sys.path.insert(0, str(Path.cwd()))  # where people have their own, as with python -m
+    sys.path.insert(0, str(Path.cwd()))  # where users have their own, as with python -m
     try:
         found = load_class(where, "chip")
     finally:
@@ -169,7 +169,7 @@ def _load(where: str) -> type[I2cChip]:
 
 
 def _converted(option: ChipOption, factory: Callable[..., I2cChip]) -> dict[str, object]:
-    """Return the arguments for a chip, as its annotations have them. Raises UserError."""
+    """Return the arguments for a chip, converted to the types of its annotations. Raises UserError."""
     try:
         known = inspect.signature(factory, eval_str=True).parameters
     except Exception:  # NameError for what is imported for a type checker only, or another: texts will do

@@ -62,7 +62,7 @@ class InputProgram(DeviceProgram):
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add them to a command line."""
+    """Add the options of vhost-user-input."""
     _add_host_options(parser)
     for kind, what in _KINDS.items():
         parser.add_argument(
@@ -140,7 +140,7 @@ def sources_from(options: argparse.Namespace) -> list[EvdevSource]:
 
 
 def _check(options: argparse.Namespace, count: int) -> None:
-    """Raise UserError for options that do not go together."""
+    """Raise UserError for options that exclude each other."""
     chosen = [bool(options.kinds), options.evdev_path is not None, options.event_list is not None]
     if chosen.count(True) != 1:
         kinds = ", ".join(f"--{kind}" for kind in _KINDS)

@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from vhost_user.devices.net.ports.port import NetPort
 
 MAX_QUEUES = 64
-"""Pairs of queues: a vhost-user message names a queue with 8 bits, and a tap takes 256."""
+"""The largest number of queue pairs: a vhost-user message has 8 bits for a queue, and a tap takes 256."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """Something that ports are made of. One that the command line chooses makes one for each socket."""
+    """A kind of host to plug into. The one that the command line chooses makes a port for each socket."""
 
     name: str
-    """The options that choose it, for people: "--tap or --tap-fd"."""
+    """The options that choose it, as in messages: "--tap or --tap-fd"."""
     add_options: Callable[[argparse.ArgumentParser], None]
     is_chosen: Callable[[argparse.Namespace], bool]
     make_ports: Callable[[argparse.Namespace, int], list[NetPort]]
-    """Make as many ports as there are sockets; raises UserError, and leaves nothing open then."""
+    """Make the given number of ports. Raises UserError, and leaves nothing open then."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Wrapper:
 
     add_options: Callable[[argparse.ArgumentParser], None]
     wrap: Callable[[argparse.Namespace, list[NetPort]], list[NetPort]]
-    """Return the ports with something around each, or as they are. Closing those closes what is within."""
+    """Return the ports, each with a wrapper or as it is. A wrapper closes its port."""
 
 
 HOSTS: tuple[Host, ...] = (
@@ -160,7 +160,7 @@ def make_ports(options: argparse.Namespace, count: int) -> list[NetPort]:
     chosen = [host for host in HOSTS if host.is_chosen(options)]
     if len(chosen) != 1:
         names = ", ".join(host.name for host in HOSTS)
-        raise UserError(f"give {'one of ' if len(HOSTS) > 1 else ''}{names}: what the device is plugged into")
+        raise UserError(f"give {'one of ' if len(HOSTS) > 1 else ''}{names}, to plug the device into")
     ports = chosen[0].make_ports(options, count)
     try:
         for wrapper in WRAPPERS:
@@ -173,7 +173,7 @@ def make_ports(options: argparse.Namespace, count: int) -> list[NetPort]:
 
 
 def mac_of(options: argparse.Namespace, number: int, name: str) -> bytes:
-    """Return the address of a guest: --mac and those after it, or one made of its socket's name.
+    """Return the address of a guest: --mac and those after it, or one derived from its socket's name.
 
     Raises UserError where the address after --mac is one of a group.
     """

@@ -79,7 +79,7 @@ class VsockProgram(DeviceProgram):
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add them to a command line."""
+    """Add the options of vhost-user-vsock."""
     parser.add_argument(
         "--guest-cid",
         type=_CID,
@@ -120,12 +120,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SETTINGS",
         help=f"a guest, in the place of --socket-path: {','.join(f'{name}=...' for name in _TYPES)}; may be"
-        " repeated; has the values of the other options where it says none",
+        " repeated; other options give the values that it leaves out",
     )
 
 
 def guests(options: argparse.Namespace) -> list[GuestOptions]:
-    """Return what the command line says of each guest. Raises UserError."""
+    """Return the options of each guest. Raises UserError."""
     _check_paths(options)
     common = {field.name: getattr(options, field.name) for field in fields(GuestOptions)}
     if not options.vm:
@@ -155,7 +155,7 @@ def _check_reach(found: Sequence[GuestOptions], *, by_vm: bool) -> None:
 
 
 def _check_paths(options: argparse.Namespace) -> None:
-    """Find a path that is given twice, of which the second would seem to be another program's."""
+    """Raise UserError for a path that is given twice: it would seem to be in use by another program."""
     paths = [options.socket_path, options.uds_path]
     paths += [vm.get(name) for vm in options.vm for name in ("socket", "uds_path")]
     for path in paths:

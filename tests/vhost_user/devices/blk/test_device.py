@@ -425,7 +425,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
         (["-b", "DISK", "--logical-block-size", "4096"], "has not one whole block; give it a size"),
         (["-b", "DISK", "--serial", "x" * 21], "is not a text of at most 20 ASCII characters"),
         (["-b", "DISK", "--serial", "ü"], "is not a text of at most 20 ASCII characters"),
-        (["-b", "DISK", "--format", "qcow2"], "'qcow2' is not served, only raw is; make a raw disk of it"),
+        (["-b", "DISK", "--format", "qcow2"], "'qcow2' cannot be served, only raw can; convert it with"),
         (["-b", "QCOW2"], "is a qcow2 image, no raw disk, and a guest's writes would destroy it"),
         (["-b", "DISK", "--fault", "read:explode"], "'explode' is no action"),
         (["-b", "DISK", "--fault-file", "/no/such"], "an empty file is one without faults"),

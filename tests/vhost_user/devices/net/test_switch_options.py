@@ -50,7 +50,7 @@ def test_link_has_two_ends() -> None:
     [
         (["--switch"], 1, "--switch connects two guests or more; give --socket-count N, for a socket each"),
         (["--link"], 3, "--link connects two guests; give --socket-count 2, for a socket each"),
-        (["--link", "--switch"], 2, "--switch, --link: what the device is plugged into"),
+        (["--link", "--switch"], 2, "--switch, --link, to plug the device into"),
         (["--switch", "--reorder", "1%"], 2, "reorder needs a delay"),
         (["--switch", "--jitter", "1ms"], 2, "jitter"),
         (
