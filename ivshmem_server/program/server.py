@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace, listener: Listener | None, daemon: Daemon | None) -> int:
     with contextlib.ExitStack() as stack:
         configure_log(PROGRAM, options)
-        received = stack.enter_context(signals.ServiceSignals([signal.SIGUSR1]))
+        received = stack.enter_context(signals.ServiceSignals([signal.SIGUSR1], has_children=False))
         # From here on there is something to clean up.
         memory = stack.enter_context(_open_memory(options))
         if options.prealloc:

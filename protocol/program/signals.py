@@ -5,6 +5,8 @@ clean up, they are blocked in every thread, and read from a signalfd(2), which P
 
 SIGTERM and SIGINT end the program. SIGHUP opens the log's file again, and ends the program only where its
 terminal has hung up: whoever else sends it, such as logrotate(8), does not mean to cut the guests off.
+Where SIGHUP was ignored when the program was started, as under nohup(1), it never ends the program, and opens
+the log's file again where there is one.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 import trio
 
 from protocol.fds import OwnedFd
-from protocol.program import logs
+from protocol.program import children, logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -57,6 +59,8 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         hold(_STOP)
+        for number in _STOP:
+            children.handle(number)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -104,13 +108,17 @@ class SignalFd(OwnedFd):
 class ServiceSignals(SignalFd):
     """The signals of a program that serves: those that end it, and `more`. SIGHUP is dealt with here.
 
-    From when it is made, they are held. Whoever makes it closes it.
+    From when it is made, they are held; programs that are started have them unblocked. Whoever makes it
+    closes it.
     """
 
     __slots__ = ("_may_hang_up",)
 
-    def __init__(self, more: Iterable[int] = ()) -> None:
-        """Hold and read the signals. Raises OSError at the limit of open files."""
+    def __init__(self, more: Iterable[int] = (), *, has_children: bool = True) -> None:
+        """Hold and read the signals; without children, it is not seen to that they get them.
+
+        Raises OSError at the limit of open files.
+        """
         numbers = {*_STOP, *more}
         self._may_hang_up = heeds_hangup() and _has_terminal()
         if heeds_hangup() or logs.is_file():
@@ -118,6 +126,8 @@ class ServiceSignals(SignalFd):
             numbers.add(signal.SIGHUP)
         super().__init__(numbers)
         hold(numbers)
+        if has_children:
+            children.unblock_in_children(numbers)
 
     def take(self) -> int | None:
         """Return the number of a signal that has come; None where none has, or SIGHUP that ends nothing."""

@@ -21,7 +21,9 @@ async def start_in_terminal(argv: Sequence[str]) -> AsyncIterator[tuple[process.
     """
     ours, theirs = os.openpty()
     with OwnedFd(ours) as terminal, OwnedFd(theirs) as device:
-        own = ["sh", "-c", 'exec setsid --ctty "$@" <"/proc/self/fd/$0"', str(theirs), *argv]
+        # The tests may run under nohup(1), the program does not.
+        own = ["env", "--default-signal=HUP", "sh", "-c", 'exec setsid --ctty "$@" <"/proc/self/fd/$0"']
+        own += [str(theirs), *argv]
         async with process.start(own, pass_fds=[theirs]) as program:
             device.close()
             yield program, terminal

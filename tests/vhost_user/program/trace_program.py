@@ -17,8 +17,14 @@ SECONDS = 60
 COMMAND = [sys.executable, "-m", "vhost_user.program.main", "trace"]
 
 
+DEFAULT_HANGUP = ("env", "--default-signal=HUP")
+"""Gives a program SIGHUP's default action, where the tests may run under nohup(1)."""
+
+
 @contextmanager
-def running(directory: Path, *options: str, launcher: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+def running(
+    directory: Path, *options: str, launcher: Sequence[str] = DEFAULT_HANGUP
+) -> Iterator[subprocess.Popen[str]]:
     """Run a trace from `directory`/trace to `directory`/backend; `launcher` executes its command."""
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(str(directory / "notify"))
