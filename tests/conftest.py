@@ -46,7 +46,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def terminated_as_interrupted(request: pytest.FixtureRequest) -> Iterator[None]:
+def default_signals() -> Iterator[None]:
+    """Start every program with default signals: this run may be one in the background, or under nohup."""
+    from tests.rig.programs import signals
+
+    with signals.default_in_children():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def terminated_as_interrupted(default_signals: None, request: pytest.FixtureRequest) -> Iterator[None]:
     """Clean up on SIGTERM, as timeout(1) and CI systems send it, too: make it a Ctrl-C.
 
     A shell may have had us ignore that, being in its background.
@@ -87,7 +96,7 @@ def platform() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def forker(temporary: Path, platform: None) -> Iterator[None]:
+def forker(default_signals: None, temporary: Path, platform: None) -> Iterator[None]:
     """Let tests run our programs without starting Python each time."""
     from tests.rig.programs import forked
 
