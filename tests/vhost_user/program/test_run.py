@@ -99,7 +99,7 @@ def test_path_that_is_in_no_encoding_is_printed_as_it_is() -> None:
         (["-s", ""], "cannot listen on '': a socket needs a path; choose one"),
         (["--connect", ""], "cannot connect to '': a socket needs a path; choose one"),
         (["--connect", "/tmp/" + "x" * 200], "a socket's path has at most 107 bytes; choose a shorter one"),
-        (["--fd", "99"], "descriptor 99 is no socket: Bad file descriptor; pass --fd a UNIX stream socket"),
+        (["--fd", "99"], "descriptor 99 is not a socket: Bad file descriptor; pass --fd a UNIX stream"),
         (["-s", "/tmp/a", "-f", "/none"], "cannot read /none: No such file or directory"),
         (["--fd", "0", "--print-qemu-args"], "--print-qemu-args needs the path of the socket"),
     ],
