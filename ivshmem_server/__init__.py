@@ -1,10 +1,18 @@
 """The ivshmem server, its peers and their command lines."""
 
 from ivshmem_server.memory import MemoryUnavailableError, SharedMemory
-from ivshmem_server.peer.changes import Change, PeerJoined, PeerLeft
-from ivshmem_server.peer.connection import connect
-from ivshmem_server.peer.memory import PlainPeer, UnusableMemoryError, open_memory
-from ivshmem_server.peer.peer import NoSuchPeerError, NoSuchVectorError, Peer
+from ivshmem_server.peer import (
+    Change,
+    NoSuchPeerError,
+    NoSuchVectorError,
+    Peer,
+    PeerJoined,
+    PeerLeft,
+    PlainPeer,
+    UnusableMemoryError,
+    connect,
+    open_memory,
+)
 from ivshmem_server.server import Client, IvshmemServer
 from ivshmem_server.status import status_document
 from protocol.errors import RemoteProtocolError

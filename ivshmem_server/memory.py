@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from ivshmem_server.id_mark import ids_of_others, mark_ids
 from ivshmem_server.memory_limits import free_memory, most_memory
-from ivshmem_server.peer.memory import SHM_DIRECTORY
 from ivshmem_server.room import file_room, huge_page_size, is_in_memory, unfilled
 from ivshmem_server.sizes import format_about, format_size, round_up_to_power_of_two
 from protocol.fds import Closing, OwnedFd
 from protocol.io.exhaustion import cause_and, cause_and_remedy
+from protocol.io.posix_memory import SHM_DIRECTORY
 from protocol.ivshmem.registers import MIN_MEMORY_SIZE
 
 if TYPE_CHECKING:

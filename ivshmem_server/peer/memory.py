@@ -10,10 +10,8 @@ from pathlib import Path
 
 from protocol.fds import Closing, OwnedFd
 from protocol.io.exhaustion import cause_and_remedy
+from protocol.io.posix_memory import SHM_DIRECTORY
 from protocol.ivshmem.registers import MIN_MEMORY_SIZE
-
-SHM_DIRECTORY = Path("/dev/shm")
-"""Where Linux keeps POSIX shared memory objects (shm_overview(7))."""
 
 
 class UnusableMemoryError(Exception):

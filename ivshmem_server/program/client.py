@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ivshmem_server.peer.connection import connect
-from ivshmem_server.peer.memory import UnusableMemoryError, memory_path, open_memory
+from ivshmem_server.peer import UnusableMemoryError, connect, memory_path, open_memory
 from ivshmem_server.program.client_errors import explain
 from ivshmem_server.program.commands import PEER_COMMANDS, PeerCommand, describe
 from ivshmem_server.program.memory_commands import MEMORY_COMMANDS, MemoryCommand
@@ -38,7 +37,7 @@ from protocol.program.command_line import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from ivshmem_server.peer.peer import Peer
+    from ivshmem_server.peer import Peer
 
 PROGRAM = "ivshmem-client"
 

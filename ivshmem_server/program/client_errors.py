@@ -6,8 +6,7 @@ import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ivshmem_server.elf.ctypes.model import ElfViewError
-from ivshmem_server.peer.peer import NoSuchPeerError
+from ivshmem_server.peer import NoSuchPeerError
 from protocol.errors import RemoteProtocolError
 from protocol.io.exhaustion import cause_and_remedy
 from protocol.program.command_line import UserError
@@ -22,7 +21,7 @@ def explain(error: BaseException, options: argparse.Namespace) -> str | None:
     match error:
         case RemoteProtocolError():
             return f"{error} (server at {options.socket_path})"
-        case UserError() | NoSuchPeerError() | ElfViewError():
+        case UserError() | NoSuchPeerError():
             return str(error)
         case OSError(filename=options.socket_path):
             return _no_connection(error, options.socket_path)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ivshmem_server.peer.changes import Change, PeerJoined
-from ivshmem_server.peer.peer import NoSuchPeerError
+from ivshmem_server.peer import Change, NoSuchPeerError, PeerJoined
 from ivshmem_server.sizes import format_size
 from protocol.program.command_line import UserError, number, positive_number, seconds
 from protocol.words import plural
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Awaitable, Callable, Iterable
 
-    from ivshmem_server.peer.peer import Peer
+    from ivshmem_server.peer import Peer
 
 ALL = None
 """In the place of a peer or a vector: all of them."""

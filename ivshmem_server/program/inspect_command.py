@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from ivshmem_server.program.commands import say
-from protocol.program.command_line import number, positive_number, seconds
+from protocol.program.command_line import UserError, number, positive_number, seconds
 
 if TYPE_CHECKING:
     import argparse
 
-    from ivshmem_server.elf.ctypes.model import CType
+    from ivshmem_server.elf import CType
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,19 +46,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Find the type. Raises ElfViewError."""
-    from ivshmem_server.elf.ctypes.model import array_of
-    from ivshmem_server.elf.lookup import load_types
+    """Find the type. Raises UserError."""
+    # Not at the head of the file: the other commands start without pyelftools.
+    from ivshmem_server.elf import ElfViewError, array_of, load_types
 
-    types = load_types(options.elf)
-    ctype = types.find_variable(options.variable) if options.struct is None else types.find(options.struct)
-    options.ctype = ctype if options.count is None else array_of(ctype, options.count)
+    try:
+        types = load_types(options.elf)
+        find = types.find_variable if options.struct is None else types.find
+        ctype = find(options.variable if options.struct is None else options.struct)
+        options.ctype = ctype if options.count is None else array_of(ctype, options.count)
+    except ElfViewError as error:
+        raise UserError(str(error)) from None
     if types.warning is not None:
         print(f"ivshmem-client: warning: {types.warning}", file=sys.stderr)
 
 
 async def run(memory: memoryview, options: argparse.Namespace) -> None:
-    """Print the memory, once or whenever it changes. Raises ElfViewError."""
+    """Print the memory, once or whenever it changes. Raises UserError."""
     shown = None
     while True:
         if (text := _text(memory, options.ctype, options)) != shown:
@@ -70,10 +74,12 @@ async def run(memory: memoryview, options: argparse.Namespace) -> None:
 
 
 def _text(memory: memoryview, ctype: CType, options: argparse.Namespace) -> str:
-    from ivshmem_server.elf.ctypes.decode import decode
-    from ivshmem_server.elf.ctypes.render import SHOWN, render, to_json
+    from ivshmem_server.elf import SHOWN, ElfViewError, decode, render, to_json
 
-    value = decode(ctype, memory, options.offset)
-    if options.json:
-        return json.dumps(to_json(value))
-    return render(value, limit=max(options.count or 0, SHOWN))
+    try:
+        value = decode(ctype, memory, options.offset)
+        if options.json:
+            return json.dumps(to_json(value))
+        return render(value, limit=max(options.count or 0, SHOWN))
+    except ElfViewError as error:
+        raise UserError(str(error)) from None

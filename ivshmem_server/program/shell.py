@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
-from ivshmem_server.peer.connection import connect
-from ivshmem_server.peer.peer import NoSuchPeerError
+from ivshmem_server.peer import NoSuchPeerError, connect
 from ivshmem_server.program.client_errors import explain
 from ivshmem_server.program.commands import (
     ALL,
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from types import TracebackType
 
-    from ivshmem_server.peer.peer import Peer
+    from ivshmem_server.peer import Peer
 
 PROMPT = "cmd> "
 

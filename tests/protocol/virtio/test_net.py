@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ivshmem_server.elf.ctypes.model import Enum
-from ivshmem_server.elf.lookup import load_types
+from ivshmem_server.elf import Enum, load_types
 from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.virtio import net
 from protocol.virtio.features import Feature
