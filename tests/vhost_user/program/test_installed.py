@@ -14,8 +14,10 @@ import pytest
 from tests.vhost_user.program.cli_program import OWN_DEVICE, SECONDS, refusal, run
 from vhost_user.devices import DEVICES
 from vhost_user.program.libvirt import described_devices
+from vhost_user.program.main import main
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 METHOD = "\n\n    @classmethod\n    def {}:\n        {}\n"
@@ -148,11 +150,30 @@ def test_our_own_devices_know_nothing_of_it(installed: Path, directory: Path) ->
     assert len(list(directory.iterdir())) == len(described_devices())
 
 
+@pytest.fixture
+def run_here(
+    installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str, str]]]:
+    """Run a command in this process; return its exit code, and what it prints to both streams."""
+    monkeypatch.syspath_prepend(installed)
+
+    def run_command(*argv: str) -> tuple[int, str, str]:
+        code = main(argv)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    yield run_command
+    for package in ALL:
+        sys.modules.pop(package.name, None)
+
+
 @pytest.mark.parametrize("package", BROKEN, ids=lambda package: package.name)
-def test_device_that_is_run_says_what_is_wrong(installed: Path, package: Package) -> None:
-    result = run_installed(installed, "run", package.name, "-s", "/tmp/none")
-    assert (result.returncode, result.stdout) == (1, "")
-    (line,) = result.stderr.splitlines()
+def test_device_that_is_run_says_what_is_wrong(
+    run_here: Callable[..., tuple[int, str, str]], package: Package
+) -> None:
+    code, out, error = run_here("run", package.name, "-s", "/tmp/none")
+    assert (code, out) == (1, "")
+    (line,) = error.splitlines()
     assert f"the device '{package.name}' of the package {package.name} cannot be used: " in line
     assert BROKEN[package] in line
 
@@ -169,18 +190,20 @@ def test_device_that_is_run_says_what_is_wrong(installed: Path, package: Package
         (["nothing"], "there is no device 'nothing'; give one of absent, "),
     ],
 )
-def test_what_fails_later_is_said_in_one_line(installed: Path, argv: list[str], text: str) -> None:
-    result = run_installed(installed, "run", *argv)
-    assert (result.returncode, result.stdout) == (1, "")
-    (line,) = result.stderr.splitlines()
+def test_what_fails_later_is_said_in_one_line(
+    run_here: Callable[..., tuple[int, str, str]], argv: list[str], text: str
+) -> None:
+    code, out, error = run_here("run", *argv)
+    assert (code, out) == (1, "")
+    (line,) = error.splitlines()
     assert text in line
 
 
 @pytest.mark.parametrize("name", ["plain", "extra", "one:Hello", "hidden:Hello", "undocumented"])
-def test_other_devices_are_run(installed: Path, name: str) -> None:
-    result = run_installed(installed, "run", name, "-s", "/tmp/s", "--print-qemu-args")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "virtio-id=3" in result.stdout
+def test_other_devices_are_run(run_here: Callable[..., tuple[int, str, str]], name: str) -> None:
+    code, out, error = run_here("run", name, "-s", "/tmp/s", "--print-qemu-args")
+    assert (code, error) == (0, "")
+    assert "virtio-id=3" in out
 
 
 # Devices that are named as MODULE:CLASS
