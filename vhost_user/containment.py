@@ -1,4 +1,4 @@
-"""Containment: what goes wrong in code of the user's own costs what it was asked for, and no more.
+"""Containment: an exception in the user's own code costs one request, and no more.
 
 Chips, lines, ports and disks of one's own are asked at a guest's every request. Whatever they raise, the
 driver gets an error as the device's specification has it, the traceback is in the log, and all else goes on.
@@ -45,7 +45,7 @@ class Containment:
             level = await chip.value(3)
         if attempt.failed: ...
 
-    An Exception ends the block, and no more; so does an ExceptionGroup. What is no Exception passes, such
+    An Exception ends the block, and no more; so does an ExceptionGroup. What is not an Exception passes, such
     as trio.Cancelled and KeyboardInterrupt, also from within a group.
     """
 
@@ -58,7 +58,7 @@ class Containment:
     ) -> _Attempt:
         """Contain what `what` raises in a block; `effect` is what comes of it, both for the log.
 
-        An exception that is `expected`, also as the only one in a group, is no failure, and is not logged.
+        An exception that is `expected`, also as the only one in a group, is not a failure, and is not logged.
         """
         return _Attempt(self, what, effect, expected)
 

@@ -1,4 +1,4 @@
-"""A method as a call that takes its arguments as JSON has them, checked against its annotations."""
+"""A method as a call with arguments from JSON, checked against its annotations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The other end of a control socket: for programs and tests that change what a device simulates."""
+"""The client of a control socket, for programs and tests."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class ControlClient:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             said = line[:_SHOWN_BYTES].decode(errors="replace")
             raise ControlError(
-                f"this is no answer of a control socket: {said!r}; give the path of a device's --control"
+                f"this is not an answer of a control socket: {said!r}; give the path of a device's --control"
             ) from None
         return message  # type: ignore[no-any-return]
 

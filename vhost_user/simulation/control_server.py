@@ -1,4 +1,4 @@
-"""The control socket (--control): calls of a simulation as lines of JSON, in the manner of QEMU's QMP.
+"""The control socket (--control): calls as lines of JSON, in the manner of QEMU's QMP.
 
 ::
 
@@ -71,11 +71,11 @@ async def serve_control(
         task_status.started()
         async with trio.open_nursery() as nursery:
             while True:
-                stream = await listener.accept_patiently(_tell_why_nobody_can_come)
+                stream = await listener.accept_patiently(_log_accept_failure)
                 nursery.start_soon(_serve_client, simulation, stream, own)
 
 
-def _tell_why_nobody_can_come(reason: str) -> None:
+def _log_accept_failure(reason: str) -> None:
     _log.warning("the control socket can take no client: %s; trying again", reason)
 
 
@@ -167,12 +167,12 @@ class _Client:
     def _event_line(self, event: Event) -> bytes:
         """Return the line that tells of an event; b"", and a log entry, where JSON cannot say its data."""
         on = {"on": event.on} if event.on else {}
-        with self._own.code(f"telling of the event '{event.name}'", "nobody hears of it"):
+        with self._own.code(f"telling of the event '{event.name}'", "it is not told"):
             return _encode({"event": event.name, **on, "data": event.data})
         return b""
 
     def _leave(self) -> None:
-        """Let go of a client that does not fetch its events, and does not wait for any more of them."""
+        """Leave a client that does not fetch its events, and does not wait for any more of them."""
         _log.warning("a client of the control socket is too slow for its events, and is left")
         self._nursery.cancel_scope.cancel()
 

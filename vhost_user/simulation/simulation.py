@@ -1,4 +1,4 @@
-"""Simulation: what is simulated behind a device, as calls that a program, a test or a person can make.
+"""Simulation: the calls, events and parts of what is simulated behind a device.
 
 How it works: everything runs in the loop's thread. A simulation belongs to the program that made it, and
 outlives the front-ends. It is changed by three kinds of tasks: those of the program, one a client of the
@@ -89,7 +89,7 @@ class Simulation:
         part._whole = (self, name)
 
     def remove_part(self, name: str) -> None:
-        """Have a part no longer. Raises KeyError where there is none of that name."""
+        """Remove a part. Raises KeyError where there is none of that name."""
         self._parts.pop(name)._whole = None
 
     def find(self, path: str) -> Simulation:

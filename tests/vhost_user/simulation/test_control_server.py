@@ -201,7 +201,7 @@ async def test_an_event_that_json_cannot_tell_is_left_out(
         assert await client.next_event() == Event("drop", {"number": 0})
         assert await client.call("state", on="hall") == {"on": False}
     (record,) = caplog.records
-    assert "telling of the event 'odd' failed: nobody hears of it" in record.getMessage()
+    assert "telling of the event 'odd' failed: it is not told" in record.getMessage()
 
 
 async def all_events(client: ControlClient) -> None:
@@ -252,5 +252,5 @@ async def test_a_program_that_is_no_control_socket_is_found_out(path: Path, said
         async with connect(path) as client:
             with await listener.accept() as stream:
                 await stream.send(said)
-                with pytest.raises(ControlError, match="this is no answer of a control socket: "):
+                with pytest.raises(ControlError, match="this is not an answer of a control socket: "):
                     await client.call("state")

@@ -1,4 +1,4 @@
-"""The control messages of a console device as a state machine without I/O (virtio 1.2, section 5.3.6.2).
+"""The control messages of a console, without I/O (virtio 1.3, section 5.3.6.2).
 
 It keeps what is so and what the driver was told, and derives messages from the difference. So what is
 to be sent never takes more memory than the ports do, however the driver behaves.
@@ -50,7 +50,7 @@ class PortState:
     name: str = ""
     is_console: bool = False
     size: tuple[int, int] | None = None
-    """Columns and rows of a console; None while nobody knows."""
+    """Columns and rows of a console; None while unknown."""
     host_open: bool = False
     guest_open: bool = False
     """Whether the guest has it open, by what the driver says."""
@@ -79,7 +79,7 @@ class Control:
     """Both directions of the control queues: `receive()` takes messages, `next_message()` gives them."""
 
     def __init__(self, max_ports: int, *, rows_first: bool = False) -> None:
-        """Have ports from 0 to `max_ports` - 1. `rows_first` suits drivers that take rows for columns."""
+        """Number ports from 0 to `max_ports` - 1. `rows_first` suits drivers that take rows for columns."""
         self.max_ports = max_ports
         self.ports: dict[int, PortState] = {}
         self.is_ready = False
@@ -88,7 +88,7 @@ class Control:
         self._slots: dict[int, _Slot] = {}
 
     def add(self, number: int, port: PortState) -> None:
-        """Have a port. Raises ValueError where there is one of that number, or none may be."""
+        """Add a port. Raises ValueError where there is one of that number, or none may be."""
         if not 0 <= number < self.max_ports:
             raise ValueError(f"port {number} is none of 0 to {self.max_ports - 1}")
         if number in self.ports:
@@ -96,11 +96,11 @@ class Control:
         self.ports[number] = port
 
     def remove(self, number: int) -> None:
-        """Have a port no longer. Raises KeyError where there is none."""
+        """Remove a port. Raises KeyError where there is none."""
         self.ports.pop(number).guest_open = False
 
     def reset(self) -> None:
-        """Forget the driver, which begins anew."""
+        """Forget the driver, which begins again."""
         self.is_ready = False
         self._slots.clear()
         for port in self.ports.values():
@@ -114,7 +114,7 @@ class Control:
         """
         message = ControlMessage.decode(data)
         if message.event == ControlEvent.DEVICE_READY:
-            self.reset()  # a driver that begins anew says so, while not every front-end does
+            self.reset()  # a driver that begins again says so, while not every front-end does
             self.is_ready = message.value == 1
             return DeviceReady(self.is_ready)
         if message.event not in {ControlEvent.PORT_READY, ControlEvent.PORT_OPEN}:
@@ -144,7 +144,7 @@ class Control:
         return data
 
     def _port_ready(self, port: PortState, message: ControlMessage) -> PortReady:
-        """Take notice that the driver has set a port up, perhaps once more: it knows nothing of it then."""
+        """Note that the driver has set a port up, perhaps again: it knows nothing of it then."""
         is_ready = message.value == 1
         port.guest_open = port.has_closed = False
         self._slots[message.port] = _Slot(port, is_ready=is_ready)

@@ -1,4 +1,4 @@
-"""Descriptions of ports, as a command line and scripts give them: NAME=HOST[,OPTION=VALUE...]."""
+"""Descriptions of ports, from command lines and scripts: NAME=HOST[,OPTION=VALUE...]."""
 
 from __future__ import annotations
 

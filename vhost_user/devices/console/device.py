@@ -1,4 +1,4 @@
-"""console: text consoles and named ports (virtio 1.2, section 5.3)."""
+"""console: text consoles and named ports (virtio 1.3, section 5.3)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Console(VirtioDevice):
     features = ConsoleFeature.SIZE | ConsoleFeature.MULTIPORT | ConsoleFeature.EMERG_WRITE
 
     def __init__(self, max_ports: int = DEFAULT_PORTS, *, rows_first: bool = False) -> None:
-        """Have room for `max_ports` ports, and none yet. `rows_first` as in Control."""
+        """Make room for `max_ports` ports; there are none yet. `rows_first` as in Control."""
         self.num_queues = queues(max_ports)
         self.simulation: ConsoleSimulation = ConsoleSimulation(self)
         self._ports = PortTable(max_ports, rows_first=rows_first, resized=self.notify_config_changed)
@@ -97,7 +97,7 @@ class Console(VirtioDevice):
         return part
 
     async def remove_port(self, name: str) -> None:
-        """Unplug a port, and let go of what it is on the host. Raises KeyError where there is none."""
+        """Unplug a port, and close its host side. Raises KeyError where there is none."""
         number = self._ports.number_of(name)
         self.simulation.remove_part(name)
         await self._ports.unplug(number)
@@ -236,7 +236,7 @@ class Console(VirtioDevice):
         return port if port is not None and port.has_input else None
 
     async def _port_tx(self, queue: Virtqueue, number: int) -> None:
-        """Take what buffers hold for the host; while nobody has room for that, they wait."""
+        """Take what buffers hold for the host; while there is no room for that, they wait."""
         async for chain in queue:
             port = self._ports.get(number)
             if port is None or not chain.readable.remaining:

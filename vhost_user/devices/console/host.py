@@ -173,7 +173,7 @@ class PtyHost:
             await trio.sleep(TERMINAL_POLL_SECONDS)
 
     def hang_up(self) -> bool:
-        """Refuse: nobody can be made to close it."""
+        """Refuse: those who have it open cannot be made to close it."""
         return False
 
     def close(self) -> None:
@@ -213,8 +213,8 @@ class _SocketHost:
     async def _accept(self) -> FdStream | socket.socket:
         raise NotImplementedError
 
-    def _tell_why_nobody_can_come(self, reason: str) -> None:
-        _log.error("%s: nobody can connect now: %s; trying again", self._name, reason)
+    def _log_accept_failure(self, reason: str) -> None:
+        _log.error("%s: no client can connect now: %s; trying again", self._name, reason)
 
     def hang_up(self) -> bool:
         """Close the connection, if there is one."""
@@ -258,7 +258,7 @@ class UnixHost(_SocketHost):
             port.put_output_back(sent.unread)
 
     async def _accept(self) -> FdStream:
-        return await self._listener.accept_patiently(self._tell_why_nobody_can_come)
+        return await self._listener.accept_patiently(self._log_accept_failure)
 
     def close(self) -> None:
         """Listen no longer, and remove the socket."""
@@ -286,9 +286,7 @@ class TcpHost(_SocketHost):
     async def _accept(self) -> socket.socket:
         while True:
             try:
-                return await exhaustion.retry_until_available(
-                    self._accept_one, self._tell_why_nobody_can_come
-                )
+                return await exhaustion.retry_until_available(self._accept_one, self._log_accept_failure)
             except BlockingIOError:
                 continue
             except OSError as error:

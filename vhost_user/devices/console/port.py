@@ -1,4 +1,4 @@
-"""A port of a console device: what is on its way between guest and host, and who has it open.
+"""A port of a console device: its data in both directions, and who has it open.
 
 How it works: a port is shared by the task of its host side (`host`), by scripts (`simulation`) and by the
 tasks of its two queues (`device`), all in one thread. Data waits in three places: `_input` for the guest,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vhost_user.devices.console.control import PortState
 
 BACKLOG = 65536
-"""How many bytes of the guest's wait for a reader, where nobody says otherwise."""
+"""How many bytes of the guest's wait for a reader, by default."""
 INPUT_LIMIT = 65536
 """How many bytes of the host's wait for the guest, at most: what comes then has to wait outside."""
 TRANSCRIPT_LIMIT = 1 << 20
@@ -32,7 +32,7 @@ TRANSCRIPT_LIMIT = 1 << 20
 
 
 class Backlog:
-    """Bytes of the guest's that nobody has taken yet, at most about `limit` of them.
+    """Bytes of the guest's that were not taken yet, at most about `limit` of them.
 
     One that `blocks` asks its writer to wait when it is full; another drops its oldest bytes.
     """
@@ -61,7 +61,7 @@ class Backlog:
             del self._data[:surplus]
 
     def put_back(self, data: bytes) -> None:
-        """Put bytes back before all others: nobody has read them after all. One that drops may drop them."""
+        """Put bytes back before all others: they were not read after all. One that drops may drop them."""
         self._data[:0] = data
         self.append(b"")
 
@@ -108,7 +108,7 @@ class ConsolePort:
         blocks: bool | None = None,
         backlog: int = BACKLOG,
     ) -> None:
-        """Have `host` at the other end, which is the port's now; None: only scripts are there.
+        """Put `host` at the other end, owned by the port now; None: only scripts are there.
 
         Up to `backlog` bytes wait for the host. Then the guest waits, if the port `blocks`, or the oldest
         are dropped: by default for consoles, as a guest's kernel stands still while its console does.
@@ -156,7 +156,7 @@ class ConsolePort:
         self.changed.unpark_all()
 
     def guest_changed(self) -> None:
-        """Take notice that the guest has opened or closed it, as `state` says."""
+        """Note that the guest has opened or closed it, as `state` says."""
         if not self.state.guest_open:
             self._finish_closing()
         self.callbacks.guest_opened(self.state.guest_open)
@@ -200,7 +200,7 @@ class ConsolePort:
         self.changed.unpark_all()
 
     def put_output_back(self, data: bytes) -> None:
-        """Have `data` again at the front of `output`: whom the host gave it to left without reading it."""
+        """Put `data` back at the front of `output`: whom the host gave it to left without reading it."""
         self.output.put_back(data)
         self.changed.unpark_all()
 
@@ -215,7 +215,7 @@ class ConsolePort:
         self._set_host_open(True)
 
     def host_closed(self) -> None:
-        """Tell the guest that nobody is there, once it has what was left for it."""
+        """Tell the guest that no one is there, once it has what was left for it."""
         if self._input and self.state.guest_open:
             self._is_closing = True
         else:

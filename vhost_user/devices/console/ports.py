@@ -1,4 +1,4 @@
-"""The ports that a console device has: numbers, names, host sides and their tasks, and what to tell whom.
+"""The ports of a console device: numbers, names, host sides and their tasks.
 
 How it works: ports are plugged and unplugged by scripts at any time, also while tasks of queues wait for
 them. So queues wait at `changed`, which belongs to the number and not to the port, and look the port up
@@ -45,7 +45,7 @@ class PortTable:
     """All ports of a device, by their numbers, with the control messages about them."""
 
     def __init__(self, max_ports: int, *, rows_first: bool, resized: Callable[[], None]) -> None:
-        """Have room for `max_ports`. `resized` is called when a console has another size."""
+        """Make room for `max_ports`. `resized` is called when a console has another size."""
         self.control = Control(max_ports, rows_first=rows_first)
         self.changed = [trio.lowlevel.ParkingLot() for _ in range(max_ports)]
         """One a port number, whether there is such a port or not: queues wait there."""
@@ -110,7 +110,7 @@ class PortTable:
         self._close(plug)
 
     def tell(self) -> None:
-        """Have the driver told what is new."""
+        """Tell the driver what is new."""
         self.to_tell.unpark_all()
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A console from a script: what Python, or a client of --control, reads from its ports and types there."""
+"""A console from a script: what Python and clients of --control read and type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vhost_user.devices.console.port import ConsolePort
 
 EXPECT_SECONDS = 60.0
-"""How long to wait for what is expected, where nobody says."""
+"""How long to wait for what is expected, by default."""
 
 _SHOWN_BYTES = 200
 
@@ -58,12 +58,12 @@ class PortSimulation(Simulation):
 
     @call
     def read(self) -> str:
-        """Return the output that nobody has read or expected yet, as text."""
+        """Return the output that was neither read nor expected yet, as text."""
         return self._decoder.decode(self.read_bytes())
 
     @call
     def read_bytes(self) -> bytes:
-        """Return the output that nobody has read or expected yet."""
+        """Return the output that was neither read nor expected yet."""
         return self._take(TRANSCRIPT_LIMIT)
 
     @call
@@ -77,14 +77,14 @@ class PortSimulation(Simulation):
         try:
             compiled = re.compile(pattern.encode(), re.MULTILINE)
         except re.error as error:
-            raise CallError(f"'{pattern}' is no regular expression: {error}") from None
+            raise CallError(f"'{pattern}' is not a regular expression: {error}") from None
         return await self._until(compiled, pattern, seconds)
 
     @call
     def resize(self, columns: int, rows: int) -> None:
         """Tell the guest how large the console is."""
         if not self.port.state.is_console:
-            raise CallError(f"port {self.name} is no console, which alone has a size")
+            raise CallError(f"port {self.name} is not a console; only a console has a size")
         self.port.resize(columns, rows)
 
     @call
@@ -96,7 +96,7 @@ class PortSimulation(Simulation):
 
     @call
     def close(self) -> None:
-        """Close the host's end: part from the client of a socket, or let the guest see nobody there."""
+        """Close the host's end: part from the client of a socket, or show the guest that no one is there."""
         if self.port.host is None:
             self.port.host_closed()
         elif not self.port.host.hang_up():

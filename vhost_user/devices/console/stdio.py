@@ -1,4 +1,4 @@
-"""The terminal, or the pipes, that a program was started with, as the host's end of a console's port."""
+"""The program's own terminal, or its pipes, as the host's end of a port."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class StdioHost:
         return False
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release it."""
         self._input.close()
         self._output.close()
 
@@ -130,7 +130,7 @@ class StdioHost:
 def _own(fd: int, flags: int) -> OwnedFd:
     """Return another descriptor for the file of `fd` that does not block, while others of that file may.
 
-    What cannot be opened anew, such as a socket, becomes non-blocking as a whole. A regular file never
+    What cannot be opened again, such as a socket, becomes non-blocking as a whole. A regular file never
     blocks, and goes on from where it is, as whoever has it open with us does.
     """
     if stat.S_ISREG(os.fstat(fd).st_mode):
@@ -145,7 +145,7 @@ def _own(fd: int, flags: int) -> OwnedFd:
 
 @contextlib.contextmanager
 def _raw(terminal: int | None) -> Iterator[Callable[[], None]]:
-    """Have a terminal raw for the length of the block, which gets a function that makes it so again.
+    """Make a terminal raw for the length of the block, which gets a function that makes it so again.
 
     Line feeds are still completed on output: what we log comes there, too.
     """

@@ -1,4 +1,4 @@
-"""What is behind a GPIO device: the interface of a chip with lines, of the host or simulated."""
+"""The interface of a chip with GPIO lines, of the host or simulated."""
 
 from __future__ import annotations
 
@@ -75,4 +75,4 @@ class Chip(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of what the chip holds of the host."""
+        """Release what the chip holds of the host."""

@@ -1,4 +1,4 @@
-"""gpio: lines with names and interrupts, of the host or simulated (virtio 1.3, section 5.18)."""
+"""gpio: lines with names and interrupts (virtio 1.3, section 5.18)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _log = logging.getLogger("vhost_user.gpio")
 class Gpio(VirtioDevice):
     """GPIO lines for a guest, those of a chip of the host or simulated ones.
 
-    Where a chip of one's own raises what is no LineError, the guest gets an error, and all else goes on.
+    Where a chip of one's own raises anything but LineError, the guest gets an error, and all else goes on.
     """
 
     device_id = DeviceId.GPIO
@@ -78,7 +78,7 @@ class Gpio(VirtioDevice):
             self._chip.close()
 
     def negotiated(self, features: Feature) -> None:
-        """Take notice of whether the driver wants interrupts."""
+        """Note whether the driver wants interrupts."""
         self._has_interrupts = bool(features & GpioFeature.IRQ)
 
     def reset(self) -> None:
@@ -89,7 +89,7 @@ class Gpio(VirtioDevice):
             interrupt.disable()
 
     async def run(self) -> None:
-        """Run the chip; at the end nobody uses it."""
+        """Run the chip; at the end it is reset."""
         try:
             with self._own.code(self._what, "its run() is over, while the guest has it still"):
                 await self._chip.run()
@@ -190,7 +190,7 @@ class Gpio(VirtioDevice):
 
 
 def _level(value: object) -> int:
-    """Return what a chip says of a line. Raises ValueError where that is no level."""
+    """Return what a chip says of a line. Raises ValueError where that is not a level."""
     if value not in {0, 1}:
         raise ValueError(f"a line's level is 0 or 1, and not {value!r}")
     return int(bool(value))

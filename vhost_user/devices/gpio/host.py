@@ -157,7 +157,7 @@ class HostChip(Chip):
             await self._call(line, state.request.set_value, self._offsets[line], self._value(value))
 
     async def watch(self, line: int, kind: IrqType) -> int:
-        """Have the kernel tell of edges; of both for an interrupt by level, which it does not have."""
+        """Ask the kernel for edges; of both for an interrupt by level, which it does not have."""
         state = self._lines[line]
         if kind is not IrqType.NONE:
             await self._configure(line, Direction.IN, kind)
@@ -169,7 +169,7 @@ class HostChip(Chip):
         return 0 if kind is IrqType.NONE else await self.value(line)
 
     async def refresh(self, line: int) -> None:
-        """Signal the level: the kernel may have told of a change that nobody has read yet."""
+        """Signal the level: the kernel may have told of a change that was not read yet."""
         with contextlib.suppress(LineError):  # then what was signalled last counts
             self.interrupts[line].signal(await self.value(line))
 

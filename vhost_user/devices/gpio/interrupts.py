@@ -1,4 +1,4 @@
-"""The interrupt of a GPIO line: enabled, unmasked, latched, delivered (virtio 1.3, section 5.18.7).
+"""The interrupt of a GPIO line and its states (virtio 1.3, section 5.18.7).
 
 A driver enables it over the request queue, and unmasks it by giving a buffer over the event queue. That
 buffer comes back with the interrupt, which is masked again from then on.
@@ -83,7 +83,7 @@ class Interrupt:
         self._changed.unpark_all()
 
     def signal(self, level: int) -> None:
-        """Take notice that the line has got to `level`."""
+        """Note that the line has got to `level`."""
         self._level = level
         if not self.type.fires_at(level):
             return

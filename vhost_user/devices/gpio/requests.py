@@ -1,4 +1,4 @@
-"""Requests to a GPIO device, taken apart and checked, and their answer (virtio 1.3, section 5.18.6)."""
+"""Requests to a GPIO device and their responses (virtio 1.3, section 5.18.6)."""
 
 from __future__ import annotations
 

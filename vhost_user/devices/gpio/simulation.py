@@ -245,7 +245,7 @@ class SimulatedChip(Chip, Simulation):
             line.use(Direction.NONE)
 
     def close(self) -> None:
-        """Do nothing: there is nothing to let go of."""
+        """Do nothing: there is nothing to release."""
 
     async def direction(self, line: int) -> Direction:
         """Return what the guest has set."""

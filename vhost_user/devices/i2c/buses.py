@@ -1,4 +1,4 @@
-"""The buses behind an I2C adapter: one of simulated chips, those of the host, and all of them as one.
+"""The buses behind an I2C adapter: simulated chips, the host, and all of them as one.
 
 How it works: a bus belongs to one device, whose queue asks for one transfer after the other, so that
 nothing interleaves on it for the guest. A host's bus does a transfer in a thread, and other programs of the
@@ -42,7 +42,7 @@ class Bus(Protocol):
         """Do messages as one transfer, with repeated starts; return how many were done before one failed."""
 
     def close(self) -> None:
-        """Let go of it; may come again."""
+        """Release it; may come again."""
 
 
 class ChipBus(Simulation):

@@ -1,4 +1,4 @@
-"""i2c: an I2C adapter (virtio 1.2, section 5.16) with simulated chips and with chips of the host."""
+"""i2c: an adapter with simulated chips and chips of the host (virtio 1.3, section 5.16)."""
 
 from __future__ import annotations
 

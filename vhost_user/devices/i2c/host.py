@@ -48,7 +48,7 @@ def parse_device_list(text: str) -> list[HostChips]:
     for entry in text.split(","):
         bus, *addresses = (part.strip() for part in entry.split(":"))
         if not bus or not addresses:
-            raise ValueError(f"'{entry}' is no BUS:ADDRESS[:ADDRESS...], as in 2:0x20:0x21")
+            raise ValueError(f"'{entry}' is not BUS:ADDRESS[:ADDRESS...], as in 2:0x20:0x21")
         found.append(HostChips(bus, tuple(parse_address(address) for address in addresses)))
     buses = [each.bus for each in found]
     if twice := {bus for bus in buses if buses.count(bus) > 1}:
@@ -61,7 +61,7 @@ def parse_address(text: str) -> int:
     try:
         address = int(text, 16 if text.lower().startswith("0x") else 10)
     except ValueError:
-        raise ValueError(f"'{text}' is no address; give one such as 0x48, or 72") from None
+        raise ValueError(f"'{text}' is not an address; give one such as 0x48, or 72") from None
     check_address(text, address)
     return address
 
@@ -181,13 +181,13 @@ class HostBus:
             raise UserError(f"may not open {self._path}; become a member of its group, often 'i2c'") from None
         except OSError as error:
             raise UserError(
-                f"{self._path} is no I2C bus: {error.strerror}; 'i2cdetect -l' lists those"
+                f"{self._path} is not an I2C bus: {error.strerror}; 'i2cdetect -l' lists those"
             ) from None
         self._claim(bus.fd, address)
         return bus
 
     def _claim(self, fd: int, address: int) -> None:
-        """Have SMBus commands go to an address, which the kernel allows where no driver has its chip."""
+        """Direct SMBus commands to an address, which the kernel allows where no driver has its chip."""
         try:
             fcntl.ioctl(fd, self._library.I2C_SLAVE, address)
         except OSError as error:

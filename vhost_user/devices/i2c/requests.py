@@ -1,4 +1,4 @@
-"""Requests to an I2C adapter: taken apart, checked, grouped, answered (virtio 1.2, section 5.16.6)."""
+"""Requests to an I2C adapter, and the transfers they form (virtio 1.3, section 5.16.6)."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _wrong_address(addr: int) -> str:
     ten = decode_ten_bit_address(addr)
     if ten is not None:
         return f"the 10-bit address {ten:#05x}; chips have addresses of 7 bits here"
-    return f"{addr:#06x}, which is no address of 7 bits" if decode_address(addr) is None else ""
+    return f"{addr:#06x}, which is not an address of 7 bits" if decode_address(addr) is None else ""
 
 
 def _wrong_buffers(length: int, room: int, *, is_read: bool) -> str:

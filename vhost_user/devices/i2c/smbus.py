@@ -1,7 +1,7 @@
 """The SMBus commands that I2C transfers are, for buses of the host that do nothing else.
 
 A command puts the same bytes on the wire as the transfer that it stands for (SMBus 3.2, section 6.5). A
-transfer that is no command is not done in parts, for a chip can tell a stop from a repeated start.
+transfer that is not a command is not done in parts, for a chip can tell a stop from a repeated start.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""input: keyboards, mice, tablets and touch screens (virtio 1.2, section 5.8), simulated or the host's."""
+"""input: keyboards, mice, tablets and touch screens (virtio 1.3, section 5.8)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class HostTask(Protocol):
         """Do it, until it is done or cancelled."""
 
     def close(self) -> None:
-        """Let go of what it holds of the host."""
+        """Release what it holds of the host."""
 
 
 class EventSource(HostTask, Protocol):
@@ -81,7 +81,7 @@ class Input(VirtioDevice):
         """Forget what the driver selected, and what it got of a report."""
         self._selected = bytearray(_SELECTED)
         self._once = OnceLogger(_log, 1)
-        self.source.reports.begin_anew()
+        self.source.reports.begin_again()
 
     async def run_host(self) -> None:
         """Let the source do its part, and what goes on beside it."""
@@ -116,7 +116,7 @@ class Input(VirtioDevice):
                 f"{plural(len(data), 'byte')} at {offset}: only select and subsel can be written"
             )
         self._selected[offset : offset + len(selected)] = selected
-        self.source.reports.begin_anew()
+        self.source.reports.begin_again()
 
     # The queues
 

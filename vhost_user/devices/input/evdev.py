@@ -155,7 +155,7 @@ class EvdevSource:
         ]
 
     def _release_all(self) -> None:
-        """Have nothing pressed or touched in the guest."""
+        """Release all keys, buttons and touches in the guest."""
         released = [Event(EventType.KEY, code, 0) for code in sorted(self.reports.keys)]
         self.reports.post([*self._lifted(), *released])
 
@@ -208,8 +208,8 @@ def open_evdev(path: str, *, grab: bool = True) -> EvdevSource:
 _REMEDIES = {
     errno.ENOENT: "there is no such file; /proc/bus/input/devices lists the devices",
     errno.EACCES: "permission denied; be in the group input, or root",
-    errno.ENOTTY: "it is no input device; give one of /dev/input/event*",
-    errno.EINVAL: "it is no input device; give one of /dev/input/event*",
+    errno.ENOTTY: "it is not an input device; give one of /dev/input/event*",
+    errno.EINVAL: "it is not an input device; give one of /dev/input/event*",
     errno.ENODEV: "it has been unplugged; /proc/bus/input/devices lists the devices",
 }
 

@@ -1,4 +1,4 @@
-"""Names of keys and buttons as people write them, and the keys that type a text on a US keyboard."""
+"""Names of keys and buttons, and the keys that type a text on a US keyboard."""
 
 from __future__ import annotations
 

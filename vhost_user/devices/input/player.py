@@ -1,4 +1,4 @@
-"""Plays a script on simulated input devices: from a file, whole, or from a pipe, as its lines come."""
+"""Plays a script on simulated input devices: a whole file, or the lines of a pipe."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def open_script(path: str, parser: Parser) -> Script:
     except OSError as error:
         raise UserError(f"cannot read the script {name}: {error.strerror}; give another file") from None
     except UnicodeDecodeError:
-        raise UserError(f"the script {name} is no text in UTF-8; write it anew") from None
+        raise UserError(f"the script {name} is not UTF-8 text; save it as UTF-8") from None
     except ScriptError as error:
         raise UserError(f"{name}, {error}") from None
 
@@ -205,7 +205,7 @@ class _LinesAsTheyCome:
         try:
             return self._parser.parse_line(self._number, line.decode())
         except UnicodeDecodeError:
-            _log.error("the script's line %d is no text in UTF-8", self._number)
+            _log.error("the script's line %d is not UTF-8 text", self._number)
         except ScriptError as error:
             _log.error("the script's %s", error)
         return None

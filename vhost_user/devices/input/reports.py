@@ -1,4 +1,4 @@
-"""Reports of an input device on their way to the guest's driver, and what a device says of itself."""
+"""Reports on their way to the guest's driver, and the description of an input device."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REPEATED = 2
 
 @dataclass(frozen=True)
 class Description:
-    """What a driver can ask an input device for (virtio 1.2, section 5.8.4)."""
+    """What a driver can ask an input device for (virtio 1.3, section 5.8.4)."""
 
     name: str
     """At most 128 bytes of UTF-8 are shown; Linux takes the first 64."""
@@ -67,7 +67,7 @@ class Reports:
     """Reports that wait for the driver's buffers, the oldest first.
 
     Each reaches the driver as a whole, or not at all: one that has begun is finished, also across a
-    pause of the guest, unless the driver begins anew.
+    pause of the guest, unless the driver begins again.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -97,7 +97,7 @@ class Reports:
         self._add(_Report(events))
 
     async def send(self, events: Iterable[Event]) -> None:
-        """Add a report of `events`, as `post()` does; wait until the driver has all of it, or began anew."""
+        """Add a report of `events`, as `post()` does; wait until the driver has all of it, or began again."""
         report = _Report(events)
         self._add(report)
         await report.is_over.wait()
@@ -109,7 +109,7 @@ class Reports:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Have `is_open` for the length of the block."""
+        """Set `is_open` for the length of the block."""
         self.is_open = True
         self._changed.unpark_all()
         try:
@@ -122,8 +122,8 @@ class Reports:
         while not self.is_open:
             await self._changed.park()
 
-    def begin_anew(self) -> None:
-        """Take notice of a new driver: drop the rest of a report whose beginning another one got."""
+    def begin_again(self) -> None:
+        """Note a new driver: drop the rest of a report whose beginning another one got."""
         self.keys.clear()
         if self._begun is not None:
             self._end_begun()

@@ -150,7 +150,7 @@ def _words(text: str, least: int, most: int | None = None) -> list[str]:
 
 def _number(text: str) -> int:
     if not re.fullmatch(r"[+-]?\d{1,9}", text, re.ASCII):
-        raise ValueError(f"'{text}' is no whole number")
+        raise ValueError(f"'{text}' is not a whole number")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""A simulated touch screen, for one finger or for several (Linux's multi-touch protocol, type B)."""
+"""A simulated touch screen (Linux's multi-touch protocol, type B, for several fingers)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control: what a driver changes over the control queue of a network device (virtio 1.2, section 5.1.6.5)."""
+"""Control: the commands of the control queue (virtio 1.3, section 5.1.6.5)."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class NetControls(Protocol):
         """Leave these of GUEST_OFFLOADS to the guest."""
 
     def announced(self) -> None:
-        """Take notice that the guest has announced itself."""
+        """Note that the guest has announced itself."""
 
     def mac_changed(self) -> None:
-        """Take notice of another `Filter.mac`."""
+        """Note another `Filter.mac`."""
 
 
 class Control:

@@ -1,4 +1,4 @@
-"""net: a network card whose cable goes to a tap of the host, or to whatever else is a `NetPort`."""
+"""net: a network card, plugged into a tap of the host or another `NetPort`."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Net(VirtioDevice):
         self.negotiated(Feature.NONE)
 
     def negotiated(self, features: Feature) -> None:
-        """Take notice of what the driver turned on. It may come again while queues run."""
+        """Note what the driver turned on. It may come again while queues run."""
         turned_on = NetFeature(features.without(Feature.LOG_ALL))  # which comes and goes
         if turned_on == self._negotiated:
             return
@@ -173,7 +173,7 @@ class Net(VirtioDevice):
                 self.port.flush(0)
 
     def set_mtu(self, mtu: int) -> None:
-        """Take notice of the MTU that the guest was told by the front-end; it gets nothing beyond that."""
+        """Note the MTU that the guest was told by the front-end; it gets nothing beyond that."""
         self._told_mtu = mtu
         hosts = self._port_mtu()
         if hosts is not None and mtu > hosts:
@@ -189,7 +189,7 @@ class Net(VirtioDevice):
         self._link_changed()
 
     def announce(self) -> None:
-        """Have the guest tell the network where it is, as after a migration. Raises ValueError."""
+        """Ask the guest to tell the network where it is, as after a migration. Raises ValueError."""
         if not {NetFeature.GUEST_ANNOUNCE, NetFeature.CTRL_VQ} <= set(self._negotiated):
             raise ValueError("the guest cannot announce itself: its driver has not turned that on")
         self._is_announcing = True
@@ -210,7 +210,7 @@ class Net(VirtioDevice):
             raise BadCommandError("the port fails")
 
     def announced(self) -> None:
-        """Take notice that the guest has announced itself."""
+        """Note that the guest has announced itself."""
         self._is_announcing = False
         self.net.emit("announced")
 

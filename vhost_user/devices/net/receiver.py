@@ -1,4 +1,4 @@
-"""QueueReceiver: one rx queue of the guest, filled with frames (virtio 1.3, sections 5.1.6.3 and 5.1.6.4).
+"""QueueReceiver: an rx queue is filled with frames (virtio 1.3, sections 5.1.6.3 and .4).
 
 How it works: three parties use a receiver. The port calls it, from `receive()` of its pair or, in a network
 of ours, from the task of another guest; `run()` takes chains when one of those waits; `Net` stops it when
@@ -98,7 +98,7 @@ class QueueReceiver(Receiver):
             self._more.unpark_all()
 
     def put_back(self) -> None:
-        """Show the guest what was filled, and let go of what was not; the queue is to stop."""
+        """Show the guest what was filled, and put back what was not; the queue is to stop."""
         self.flush()
         for chain in self._stock:
             chain.put_back()
@@ -154,7 +154,7 @@ class QueueReceiver(Receiver):
     # The stock
 
     def _has(self, size: int) -> bool:
-        """Have at least `size` bytes in stock, if the driver has given as much."""
+        """Put at least `size` bytes in stock, if the driver has given as much."""
         while self._bytes < size and not self._asks:
             chains = self._queue.take_now()
             if not chains:

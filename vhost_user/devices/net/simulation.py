@@ -1,4 +1,4 @@
-"""What can be done to network devices and their lines while guests run, from Python and over --control."""
+"""The calls by which network devices and their lines are changed while guests run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class NetSimulation(Simulation):
 
     @call
     def announce(self) -> None:
-        """Have the guest tell the network where it is, as after a migration."""
+        """Ask the guest to tell the network where it is, as after a migration."""
         self._device.announce()
 
     @call

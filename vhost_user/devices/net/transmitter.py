@@ -1,4 +1,4 @@
-"""QueueTransmitter: one tx queue of the guest, whose frames go to a port (virtio 1.3, section 5.1.6.2)."""
+"""QueueTransmitter: frames of a tx queue go to a port (virtio 1.3, section 5.1.6.2)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LATE_SECONDS = 0.01
 class QueueTransmitter:
     """Sends the frames of one queue, and completes them.
 
-    To complete a frame costs the guest an interrupt. Nobody waits for that of a frame that only
+    To complete a frame costs the guest an interrupt. No one waits for that of a frame that only
     acknowledges what TCP has got, so it is not completed alone: rather with other frames, or when the
     guest is told of frames that have come for it (`complete_late()`). A guest that receives much data
     is interrupted half as often thus.

@@ -1,4 +1,4 @@
-"""A connection of a socket device, without I/O: its states, its credit, its end (virtio 1.2, 5.10.6).
+"""One end of a connection, without I/O: states, credit, end (virtio 1.3, section 5.10.6).
 
 Both ends of a connection do the same, so an object is one end, whichever; the other one is the peer.
 Behind our end is a stream of bytes, such as a socket of the host's: the user of this class moves the
@@ -75,7 +75,7 @@ class Event(Enum):
     ENDED = auto()
     """The peer sends no more: once all that came is passed on, end the stream."""
     DEAF = auto()
-    """The peer receives no more: there is no use in reading on."""
+    """The peer receives no more: reading on is of no use."""
     CLOSED = auto()
     """It is over, cleanly: what came is to be passed on, and the stream to be closed then."""
     RESET = auto()
@@ -184,7 +184,7 @@ class Connection:
             self._due |= _CREDIT_REQUEST
 
     def ask_again(self) -> None:
-        """Ask for credit once more: a peer need not tell by itself that it has passed on some packets."""
+        """Ask for credit again: a peer need not tell by itself that it has passed on some packets."""
         if self.state is State.OPEN and self.can_send and self.is_crowded:
             self._due |= _CREDIT_REQUEST
 

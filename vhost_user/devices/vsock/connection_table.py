@@ -1,4 +1,4 @@
-"""All connections of one guest: which packet belongs to which, whose turn it is to send, whose time is up.
+"""All connections of one guest: packets find theirs, senders take turns, time limits.
 
 How it works: all is in one thread. The task of the transmit queue calls `take()`, that of the receive queue
 `fill()`, and three tasks of the device watch the sockets (one epoll for all), ask for credit and look for
@@ -247,14 +247,14 @@ class ConnectionTable:
         self._epoll.unregister(fd)
 
     def has_work(self, stream: Stream) -> None:
-        """Have `stream` send its packets when it is its turn."""
+        """Let `stream` send its packets in its turn."""
         if not stream.is_queued:
             stream.is_queued = True
             self._ready.append(stream)
             self.work.unpark_all()
 
     def is_starved(self, stream: Stream) -> None:
-        """Have the guest asked again until it can take more packets of `stream`."""
+        """Ask the guest again until it can take more packets of `stream`."""
         self._starved.add(stream)
         self._credit_retry_seconds = _CREDIT_RETRY_SECONDS
         self._starving.unpark_all()

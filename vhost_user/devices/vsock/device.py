@@ -1,4 +1,4 @@
-"""vsock: sockets between a guest and the host, and between guests (virtio 1.2, section 5.10)."""
+"""vsock: sockets between guest and host, and between guests (virtio 1.3, section 5.10)."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Vsock(VirtioDevice):
         """True while the guest has a driver that answers."""
         self._running: set[int] = set()
         self._begun: set[int] = set()
-        """The queues with which the driver has begun anew."""
+        """The queues with which the driver has begun again."""
         self._owes_event = False
         self._event = trio.lowlevel.ParkingLot()
 
@@ -101,7 +101,7 @@ class Vsock(VirtioDevice):
     async def connect(self, port: int) -> trio.SocketStream:
         """Connect to `port` of the guest; the caller closes the stream.
 
-        Raises ConnectionRefusedError, ValueError for what is no port.
+        Raises ConnectionRefusedError, ValueError for a number that is not a port.
         """
         check_port(port)
         ours, theirs = socket.socketpair()
@@ -153,7 +153,7 @@ class Vsock(VirtioDevice):
     # The device
 
     def reset(self) -> None:
-        """Forget the connections of a driver that begins anew."""
+        """Forget the connections of a driver that begins again."""
         self.is_up = False
         self._begun.clear()
         self._owes_event = False
@@ -201,7 +201,7 @@ class Vsock(VirtioDevice):
         if queue.index == EVENT_QUEUE:
             return
         if queue.begins_anew:
-            # User Mode Linux, and QEMU before 8.2, do not say that a driver begins anew. It begins with
+            # User Mode Linux, and QEMU before 8.2, do not say that a driver begins again. It begins with
             # either queue, and with the other one perhaps much later: when it first has a packet for it.
             if queue.index in self._begun or not self._begun:
                 self.reset()
@@ -290,7 +290,7 @@ class Vsock(VirtioDevice):
         if (sock := self._ports.connect(port, stream.reset)) is not None:
             stream.accept(sock)
         elif self._host is None:
-            raise ConnectionRefusedError("nobody listens")
+            raise ConnectionRefusedError("no program listens")
         else:
             self._host.join(stream, port)
 

@@ -1,4 +1,4 @@
-r"""The host's side of a socket device, at UNIX sockets: programs that connect to the guest or listen for it.
+r"""The host's side at UNIX sockets: programs that connect to the guest or listen for it.
 
 At PATH, a program connects and sends "CONNECT PORT\n"; once the guest has accepted, it gets "OK PORT\n"
 with a port of ours, and then what the guest sends. What the guest connects to at the host's port P is
@@ -69,7 +69,7 @@ class UnixSockets:
         self._listener.close()
 
     async def serve(self, device: VsockConnector) -> None:
-        """Have `device` ask for what programs want, and programs for what the guest does; until cancelled."""
+        """Ask `device` for what programs want, and programs for what the guest wants; until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._join_waiting, device)
             while True:
@@ -130,9 +130,9 @@ class UnixSockets:
         return sock
 
     async def _accept(self) -> socket.socket:
-        return (await self._listener.accept_patiently(self._tell_why_nobody_can_come)).detach()
+        return (await self._listener.accept_patiently(self._log_accept_failure)).detach()
 
-    def _tell_why_nobody_can_come(self, reason: str) -> None:
+    def _log_accept_failure(self, reason: str) -> None:
         _log.error("cannot accept a connection at %s: %s; trying again", self._path, reason)
 
     async def _serve(self, sock: socket.socket, device: VsockConnector) -> None:

@@ -1,4 +1,4 @@
-"""Ports of the host's at which a Python program listens for the guest itself, without UNIX sockets."""
+"""Ports of the host at which a Python program listens itself, without UNIX sockets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _log = logging.getLogger("vhost_user.vsock")
 def check_port(port: int) -> int:
     """Return `port`, if there can be one of that number. Raises ValueError."""
     if not 0 <= port <= LAST_PORT:
-        raise ValueError(f"{port} is no port: 0 to {LAST_PORT}")
+        raise ValueError(f"{port} is not a port: give 0 to {LAST_PORT}")
     return port
 
 
@@ -50,7 +50,7 @@ class PortListener(trio.abc.Listener[trio.SocketStream]):
         """Call `handler()` for each connection, in a task of its own; return once this listener is closed.
 
         The connection is closed when its handler returns. What a handler raises resets its connection
-        and is in the log, once for each place; all others go on. A guest that has gone is no failure.
+        and is in the log, once for each place; all others go on. A guest that has gone is not a failure.
         """
         async with trio.open_nursery() as nursery:
             while True:
@@ -80,7 +80,7 @@ class PortListener(trio.abc.Listener[trio.SocketStream]):
             sock = await self._get.receive()
             reset = self._waiting.pop(sock)
         except (trio.EndOfChannel, KeyError):  # the latter where it was closed just now, with its connections
-            raise trio.ClosedResourceError(f"nobody listens at port {self.port} any more") from None
+            raise trio.ClosedResourceError(f"no one listens at port {self.port} any more") from None
         return trio.SocketStream(trio.socket.from_stdlib_socket(sock)), reset
 
     def connect(self, reset: Callable[[], None]) -> socket.socket:
@@ -130,7 +130,7 @@ class HostPorts:
         return listener
 
     def connect(self, port: int, reset: Callable[[], None]) -> socket.socket | None:
-        """Return a socket to who listens at `port`; None: nobody does. `reset()` ends what is joined to it.
+        """Return a socket to who listens at `port`; None: no one does. `reset()` ends what is joined to it.
 
         Raises OSError where it is refused.
         """

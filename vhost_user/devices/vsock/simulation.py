@@ -1,4 +1,4 @@
-"""What of a socket device can be changed while the guest runs, and what happens to its connections."""
+"""The calls that change a socket device while its guest runs, and its events."""
 
 from __future__ import annotations
 

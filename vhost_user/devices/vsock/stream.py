@@ -1,4 +1,4 @@
-"""A connection of a guest's that is joined to a socket of the host's: bytes both ways, nothing waited for.
+"""A connection of a guest joined to a socket of the host; nothing in here waits.
 
 How it works: a stream is driven by packets of the guest (`receive()`), by events of its socket
 (`on_events()`, edge-triggered: `_readable` remembers what epoll says once) and by room for packets
@@ -61,10 +61,10 @@ class StreamOwner(Protocol):
         """Call `stream.ask_again()` now and then, until that returns False."""
 
     def is_open(self, stream: Stream) -> None:
-        """Take notice that both sides have accepted the connection."""
+        """Note that both sides have accepted the connection."""
 
     def is_over(self, stream: Stream) -> None:
-        """Take notice of the end: the guest knows the connection no longer, or has to be sent an RST."""
+        """Note the end: the guest knows the connection no longer, or has to be sent an RST."""
 
 
 class Stream:
@@ -144,7 +144,7 @@ class Stream:
         self._end(Event.RESET)
 
     def on_events(self, events: int) -> None:
-        """Take notice of what epoll tells of the socket."""
+        """Note what epoll tells of the socket."""
         if events & select.EPOLLHUP and self._at_end:
             self._host_is_gone()
         if events & _READABLE and not self._at_end:
@@ -182,7 +182,7 @@ class Stream:
         return header
 
     def ask_again(self) -> bool:
-        """Ask the guest once more whether it has read something; return False where there is no need to."""
+        """Ask the guest again whether it has read something; return False where there is no need to."""
         connection = self.connection
         if not (self._readable and connection.is_crowded):
             return False
@@ -208,7 +208,7 @@ class Stream:
         return count
 
     def _host_ended(self) -> None:
-        """Take notice that no more bytes come from the host."""
+        """Note that no more bytes come from the host."""
         assert self._sock is not None
         self._readable = False
         self._at_end = True
@@ -218,7 +218,7 @@ class Stream:
             self.connection.shut_down(Shutdown.SEND)
 
     def _host_is_gone(self) -> None:
-        """End both directions: nobody reads what the guest sends, and nobody sends anything."""
+        """End both directions: the host neither reads nor sends any more."""
         self.connection.forwarded(self.connection.held)
         self.close()
         if self._was_reset:
@@ -282,7 +282,7 @@ class Stream:
         self._end_if_passed_on()
 
     def _cannot_write(self, error: OSError) -> None:
-        """Take notice that nobody reads any more what the guest sends; what it sent is dropped."""
+        """Note that the host no longer reads what the guest sends; what it sent is dropped."""
         self._was_reset |= isinstance(error, ConnectionResetError)
         self._unsent = bytearray()
         self.connection.forwarded(self.connection.held)
@@ -319,7 +319,7 @@ class Stream:
         self._owner.is_over(self)
 
     def _is_open(self) -> None:
-        """Take notice that both sides have accepted the connection."""
+        """Note that both sides have accepted the connection."""
         self.was_open = True
         self.deadline = math.inf
         self._owner.is_open(self)

@@ -116,7 +116,7 @@ async def test_expect_gives_up_in_time(autojump_clock: MockClock) -> None:
 
 
 async def test_wrong_regular_expression_is_refused() -> None:
-    with pytest.raises(CallError, match="is no regular expression"):
+    with pytest.raises(CallError, match="is not a regular expression"):
         await scripted().expect_regex("(")
 
 
@@ -152,7 +152,7 @@ async def test_bytes_are_written_once_there_is_room() -> None:
 
 
 def test_size_is_for_consoles_and_has_limits() -> None:
-    with pytest.raises(CallError, match="port port is no console"):
+    with pytest.raises(CallError, match="port port is not a console"):
         scripted().resize(80, 25)
     console = scripted(is_console=True)
     for columns, rows in ((0, 25), (80, 1 << 16), (-1, 25)):

@@ -314,12 +314,12 @@ async def test_eeprom_of_several_addresses_reads_on_from_one_to_the_next() -> No
 @pytest.mark.parametrize(
     ("chips", "told"),
     [
-        ({0x51: "24c04"}, "0x51 is no address of a chip that has 2; give a multiple of 2, such as 0x50"),
-        ({0x54: "24c16"}, "0x54 is no address of a chip that has 8; give a multiple of 8, such as 0x50"),
+        ({0x51: "24c04"}, "0x51 is not an address of a chip that has 2; give a multiple of 2, such as 0x50"),
+        ({0x54: "24c16"}, "0x54 is not an address of a chip that has 8; give a multiple of 8, such as 0x50"),
         ({0x50: "24c16", 0x57: "24c02"}, "address 0x57 is used twice"),
         ({0x51: "24c02", 0x50: "24c04"}, "address 0x51 is used twice"),
-        ({0x78: "24c02"}, "0x78 is no address of a chip; they are 0x08 to 0x77"),
-        ({0x00: "24c16"}, "0x00 is no address of a chip; they are 0x08 to 0x77"),
+        ({0x78: "24c02"}, "0x78 is not an address of a chip; they are 0x08 to 0x77"),
+        ({0x00: "24c16"}, "0x00 is not an address of a chip; they are 0x08 to 0x77"),
     ],
 )
 def test_addresses_that_cannot_be(chips: dict[int, str], told: str) -> None:
@@ -344,7 +344,7 @@ def test_eeprom_from_outside(eeprom: At24) -> None:
     for wrong in (lambda: eeprom.read_memory(250, 7), lambda: eeprom.write_memory(-1, b"\0")):
         with pytest.raises(CallError, match="are not within the 256 that there are"):
             wrong()
-    with pytest.raises(CallError, match="256 is no byte"):
+    with pytest.raises(CallError, match="256 is not a byte"):
         eeprom.set_register(0, 256)
 
 

@@ -427,5 +427,5 @@ def test_address_is_used_once(bus: SlowBus) -> None:
 
 @pytest.mark.parametrize("address", [0x07, 0x78])
 def test_reserved_address_is_none_of_a_chip(address: int) -> None:
-    with pytest.raises(ValueError, match="is no address of a chip; they are 0x08 to 0x77"):
+    with pytest.raises(ValueError, match="is not an address of a chip; they are 0x08 to 0x77"):
         I2c({address: I2cChip()})

@@ -59,14 +59,14 @@ def test_device_list_is_that_of_rust_vmm(text: str, expected: list[tuple[str, tu
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "'' is no BUS:ADDRESS"),
-        ("2", "'2' is no BUS:ADDRESS"),
-        (":32", "':32' is no BUS:ADDRESS"),
-        ("2:32,", "'' is no BUS:ADDRESS"),
-        ("2:zz", "'zz' is no address"),
-        ("2:7", "7 is no address of a chip; they are 0x08 to 0x77"),
-        ("2:0x78", "0x78 is no address of a chip"),
-        ("2:-32", "-32 is no address of a chip"),
+        ("", "'' is not BUS:ADDRESS"),
+        ("2", "'2' is not BUS:ADDRESS"),
+        (":32", "':32' is not BUS:ADDRESS"),
+        ("2:32,", "'' is not BUS:ADDRESS"),
+        ("2:zz", "'zz' is not an address"),
+        ("2:7", "7 is not an address of a chip; they are 0x08 to 0x77"),
+        ("2:0x78", "0x78 is not an address of a chip"),
+        ("2:-32", "-32 is not an address of a chip"),
         ("2:32,2:33", "bus '2' is named twice; give all its addresses at once"),
     ],
 )
@@ -108,7 +108,7 @@ def test_file_that_is_no_bus(devices: Path) -> None:
     """The kernel's own answer to the ioctl."""
     (devices / "i2c-7").touch()
     before = descriptors()
-    with pytest.raises(UserError, match="i2c-7 is no I2C bus: Inappropriate ioctl for device; "):
+    with pytest.raises(UserError, match="i2c-7 is not an I2C bus: Inappropriate ioctl for device; "):
         HostBus(7, [0x48], devices)
     assert descriptors() == before
 

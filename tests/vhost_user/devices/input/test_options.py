@@ -95,8 +95,14 @@ def test_qemu_is_told_of_all_devices_at_once() -> None:
             ("-p", "/dev/input/none"),
             "cannot open /dev/input/none: there is no such file; /proc/bus/input/dev",
         ),
-        (("-p", "/dev/null"), "cannot open /dev/null: it is no input device; give one of /dev/input/event*"),
-        (("-e", "/dev/null,/dev/null"), "cannot open /dev/null: it is no input device; give one of /dev/in"),
+        (
+            ("-p", "/dev/null"),
+            "cannot open /dev/null: it is not an input device; give one of /dev/input/event*",
+        ),
+        (
+            ("-e", "/dev/null,/dev/null"),
+            "cannot open /dev/null: it is not an input device; give one of /dev/in",
+        ),
     ],
 )
 def test_error_says_what_to_do(arguments: Sequence[str], error: str) -> None:
@@ -127,7 +133,7 @@ def test_wrong_argument_says_what_to_write(
 def test_error_is_one_line_and_leaves_nothing_behind(tmp_path: Path) -> None:
     result = run("--socket-path", str(tmp_path / "socket"), "-e", "/dev/null,/dev/null")
     assert result.returncode == 1
-    assert result.stderr.startswith("vhost-user run input: cannot open /dev/null: it is no input device;")
+    assert result.stderr.startswith("vhost-user run input: cannot open /dev/null: it is not an input device;")
     assert len(result.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 

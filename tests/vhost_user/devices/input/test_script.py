@@ -114,7 +114,7 @@ async def test_comments_and_empty_lines_do_nothing(devices: InputDevices) -> Non
         ("tipe hello", r"line 1: there is no command 'tipe'; there are type, press, .*, sleep, pace, at, on"),
         ("\n\nmove 1", "line 3: 'move 1' is incomplete or too much; write move DX DY"),
         ("move 1 2 3", "line 1: 'move 1 2 3' is incomplete or too much"),
-        ("move 1 b", "line 1: 'b' is no whole number"),
+        ("move 1 b", "line 1: 'b' is not a whole number"),
         ("type", "line 1: 'type' is incomplete or too much; write type TEXT"),
         ("type naïve", "line 1: a US keyboard has no key for 'ï'"),
         ("press NOKEY", "line 1: there is no key 'NOKEY'"),
@@ -217,7 +217,7 @@ async def test_file_is_played_once_the_driver_is_ready(tmp_path: Path) -> None:
     ("content", "error"),
     [
         (b"type a\nmove 1 1", r"^/.*/script, line 2: no device here can 'move'; there are keyboard$"),
-        (b"type \xff", "is no text in UTF-8; write it anew"),
+        (b"type \xff", "is not UTF-8 text; save it as UTF-8"),
     ],
 )
 def test_file_with_an_error_is_refused_before_anything_is_done(
@@ -260,7 +260,7 @@ async def test_lines_of_a_pipe_are_played_as_they_come(
     player.close()
     assert [events[0][1] for events in reports[::2]] == [KEYS[name] for name in "ABCD"]
     assert "the script's line 3: there is no command 'nonsense'" in caplog.text
-    assert "the script's line 4 is no text in UTF-8" in caplog.text
+    assert "the script's line 4 is not UTF-8 text" in caplog.text
     assert "the script's line 5: key A is not down; press it first" in caplog.text
 
 

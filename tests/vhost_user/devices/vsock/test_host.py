@@ -336,7 +336,7 @@ async def refused(device: Vsock) -> None:
 @pytest.mark.parametrize("port", [-1, (1 << 32) - 1])
 @pytest.mark.parametrize("name", ["refuse", "ignore", "allow"])
 async def test_rule_for_what_is_no_port_is_refused(name: str, port: int) -> None:
-    with Vsock() as device, pytest.raises(ValueError, match=f"{port} is no port: 0 to 4294967294"):
+    with Vsock() as device, pytest.raises(ValueError, match=f"{port} is not a port: give 0 to 4294967294"):
         await device.simulation.find_call(name).make({"port": port})
 
 
@@ -344,9 +344,9 @@ async def test_rule_for_what_is_no_port_is_refused(name: str, port: int) -> None
 async def test_what_is_no_port_is_refused_before_the_guest_hears_of_it(port: int) -> None:
     device = Vsock()
     async with attached_guest(device) as guest:
-        with pytest.raises(ValueError, match=f"{port} is no port"):
+        with pytest.raises(ValueError, match=f"{port} is not a port"):
             device.listen(port)
-        with pytest.raises(ValueError, match=f"{port} is no port"):
+        with pytest.raises(ValueError, match=f"{port} is not a port"):
             await device.connect(port)
         with device.listen(PORT) as listener:
             await guest.port(1000, PORT).connected()

@@ -140,7 +140,7 @@ class At24(I2cChip):
     def set_register(self, register: int, value: int) -> None:
         """Change a byte, also of a chip that is read-only."""
         if not 0 <= value <= 0xFF:
-            raise CallError(f"{value} is no byte; give 0 to 255")
+            raise CallError(f"{value} is not a byte; give 0 to 255")
         self.write_memory(register, bytes([value]))
 
     def _check(self, start: int, end: int) -> None:

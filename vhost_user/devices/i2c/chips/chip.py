@@ -1,4 +1,4 @@
-"""Simulated I2C chips: what a chip of one's own is derived from, and how transfers reach it."""
+"""Simulated I2C chips: their base classes, and how transfers reach them."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ class I2cChip(Simulation):
         check_address(f"{first:#04x}", first)
         if first % count:
             raise ValueError(
-                f"{first:#04x} is no address of a chip that has {count}; "
+                f"{first:#04x} is not an address of a chip that has {count}; "
                 f"give a multiple of {count}, such as {first - first % count:#04x}"
             )
         return range(first, first + count)
 
     def start(self, *, read: bool) -> None:
-        """Take notice of a start, or a repeated one, with the chip's address."""
+        """Note a start, or a repeated one, with the chip's address."""
 
     def write(self, data: bytes) -> None:
         """Take what is written to the chip in one message, at least one byte. By default it takes nothing."""
@@ -91,13 +91,13 @@ class I2cChip(Simulation):
         return b""
 
     def stop(self) -> None:
-        """Take notice of the end of a transfer that the chip had a part in."""
+        """Note the end of a transfer that the chip had a part in."""
 
     async def run(self) -> None:
         """Do what goes on beside the bus, as long as the device is served; by default nothing."""
 
     def close(self) -> None:
-        """Let go of what the chip holds of the host; its device calls this at the end."""
+        """Release what the chip holds of the host; its device calls this at the end."""
 
     @call
     def nack(self, count: int = 1) -> None:
@@ -183,7 +183,7 @@ class RegisterChip(I2cChip):
         return self._values[register]
 
     def register_written(self, register: int, value: int) -> None:
-        """Take notice of what the guest has written into a register."""
+        """Note what the guest has written into a register."""
 
     @call
     def get_register(self, register: int) -> int:
@@ -252,10 +252,10 @@ class RegisterChip(I2cChip):
 
 
 def check_address(text: str, address: int) -> None:
-    """Raise ValueError where `address`, which is given as `text`, is no chip's."""
+    """Raise ValueError where `address`, which is given as `text`, cannot be a chip's."""
     if not FIRST_ADDRESS <= address <= LAST_ADDRESS:
         raise ValueError(
-            f"{text} is no address of a chip; they are {FIRST_ADDRESS:#04x} to {LAST_ADDRESS:#04x}"
+            f"{text} is not an address of a chip; they are {FIRST_ADDRESS:#04x} to {LAST_ADDRESS:#04x}"
         )
 
 
@@ -314,7 +314,7 @@ def _exchange(chip: I2cChip, message: I2cMessage) -> None:
 
 
 def read_data(data: object, size: int) -> bytes:
-    """Return `size` bytes of what somebody has returned for a read. Raises TypeError where it is no bytes."""
+    """Return `size` bytes of the result of a read. Raises TypeError where it is not bytes."""
     if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"a read of {plural(size, 'byte')} has returned {data!r}, and no bytes")
     return bytes(data[:size]).ljust(size, bytes([IDLE]))

@@ -47,7 +47,7 @@ class Lm75(RegisterChip):
 
     @call
     def set_temperature(self, celsius: float) -> None:
-        """Have it `celsius` degrees warm; the guest reads the nearest half degree."""
+        """Set the temperature to `celsius` degrees; the guest reads the nearest half degree."""
         if not COLDEST <= celsius <= HOTTEST:
             raise CallError(f"{celsius} degrees cannot be measured; give {COLDEST} to {HOTTEST}")
         self._temperature = celsius

@@ -24,9 +24,9 @@ MOST_BYTES = 4 << 20
 
 
 class Backlog(Receiver):
-    """Around the receiver of a guest. Where `put()` returns False, the frame is to be dropped.
+    r"""Around the receiver of a guest. Where `put()` returns False, the frame is to be dropped.
 
-    Frames stay in order. Nobody waits for the guest, and it has to be `run()` meanwhile.
+    Frames stay in order. No sender waits for the guest; `run\(\)` has to run meanwhile.
     """
 
     def __init__(self, receiver: Receiver, dropped: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Frames that a network device itself makes or looks into, those that a guest wants, and their number."""
+"""Frames that a network device makes or inspects, its filter, and its counters."""
 
 from __future__ import annotations
 

@@ -107,12 +107,12 @@ class ImpairedPort(WrappedPort):
         return {"from_guest": self.from_guest, "to_guest": self.to_guest}
 
     def set_features(self, features: Feature, header_size: int) -> None:
-        """Take notice of what the guest takes, and pass it on."""
+        """Note what the guest takes, and pass it on."""
         self._takes = int(features)
         super().set_features(features, header_size)
 
     def set_offloads(self, features: NetFeature) -> None:
-        """Take notice of what the guest takes, and pass it on."""
+        """Note what the guest takes, and pass it on."""
         self._takes = int(features)
         super().set_offloads(features)
 

@@ -1,4 +1,4 @@
-"""What a bad network does to frames: loses, delays, reorders, repeats and damages them, and is slow.
+"""A bad line: it loses, delays, reorders, repeats and damages frames, and is slow.
 
 Nothing here knows of tasks, clocks or guests: frames and times go in, and frames come out when their
 time has come. What happens follows from a seed.
@@ -123,7 +123,7 @@ class Impairment:
     def __init__(
         self, settings: Impairments = NONE, *, seed: str = "", size: Callable[[bytes], int] = len
     ) -> None:
-        """Have frames take up `size()` bytes of a line of limited rate."""
+        """Let frames take up `size()` bytes of a line of limited rate."""
         self.settings = settings
         self._size = size
         self.counts = LineCounts()

@@ -1,4 +1,4 @@
-"""A network within this process: ports that guests are plugged into, and what is between them.
+"""A network within this process, with a port for each guest.
 
 How it works: each guest's connection has its own tasks, and a frame goes from the task of the sender's
 transmit queue straight into the rings of the receivers, through their backlogs. `_receivers` says which
@@ -39,7 +39,7 @@ class Network:
     """What is between ports. A subclass says to which of them a frame goes."""
 
     def __init__(self, count: int, *, queue_pairs: int = 1) -> None:
-        """Have `count` ports, numbered from 0, each with at most so many pairs of queues."""
+        """Make `count` ports, numbered from 0, each with at most so many pairs of queues."""
         self.ports = [NetworkPort(self, number, queue_pairs) for number in range(count)]
 
     def targets(self, source: NetworkPort, addresses: bytes) -> Sequence[NetworkPort]:
@@ -47,14 +47,14 @@ class Network:
         raise NotImplementedError(f"{type(self).__name__} has no targets()")
 
     def link_set(self, port: NetworkPort) -> None:
-        """Take notice that the cable of a port was pulled out or plugged in: its `is_plugged` has changed."""
+        """Note that the cable of a port was pulled out or plugged in: its `is_plugged` has changed."""
 
 
 class NetworkPort(NetPort):
     """One guest's port of a network.
 
     A frame is copied once, from the sender's buffers to the receiver's. Whoever gives no room for it
-    holds up nobody: some frames are kept, and the others are dropped and counted.
+    holds up no one: some frames are kept, and the others are dropped and counted.
     """
 
     offloads = MOST_OFFLOADS
@@ -74,11 +74,11 @@ class NetworkPort(NetPort):
         self._flows: dict[bytes, int] = {}
 
     def set_offloads(self, features: NetFeature) -> None:
-        """Take notice of what the guest takes without its being done here."""
+        """Note what the guest takes without its being done here."""
         self._takes = int(features)
 
     def set_link(self, up: bool) -> None:
-        """Take notice that the cable was pulled out or plugged in."""
+        """Note that the cable was pulled out or plugged in."""
         self.is_plugged = up
         self.network.link_set(self)
 

@@ -1,4 +1,4 @@
-"""What a frame's header leaves to whoever sends it on: checking it, and doing it in software.
+"""Offloads: a frame's header is checked, and the work that it leaves is done.
 
 A driver may leave checksums and the cutting up of TCP and UDP segments to its device (virtio 1.3,
 section 5.1.6.2). Where the guest at the other end can take such a frame, it goes there as it is; elsewhere,

@@ -1,4 +1,4 @@
-"""A capture of frames as a pcapng file, for Wireshark and tcpdump, or as a FIFO that one of them reads.
+"""A capture of frames as pcapng: a file, or a FIFO for Wireshark or tcpdump.
 
 The format: https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng (section header, interface
 description and enhanced packet blocks). Each port is an interface, and each frame says which way it went.
@@ -157,7 +157,7 @@ class _Fifo:
         self.look()
 
     def write(self, block: bytes) -> None:
-        """Write a block as a whole, or none of it where nobody reads, or is far behind. Raises OSError."""
+        """Write a whole block, or none where no one reads or the reader is far behind. Raises OSError."""
         if self._fd is not None and len(self._behind) + len(block) <= _MOST_BEHIND:
             self._behind += block
             self._flush(self._fd)
@@ -169,7 +169,7 @@ class _Fifo:
                 fd = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as error:
                 if error.errno == errno.ENXIO:
-                    return  # nobody reads it
+                    return  # no one reads it
                 raise
             self._fd = OwnedFd(fd)
             self._behind += self._header

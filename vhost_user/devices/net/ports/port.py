@@ -1,4 +1,4 @@
-"""NetPort: what a network device's cable is plugged into, such as a tap of the host or a switch of ours.
+"""NetPort: the other end of a network device's cable, such as a tap or a switch.
 
 A frame, in both directions, is the virtio-net header of `NetPort.header_size` bytes (virtio 1.3,
 section 5.1.6) and the Ethernet frame behind it, in a row of buffers that are the guest's own memory.
@@ -128,7 +128,7 @@ class NetPort:
         refuse_async(cls, NetPort)
 
     def set_features(self, features: Feature, header_size: int) -> None:
-        """Take notice of what was negotiated: both sides' headers have `header_size` bytes from now on.
+        """Note what was negotiated: both sides' headers have `header_size` bytes from now on.
 
         Called before queues run, and again while they run when nothing that matters here has changed.
         """
@@ -136,13 +136,13 @@ class NetPort:
         self.set_offloads(NetFeature(features))
 
     def set_offloads(self, features: NetFeature) -> None:
-        """Take notice of what the guest takes: frames to it may need those of GUEST_OFFLOADS in `features`.
+        """Note what the guest takes: frames to it may need those of GUEST_OFFLOADS in `features`.
 
         Called by `set_features()`, and with CTRL_GUEST_OFFLOADS at any time.
         """
 
     def set_link(self, up: bool) -> None:
-        """Take notice that the guest's end of the cable was pulled out or plugged in.
+        """Note that the guest's end of the cable was pulled out or plugged in.
 
         The device sees to it that no frames go through meanwhile: nothing is sent, and no
         `receive()` runs.
@@ -158,7 +158,7 @@ class NetPort:
         raise NotImplementedError(f"{type(self).__name__} has no send()")
 
     def flush(self, pair: int) -> None:
-        """Take notice that no more frames come for the moment: those who got some are to be told now."""
+        """Note that no more frames come for the moment: those who got some are to be told now."""
 
     async def until_sendable(self, pair: int) -> None:
         """Wait until `send()` may return True, after it has returned False."""
@@ -176,7 +176,7 @@ class NetPort:
         """Do what is to be done as long as the back-end runs, also while no front-end is connected."""
 
     def close(self) -> None:
-        """Let go of what the port holds of the host."""
+        """Release what the port holds of the host."""
 
     def __enter__(self) -> Self:
         return self
@@ -191,7 +191,7 @@ class WrappedPort(NetPort):
     def __init__(self, inner: NetPort) -> None:
         self.inner = inner
         self.own = Containment(_log)
-        """Contains what the port within raises where nobody asks it on the guest's behalf."""
+        """Contains what the port within raises while it serves no request of the guest."""
         self.queue_pairs = inner.queue_pairs
         self.offloads = inner.offloads
         self.mtu = inner.mtu

@@ -1,4 +1,4 @@
-"""A switch that learns which guest has which address, and a link of two guests without one."""
+"""A switch that learns the addresses of its guests, and a link of two guests."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class MacTable:
         return len(self._entries)
 
     def learn(self, address: bytes, port: int, now: float) -> None:
-        """Note that a frame from `address` came in at `port`; one from a group's address is no news."""
+        """Note that a frame from `address` came in at `port`; one from a group's address is ignored."""
         if is_group(address):
             return
         entry = self._entries.get(address)
@@ -107,7 +107,7 @@ class Switch(Network):
         age: float = AGE_SECONDS,
         most: int = MOST_OF_A_PORT,
     ) -> None:
-        """Have `count` ports; remember `most` addresses of each, for `age` seconds after the last frame."""
+        """Make `count` ports; remember `most` addresses of each, for `age` seconds after the last frame."""
         super().__init__(count, queue_pairs=queue_pairs)
         self._table = MacTable(age=age, most=most)
 

@@ -1,4 +1,4 @@
-"""Tap: a port that is a tap device of the host; frames go between the kernel and the guest's memory."""
+"""Tap: a tap device of the host; frames pass between kernel and the guest's memory."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Tap(NetPort):
         super().set_features(features, header_size)
 
     def set_offloads(self, features: NetFeature) -> None:
-        """Have the kernel do what the guest does not."""
+        """Ask the kernel to do what the guest does not."""
         try:
             self._set_offloads(features)
         except OSError as error:
@@ -169,7 +169,7 @@ class Tap(NetPort):
         return pair if self._attached[pair] else 0
 
     def _attach(self, pair: int, attached: bool) -> None:
-        """Have the kernel give frames to this queue, or no longer; one alone has them anyway."""
+        """Ask the kernel to give frames to this queue, or no longer; one alone has them anyway."""
         if self._attached[pair] != attached:
             tun.set_attached(self._fd(pair), attached)
             self._attached[pair] = attached

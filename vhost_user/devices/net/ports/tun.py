@@ -73,7 +73,7 @@ def flags_of(fd: int) -> TapFlag:
 
 
 def set_header(fd: int, size: int, *, little_endian: bool) -> None:
-    """Have headers of `size` bytes, 10 or 12, of this byte order (or the machine's own). Raises OSError."""
+    """Use headers of `size` bytes, 10 or 12, of this byte order (or the machine's own). Raises OSError."""
     fcntl.ioctl(fd, _SET_LITTLE_ENDIAN, _INT.pack(little_endian))
     fcntl.ioctl(fd, _SET_HEADER_SIZE, _INT.pack(size))
 
@@ -84,7 +84,7 @@ def set_offloads(fd: int, offloads: OffloadFlag) -> None:
 
 
 def set_attached(fd: int, attached: bool) -> None:
-    """Have the kernel give frames to a queue of a tap with several, or no longer. Raises OSError."""
+    """Ask the kernel to give frames to a queue of a tap with several, or no longer. Raises OSError."""
     flag = TapFlag.ATTACH_QUEUE if attached else TapFlag.DETACH_QUEUE
     fcntl.ioctl(fd, _SET_QUEUE, _IFREQ.pack(b"", flag))
 
