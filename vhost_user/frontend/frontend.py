@@ -8,13 +8,11 @@ import socket
 from typing import TYPE_CHECKING, TypeVar
 
 from protocol.fds import OwnedFd
-from protocol.io import EventFd, FdStream
+from protocol.io import FdStream
 from protocol.vhost_user import (
     ALWAYS_ACCEPTED,
     AddMemReg,
-    BackendIotlbMsg,
     Config,
-    ConfigChange,
     Features,
     GetConfig,
     GetFeatures,
@@ -22,7 +20,6 @@ from protocol.vhost_user import (
     GetProtocolFeatures,
     GetQueueNum,
     Inflight,
-    IotlbType,
     Number,
     ProtocolFeature,
     ProtocolFeatures,
@@ -32,20 +29,17 @@ from protocol.vhost_user import (
     SetBackendReqFd,
     SetConfig,
     SetFeatures,
-    SetInflightFd,
     SetMemTable,
     SetOwner,
     SetProtocolFeatures,
     SetVringEnable,
-    VringCall,
-    VringErr,
     VringKick,
 )
-from protocol.vhost_user.validation import RefusedError
 from protocol.virtio.features import DeviceStatus, Feature
 from vhost_user.frontend import migration, vrings
 from vhost_user.frontend.connection import BackendError, BackendGoneError, Connection, reach
 from vhost_user.frontend.defaults import NOT_BY_DEFAULT, PROTOCOL_BY_DEFAULT
+from vhost_user.frontend.handlers import BackendRequestHandlers
 from vhost_user.frontend.iommu import Iommu
 from vhost_user.frontend.memory import USER_OFFSET, Memory
 from vhost_user.frontend.queue import DriverQueue
@@ -83,12 +77,8 @@ class Frontend:
         """The queues that were started, by their number."""
         self.num_queues = 1
         """How many queues the back-end has; known after `negotiate()`, and 1 without MQ."""
-        self.handlers: dict[type[BackendMessage], Handler] = {
-            ConfigChange: self._config_changed,
-            VringCall: self._called,
-            VringErr: self._reported,
-            BackendIotlbMsg: self._missed,
-        }
+        self._handlers = BackendRequestHandlers(self.queues, self.iommu, self.ask)
+        self.handlers: dict[type[BackendMessage], Handler] = self._handlers.table()
         """The handlers of the back-end's own requests; a test may add some."""
         self._start = start
         self._path = path
@@ -97,7 +87,6 @@ class Frontend:
         self._status = DriverStatus(self.ask, lambda: self.negotiation)
         self._connection: Connection | None = None
         self._requests: BackendRequests | None = None
-        self._config_event = EventFd.create()
         self._inflight: Inflight | None = None
 
     # Asking
@@ -305,7 +294,7 @@ class Frontend:
 
     async def config_changed(self) -> None:
         """Wait until the back-end says that its configuration space has changed, since this last returned."""
-        await self._config_event.wait()
+        await self._handlers.config_event.wait()
 
     # Migration and restarts
 
@@ -338,11 +327,8 @@ class Frontend:
         await self._return_inflight()
 
     async def _return_inflight(self) -> None:
-        if (known := self._inflight) is not None:
-            fds = tuple(fd.dup() for fd in known.fds)
-            await self.ask(
-                SetInflightFd(known.mmap_size, known.mmap_offset, known.num_queues, known.queue_size, fds=fds)
-            )
+        if self._inflight is not None:
+            await migration.return_inflight(self.ask, self._inflight)
 
     # The connection
 
@@ -384,7 +370,7 @@ class Frontend:
         self._disconnect()
         self._close_queues()
         self._forget_inflight()
-        self._config_event.close()
+        self._handlers.close()
         self.memory.close()
 
     def _disconnect(self) -> None:
@@ -417,25 +403,6 @@ class Frontend:
         assert isinstance(reply, kind)
         return reply
 
-    # Requests of the back-end
-
-    async def _config_changed(self, request: ConfigChange) -> None:
-        self._config_event.signal()
-
-    async def _called(self, request: VringCall) -> None:
-        self._queue(request.index).call.signal()
-
-    async def _reported(self, request: VringErr) -> None:
-        self._queue(request.index).err.signal()
-
-    async def _missed(self, request: BackendIotlbMsg) -> None:
-        if request.type is not IotlbType.MISS:
-            return  # the driver gave an address that it had not mapped: its queue breaks
-        answer = self.iommu.answer(request.iova, request.permission)
-        if answer is None:
-            raise RefusedError(f"the IOMMU permits no {request.permission} at {request.iova:#x}")
-        await self.ask(answer)
-
     def _inband_kick(self, index: int) -> Callable[[], None]:
         """Return what kicks a queue without eventfd: a message, or nothing where none may be sent."""
 
@@ -448,8 +415,3 @@ class Frontend:
                 self._start(kick)
 
         return start_kick
-
-    def _queue(self, index: int) -> DriverQueue:
-        if index not in self.queues:
-            raise RefusedError(f"there is no queue {index}")
-        return self.queues[index]

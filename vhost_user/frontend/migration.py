@@ -12,6 +12,7 @@ from protocol.vhost_user import (
     CheckDeviceState,
     SetDeviceStateFd,
     SetFeatures,
+    SetInflightFd,
     SetLogBase,
     TransferChannel,
     TransferDirection,
@@ -23,6 +24,7 @@ from vhost_user.frontend.dirty_pages import DirtyPages
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from protocol.vhost_user import Inflight
     from vhost_user.frontend.connection import Ask
     from vhost_user.frontend.memory import Memory
     from vhost_user.frontend.queue import DriverQueue
@@ -48,6 +50,14 @@ async def set_log_features(
     await ask(SetFeatures(features | Feature.LOG_ALL if on else features))
     for queue in queues:
         await vrings.tell_addresses(ask, queue, user_offset=user_offset, log=on)
+
+
+async def return_inflight(ask: Ask, buffer: Inflight) -> None:
+    """Pass the in-flight buffer, which stays the caller's to close, to a back-end."""
+    fds = tuple(fd.dup() for fd in buffer.fds)
+    await ask(
+        SetInflightFd(buffer.mmap_size, buffer.mmap_offset, buffer.num_queues, buffer.queue_size, fds=fds)
+    )
 
 
 async def save_state(ask: Ask) -> bytes:
