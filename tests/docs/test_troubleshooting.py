@@ -16,9 +16,10 @@ import trio
 from tests.docs.documents import read
 from tests.qemu.virtio_pci import probe
 from tests.rig.programs import process
-from tests.rig.programs.backend import start_backend, start_machine
+from tests.rig.programs.backend import start_backend
 from tests.rig.qemu.qemu import qemu_command
 from tests.rig.qemu.qmp import QmpError
+from tests.rig.qemu.shared_memory import start_machine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

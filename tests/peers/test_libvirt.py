@@ -13,9 +13,9 @@ import trio
 
 from ivshmem_server.program.qemu_args import libvirt_xml as libvirt_shmem
 from tests.rig.debian import platforms
-from tests.rig.programs import libvirt
+from tests.rig.guest import libvirt
+from tests.rig.guest.libvirt import KVM_ID, QEMU_ID, Libvirt, VirshError, start_libvirtd
 from tests.rig.programs.backend import command, start_program, until_printed
-from tests.rig.programs.libvirt import KVM_ID, QEMU_ID, Libvirt, VirshError, start_libvirtd
 from tests.rig.programs.server import start_server
 from vhost_user import DeviceId
 from vhost_user.attachment.libvirt import QEMU_NAMESPACE

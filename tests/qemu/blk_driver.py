@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.qemu.virtio_pci import EVENT_IDX, INDIRECT_DESC, RING_PACKED, Queue, VirtioPci, probe
-from tests.rig.programs.backend import RunningBackend, start_backend, start_machine
+from tests.rig.programs.backend import RunningBackend, start_backend
+from tests.rig.qemu.shared_memory import start_machine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -21,11 +21,11 @@ from tests.qemu.virtio_pci import ACCESS_PLATFORM, probe
 from tests.rig.programs.backend import (
     command,
     start_backend,
-    start_machine,
     start_program,
     until_printed,
 )
 from tests.rig.qemu.qemu import qemu_command
+from tests.rig.qemu.shared_memory import start_machine
 from vhost_user.attachment.qemu import Qemu, ask
 from vhost_user.program.installed import find
 from vhost_user.program.options import parse_options

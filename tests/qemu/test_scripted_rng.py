@@ -11,7 +11,8 @@ import pytest
 
 from tests.qemu.virtio_pci import probe
 from tests.rig.programs import process
-from tests.rig.programs.backend import RunningBackend, start_backend, start_machine, until_listening
+from tests.rig.programs.backend import RunningBackend, start_backend, until_listening
+from tests.rig.qemu.shared_memory import start_machine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

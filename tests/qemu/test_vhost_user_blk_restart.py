@@ -11,8 +11,9 @@ import trio
 from tests.qemu.blk_driver import BLK, BLOCK, ready
 from tests.qemu.blk_load import EMPTY, SECONDS, SECTORS, Load, under_load
 from tests.qemu.virtio_pci import EVENT_IDX, INDIRECT_DESC, RING_PACKED, VirtioPci, probe
-from tests.rig.programs.backend import command, start_machine, start_program
+from tests.rig.programs.backend import command, start_program
 from tests.rig.qemu.msix import message
+from tests.rig.qemu.shared_memory import start_machine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -20,8 +20,9 @@ from protocol.virtio.gpio import (
 )
 from protocol.virtio.ids import DeviceId
 from tests.qemu.virtio_pci import INDIRECT_DESC, probe
-from tests.rig.programs.backend import start_backend, start_machine, until_printed
+from tests.rig.programs.backend import start_backend, until_printed
 from tests.rig.qemu.msix import message
+from tests.rig.qemu.shared_memory import start_machine
 from vhost_user.simulation import control_client
 
 if TYPE_CHECKING:

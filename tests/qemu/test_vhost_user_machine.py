@@ -11,8 +11,9 @@ import trio
 from tests.qemu.blk_driver import BLK, BLOCK, IN, header, ready, start
 from tests.qemu.blk_load import DEPTH, EMPTY, SECTORS, Load, under_load
 from tests.qemu.virtio_pci import INDIRECT_DESC, Ram, probe
-from tests.rig.programs.backend import RunningBackend, start_backend, start_machine, until_printed
+from tests.rig.programs.backend import RunningBackend, start_backend, until_printed
 from tests.rig.qemu.hotplug import connect_chardev, eject, plug_memory, unplug_memory
+from tests.rig.qemu.shared_memory import start_machine
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager

@@ -22,11 +22,11 @@ from tests.rig.programs.backend import (
     RunningBackend,
     command,
     start_backend,
-    start_machine,
     start_program,
     until_printed,
 )
 from tests.rig.qemu.msix import message
+from tests.rig.qemu.shared_memory import start_machine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

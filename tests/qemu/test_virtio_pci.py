@@ -44,9 +44,10 @@ from tests.qemu.virtio_structures import (
     Structure,
     Window,
 )
-from tests.rig.programs.backend import start_backend, start_machine
+from tests.rig.programs.backend import start_backend
 from tests.rig.qemu.msix import message
 from tests.rig.qemu.pci import INTERRUPT_PIN
+from tests.rig.qemu.shared_memory import start_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,23 +12,15 @@ from typing import TYPE_CHECKING
 import trio
 
 from tests.rig.programs import process
-from tests.rig.qemu.qemu import start_qemu
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from tests.rig.qemu.qemu import Machine
-
 _START_SECONDS = 60
 _STOP_SECONDS = 60
 
-_SHARED_MEMORY = ("-object", "memory-backend-memfd,id=mem,size=128M,share=on")
-
 _SOCKETS = Path("/proc/net/unix")
 _ACCEPTS = 0x10000
-
-_HALT = b"\xf4"
-_ROM_BYTES = 0x1_0000
 
 
 class BackendStartError(Exception):
@@ -49,28 +41,6 @@ class RunningBackend:
     def chardev(self, name: str = "backend", extra: str = "") -> list[str]:
         """Return the QEMU arguments for the chardev `name` that is connected to it."""
         return ["-chardev", f"socket,id={name},path={self.socket}{extra}"]
-
-
-@asynccontextmanager
-async def start_machine(
-    directory: Path,
-    *arguments: str,
-    memory: Sequence[str] = _SHARED_MEMORY,
-    name: str = "machine",
-    kind: str = "q35",
-) -> AsyncIterator[Machine]:
-    """Run a QEMU whose memory a back-end can share, and whose CPU is halted for good; the test drives it.
-
-    QEMU starts a vhost device only while the machine runs. So this one does, with a firmware of
-    nothing but `hlt` instructions. `memory` makes the memory backend `mem`, of 128 MiB. `kind` is q35,
-    or pc where a device on the root bus is to be hot-plugged.
-    """
-    firmware = directory / f"{name}.rom"
-    firmware.write_bytes(_HALT * _ROM_BYTES)
-    options = ("-bios", str(firmware), *memory)
-    async with start_qemu(*options, *arguments, machine=f"{kind},memory-backend=mem") as machine:
-        await machine.qmp.execute("cont")
-        yield machine
 
 
 def command(device: str, *options: str) -> list[str]:

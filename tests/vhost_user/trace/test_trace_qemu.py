@@ -16,7 +16,7 @@ import vhost_user
 from protocol.virtio.blk import REQUEST_HEADER, SECTOR_SIZE, BlkConfig, RequestStatus, RequestType
 from protocol.virtio.ids import DeviceId
 from tests.qemu.virtio_pci import SplitQueue, VirtioPci, probe
-from tests.rig.programs.backend import start_machine
+from tests.rig.qemu.shared_memory import start_machine
 from tests.vhost_user.frontend.storage_daemon import SECTORS, content, fill_disk, storage_daemon
 from tests.vhost_user.program.trace_program import SECONDS, running
 
