@@ -14,7 +14,7 @@ from tests.vhost_user.devices.gpio.test_host import KernelChip, host_chip
 from tests.vhost_user.devices.i2c.kernel import Kernel
 from vhost_user.devices.blk import Blk
 from vhost_user.devices.blk.disk import open_disk
-from vhost_user.devices.blk.parallel_reads import SharedReader
+from vhost_user.devices.blk.parallel_reads import ParallelReader
 from vhost_user.devices.gpio import Gpio
 from vhost_user.devices.i2c.chips.chip import I2cMessage
 from vhost_user.devices.i2c.host import HostBus
@@ -47,7 +47,7 @@ async def test_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_large_reads_of_a_disk(tmp_path: Path) -> None:
     (tmp_path / "disk").write_bytes(b"one two ")
-    with threads_refused(), closing(SharedReader(2)) as reader, (tmp_path / "disk").open("rb") as file:
+    with threads_refused(), closing(ParallelReader(2)) as reader, (tmp_path / "disk").open("rb") as file:
         buffers = [bytearray(4), bytearray(4)]
         reads = [([memoryview(buffer)], 4 * place) for place, buffer in enumerate(buffers)]
         assert list(reader.preadv(file.fileno(), reads, 0)) == [(0, 4), (1, 4)]

@@ -23,8 +23,9 @@ from vhost_user.devices.blk.requests import (
     MAX_DISCARD_SECTORS,
     MAX_SEGMENTS,
     MAX_WRITE_ZEROES_SECTORS,
-    answer,
+    write_response,
 )
+from vhost_user.devices.blk.transfer import transfer_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -183,10 +184,14 @@ class Blk(VirtioDevice):
     def _serve_now(self, batch: Sequence[Chain], queue: Virtqueue) -> list[Chain]:
         """Do what needs no waiting; return the others."""
         try:
-            return self._executor.serve_now(batch, queue.flush)
+            return transfer_now(self._disk, batch, queue, may_write=self._may_write())
         except Exception as error:
             self._own.failed(self._what, "requests are done one by one", error)
             return [chain for chain in batch if not chain.completed]
+
+    def _may_write(self) -> bool:
+        """Tell whether a write is complete once it is in the page cache."""
+        return not (self._disk.read_only or self._executor.write_through)
 
     async def run(self) -> None:
         """Look at the disk's size and the file of faults now and then."""
@@ -281,7 +286,7 @@ class Blk(VirtioDevice):
         request = self._executor.describe(chain)
         while request is not None and (fault := self._fault(request)) is not None:
             if (status := fault.action.status) is not None:
-                answer(chain, status)
+                write_response(chain, status)
                 chain.complete(chain.writable_length)
                 return
             if fault.action is Action.LATENCY:

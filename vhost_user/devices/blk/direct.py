@@ -54,6 +54,9 @@ class DirectDisk(FileDisk):
         """Who is at work where; None where no request can have a part of a block only."""
         self._direct_owner = direct
 
+    def direct_file(self) -> None:
+        """Return None: nothing is in memory."""
+
     def read_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
         """Raise BlockingIOError: nothing is in memory."""
         raise BlockingIOError

@@ -55,6 +55,13 @@ class Disk(Protocol):
     def block_sizes(self) -> BlockSizes:
         """In what sizes it likes its requests."""
 
+    def direct_file(self) -> tuple[int, int] | None:
+        """Return a file that has the sectors at the same offsets, and the flags to read it with preadv(2).
+
+        Reads that need no waiting go to it then, and not to `read_now()`; None: they go there. The
+        descriptor stays the disk's, and is used in the thread of the loop until the call that asked ends.
+        """
+
     def read_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
         """Read what is in memory of `length` bytes; return how much. Raises OSError for nothing."""
 

@@ -12,9 +12,9 @@ import stat
 import struct
 from typing import TYPE_CHECKING
 
-from vhost_user.buffers import Readable
+from vhost_user.buffers import IOV_MAX, Readable
 from vhost_user.devices.blk.identity import default_serial
-from vhost_user.devices.blk.parallel_reads import SharedReader, processors
+from vhost_user.devices.blk.parallel_reads import ParallelReader, processors
 from vhost_user.devices.blk.sizes import block_sizes
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from protocol.fds import OwnedFd
     from vhost_user.devices.blk.parallel_reads import Read
 
-_IOV_MAX = os.sysconf("SC_IOV_MAX")
 _ZEROES = 1 << 20
 """Bytes that are written at a time where nothing cheaper makes zeroes."""
 
@@ -76,7 +75,7 @@ class FileDisk:
         self._is_quick = self._is_block_device or _filesystem(self._fd) in QUICK_FILESYSTEMS
         if self._is_quick and not self.is_direct and not _can_read_nowait(self._fd):
             self._read_flags = 0
-        self._shared_reader: SharedReader | None = None
+        self._parallel_reader: ParallelReader | None = None
         self.shares_reads = not self.is_direct and processors() > 1
         self.block_sizes = block_sizes(self._fd, logical_block_size)
         self.size = 0
@@ -93,6 +92,10 @@ class FileDisk:
         size = self.size + self.rest
         return os.pread(self._fd, head, 0), os.pread(self._fd, tail, max(size - tail, 0))
 
+    def direct_file(self) -> tuple[int, int] | None:
+        """Return the file to read from at once, and preadv's flags for what is in memory."""
+        return self._fd, self._read_flags
+
     def read_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
         """Read what is in memory of `length` bytes; return how much. Raises OSError for nothing."""
         return os.preadv(self._fd, buffers, offset, self._read_flags)
@@ -102,9 +105,9 @@ class FileDisk:
 
         Yields the place in `reads` of each as it is done, and how much it read: -1 for an error.
         """
-        if self._shared_reader is None:
-            self._shared_reader = SharedReader(processors())
-        return self._shared_reader.preadv(self._fd, reads, self._read_flags)
+        if self._parallel_reader is None:
+            self._parallel_reader = ParallelReader(processors())
+        return self._parallel_reader.preadv(self._fd, reads, self._read_flags)
 
     def write_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
         """Write into the page cache; return how much that was. Raises OSError for nothing."""
@@ -163,8 +166,8 @@ class FileDisk:
 
     def close(self) -> None:
         """Close the file."""
-        if self._shared_reader is not None:
-            self._shared_reader.close()
+        if self._parallel_reader is not None:
+            self._parallel_reader.close()
         self._owner.close()
 
 
@@ -172,7 +175,7 @@ def read_all(fd: int, buffers: Sequence[memoryview], offset: int) -> None:
     """Fill all the buffers from a file. Raises OSError, also where it ends before."""
     rest = Readable(buffers, length_of(buffers))
     while rest.remaining:
-        done = os.preadv(fd, rest.buffers[:_IOV_MAX], offset)
+        done = os.preadv(fd, rest.buffers[:IOV_MAX], offset)
         if not done:
             raise OSError(errno.EIO, "the disk has become smaller")
         rest.advance(done)
@@ -184,7 +187,7 @@ def write_all(fd: int, buffers: Sequence[memoryview], offset: int, *, stable: bo
     flags = os.RWF_DSYNC if stable else 0
     rest = Readable(buffers, length_of(buffers))
     while rest.remaining:
-        done = os.pwritev(fd, rest.buffers[:_IOV_MAX], offset, flags)
+        done = os.pwritev(fd, rest.buffers[:IOV_MAX], offset, flags)
         rest.advance(done)
         offset += done
 

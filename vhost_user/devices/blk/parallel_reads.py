@@ -28,7 +28,7 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class SharedReader:
+class ParallelReader:
     """Threads that share a row of reads among them. Used by one thread at a time.
 
     That one sleeps meanwhile, and does no reads itself: while it is awake on a busy machine, the

@@ -1,4 +1,4 @@
-"""Requests to a block device, taken apart and checked, and their answer (virtio 1.2, section 5.2.6)."""
+"""Requests to a block device, parsed and checked, and their responses (virtio 1.3, section 5.2.6)."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class BadRequestError(Exception):
         self.status = status
 
 
-def parse(chain: Chain, features: BlkFeature) -> Request:
+def parse_request(chain: Chain, features: BlkFeature) -> Request:
     """Take a request apart, where `features` are what the driver turned on. Raises BadRequestError."""
     readable = Readable(chain.readable_buffers, chain.readable_length)
     header = readable.read(REQUEST_HEADER.size)
@@ -97,7 +97,7 @@ def parse(chain: Chain, features: BlkFeature) -> Request:
         raise BadRequestError(error.status, f"{operation} at sector {sector}: {error}") from None
 
 
-def answer(chain: Chain, status: RequestStatus) -> None:
+def write_response(chain: Chain, status: RequestStatus) -> None:
     """Write the status of a request, where there is a byte for it.
 
     All that is writable counts as written, up to and with the status, so nothing before it may be

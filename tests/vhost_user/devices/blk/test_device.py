@@ -311,6 +311,7 @@ async def test_queue_that_stops_waits_for_a_slow_disk_and_says_so(
         assert may_read.wait(SECONDS)
         read(self, buffers, offset)
 
+    monkeypatch.setattr(FileDisk, "direct_file", lambda _: None)
     monkeypatch.setattr(FileDisk, "read_now", read_now)
     monkeypatch.setattr(FileDisk, "read", read_late)
     with closing(Blk(open_disk(str(image)))) as blk:

@@ -29,6 +29,9 @@ class OwnDisk:
         self._file = open_disk(str(path))
         self.where = ""
 
+    def direct_file(self) -> None:
+        """It is to be asked itself."""
+
     def __getattr__(self, name: str) -> Any:
         if name == self.where:
             raise Mistake(f"in {name}")
@@ -56,9 +59,9 @@ async def test_request_that_the_disk_fails_at(
         async with driving(device) as front:
             queue = await front.start_queue()
             disk.where = where
-            answers = [await queue.request(header, 513) for _ in range(5)]
+            answers = [await queue.request(header, 512, 1) for _ in range(5)]
             disk.where = ""
-            assert (await queue.request(header, 513))[-1] == RequestStatus.OK
+            assert (await queue.request(header, 512, 1))[-1] == RequestStatus.OK
     expected = RequestStatus.OK if where == "read_now" else RequestStatus.IOERR  # read() does it
     assert {answer[-1] for answer in answers} == {expected}
     assert f"Mistake: in {where}" in caplog.text
@@ -104,7 +107,7 @@ async def test_fault_that_goes_wrong(disk: OwnDisk, caplog: pytest.LogCaptureFix
         async with driving(device) as front:
             queue = await front.start_queue()
             header = REQUEST_HEADER.pack(RequestType.IN, 0, 0)
-            assert (await queue.request(header, 513))[-1] == RequestStatus.IOERR
+            assert (await queue.request(header, 512, 1))[-1] == RequestStatus.IOERR
             device.faults.set([])
-            assert (await queue.request(header, 513))[-1] == RequestStatus.OK
+            assert (await queue.request(header, 512, 1))[-1] == RequestStatus.OK
     assert "Mistake: in concerns" in caplog.text

@@ -20,13 +20,15 @@ from vhost_user.devices.blk.requests import (
     MAX_SEGMENTS,
     MAX_WRITE_ZEROES_SECTORS,
 )
+from vhost_user.devices.blk.transfer import transfer_now
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tests.vhost_user.devices.blk.chains import FakeChain
     from vhost_user.devices.blk.file import FileDisk
+    from vhost_user.ring import Chain
 
 SECTORS = 256
 CONTENT = b"".join(number.to_bytes(4, "big") * 128 for number in range(SECTORS))
@@ -57,20 +59,38 @@ def executor(disk: FileDisk) -> Executor:
     return executor
 
 
-def unheard() -> None:
-    """Publish nothing: nobody waits for it."""
+class Queue:
+    """Completes chains, and notes how many of those that are watched were completed at each publication."""
+
+    def __init__(self, watched: Sequence[Chain] = ()) -> None:
+        self.published: list[int] = []
+        self._watched = watched
+
+    def complete_together(self, done: Sequence[tuple[Chain, int]]) -> None:
+        for chain, written in done:
+            chain.complete(written)
+
+    def flush(self) -> None:
+        self.published.append(sum(chain.completed for chain in self._watched))
+
+
+def serve_now(executor: Executor, chains: Sequence[Chain]) -> list[Chain]:
+    """Serve in the loop's thread what needs no waiting; return the others."""
+    disk = executor.disk
+    may_write = not (disk.read_only or executor.write_through)
+    return transfer_now(disk, chains, Queue(), may_write=may_write)
 
 
 def now(executor: Executor, chain: FakeChain) -> FakeChain:
     """Serve a chain in the loop's thread, where it must need no waiting."""
-    assert executor.serve_now([chain], unheard) == []
+    assert serve_now(executor, [chain]) == []
     assert chain.written == chain.writable_length
     return chain
 
 
 def later(executor: Executor, chain: FakeChain) -> FakeChain:
     """Serve a chain that must be left to a thread."""
-    assert executor.serve_now([chain], unheard) == [chain]
+    assert serve_now(executor, [chain]) == [chain]
     assert not chain.completed
     executor.serve(chain)
     return chain
@@ -101,7 +121,7 @@ def test_last_sector_can_be_read_and_written(executor: Executor, image: Path) ->
 
 def test_requests_of_a_batch_are_served_in_their_order(executor: Executor) -> None:
     before, written, after = driver.read(9, 512), driver.write(9, b"n" * 512), driver.read(9, 512)
-    assert executor.serve_now([before, written, after], unheard) == []
+    assert serve_now(executor, [before, written, after]) == []
     assert (before.data, after.data) == (sectors(9), b"n" * 512)
 
 
@@ -113,15 +133,12 @@ def test_large_reads_are_each_published_with_what_was_done_before(image: Path, s
     small = driver.read(1, 512)
     large = [driver.read(number * size // 512, size) for number in range(8)]
     beyond = driver.read(7 * size // 512 + 1, size)
-    done = []
+    queue = Queue([small, *large])
     with closing(open_disk(str(image))) as disk:
         disk.shares_reads = shared
-        left = Executor(disk).serve_now(
-            [small, *large[:4], beyond, *large[4:]],
-            lambda: done.append(sum(chain.completed for chain in [small, *large])),
-        )
+        left = transfer_now(disk, [small, *large[:4], beyond, *large[4:]], queue, may_write=True)
     assert left == [beyond]
-    assert done == list(range(2, 10))
+    assert queue.published == list(range(2, 10))
     assert small.data == sectors(1)
     for number, chain in enumerate(large):
         assert (chain.status, chain.data) == (OK, expected[number * size :][:size])
@@ -286,7 +303,7 @@ def test_error_of_the_host_is_the_request_s_alone_and_is_logged(
     monkeypatch.setattr(disk, "write", full)
     bad, good = driver.write(8, b"x" * 512), driver.read(0, 512)
     with caplog.at_level(logging.WARNING):
-        assert executor.serve_now([bad, good], unheard) == [bad]
+        assert serve_now(executor, [bad, good]) == [bad]
         executor.serve(bad)
     assert (bad.status, good.status) == (IOERR, OK)
     assert caplog.messages == [
@@ -388,7 +405,7 @@ def test_disk_reads_like_a_plain_list_of_sectors(requests: list[FakeChain]) -> N
         executor = Executor(disk)
         executor.features = ALL
         for request in requests:
-            for chain in executor.serve_now([request], unheard):
+            for chain in serve_now(executor, [request]):
                 executor.serve(chain)
             assert request.status is play(model, request)
         file.seek(0)
