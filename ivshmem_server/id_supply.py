@@ -1,5 +1,12 @@
 """How many ids are left to those who may join a server, and a warning in time."""
 
+# How it works: an id is free, had by a client, held back, or reserved. The registry holds an id back when
+# its client leaves, until every client that was told of the leave has left too: QEMU breaks where an id that
+# it has seen leave comes back. Reserved are the ids below the highest that a peer of an earlier server may
+# have; `mark()` notes the highest id for a later server before the client is told of it, and `refresh()`
+# looks at each join whether those peers have gone. Both are locks of the kernel (`id_mark`), which outlive a
+# crash for as long as somebody has the memory.
+
 from __future__ import annotations
 
 import logging

@@ -1,5 +1,22 @@
 """The memory that an ivshmem server shares: a POSIX shm object, a file in a directory, or a memfd."""
 
+# How it works: memfds and files without a name live as long as anybody has a descriptor or a mapping of
+# them, and nothing of them is left after a crash. A POSIX object has a name, and so a life of its own:
+#
+#   1. It is created with the mode bit `_OUR_MARK`, or opened where it is there. An object without the bit,
+#      or of another user, belongs to somebody else, and stays in the end.
+#   2. `lock`, a second open file of the same object, takes flock(2) for the server's life. It cannot be `fd`:
+#      clients are passed that, and would hold the lock for as long as they live. Another server that finds
+#      the lock taken refuses to start. The kernel ends the lock with the process, however that ends.
+#   3. The name may have been removed, or replaced, between the open and the lock: then it starts again at 1.
+#   4. Only the holder of the lock gives an empty object its size, and nobody changes a size that is there:
+#      peers of another server may have it mapped, and would die by SIGBUS.
+#   5. `close()` removes the name if the object is ours and the name still leads to it, and then the lock.
+#
+# A crash leaves object, name and mode bit, without the lock. The next server of the same user finds the bit,
+# takes the object over with what is in it, and removes it in the end. The ids of peers that still have it
+# are known by the lock of `id_mark` on the open file that they were passed.
+
 from __future__ import annotations
 
 import contextlib

@@ -3,6 +3,28 @@
 QEMU docs/specs/ivshmem-spec.rst, "The ivshmem server".
 """
 
+# How it works: one task accepts, and one task a client waits for its end (`_watch`). All state changes in
+# whichever of them runs, between two awaits, so that it needs no lock. A client is in one of these states:
+#
+#   admitted      it is in `_clients`, and its session has messages queued or not
+#   blocked       its socket is full: `_drain`, a task of its own, is the only one that sends to it
+#   doomed        it is in `_doomed` as well, with the reason; the next `_settle()` disconnects it
+#   disconnected  its stream is closed, its id given back, and the others have its leave queued
+#   refused       it was never a client: it is in `_refused`, and holds its connection until it leaves
+#
+# `_settle()` is the one place that sends to clients that are not blocked. Sending may find further clients
+# that have gone, whose leave the others are to be told: so it goes on until none is doomed. Nothing is
+# awaited in it, so that no client sees a join and a leave in another order than the others do.
+#
+# Descriptors: the stream of a client is closed by `_disconnect()`, that of a refused client by `_see_off()`,
+# or by `_close_first_refused()` where too many are held. The registry owns the eventfds, and closes those of
+# an id that has left, but for the slots of a sticky server. The memory and the listener are the caller's.
+# Spare descriptors are closed to refuse clients at the limit of open files, and opened again when refused
+# ones leave.
+#
+# A crash closes every stream. Clients go on with the memory and the eventfds that they were passed, and ring
+# each other; they never hear of a peer again. What the next server knows of them is in `id_mark`.
+
 from __future__ import annotations
 
 import contextlib

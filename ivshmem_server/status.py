@@ -1,5 +1,10 @@
 """What a server is doing, as JSON over a socket and as a table for people."""
 
+# How it works: each reader gets a task of its own and a document made at one moment, between two awaits of
+# the server, so that its parts agree. The task closes the reader's stream, after SEND_SECONDS at the latest:
+# a reader that does not read costs a descriptor for so long and delays no client. At the limit of open files
+# readers wait in the queue of the listener, which is the caller's to close.
+
 from __future__ import annotations
 
 import contextlib

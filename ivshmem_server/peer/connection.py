@@ -1,5 +1,14 @@
 """connect(): joins an ivshmem server, and listens to it in the background of a block."""
 
+# How it works: `connect()` receives until the set-up is complete, and only then starts the block. While the
+# block runs, a second task, the only reader of the stream, hands each event to the peer. The peer changes
+# between two awaits of that task alone, so that the block sees no half of a change. At the end of the
+# connection this task ends, and the peer works on: memory and eventfds lead to the other peers directly.
+#
+# Descriptors: the stream owns those that it received until the session takes them, the session those of
+# messages that are incomplete, the peer the eventfds and the mapping (the memory's descriptor is closed as
+# soon as it is mapped). The end of the block closes all three, in that order, however it ends.
+
 from __future__ import annotations
 
 import os

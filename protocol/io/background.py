@@ -1,5 +1,10 @@
 """Tasks beside a block, whose errors come out of it as they are, without a group."""
 
+# How it works: the block runs in a cancel scope inside the nursery of the tasks. A task that fails notes its
+# error and cancels the scope; then the block's own exceptions, Cancelled among them, are noted, the nursery
+# is cancelled, and when all tasks have ended the error that counts is raised, outside of the nursery, which
+# would put it into a group. No task outlives the block.
+
 from __future__ import annotations
 
 from contextlib import asynccontextmanager

@@ -4,6 +4,15 @@ eventfd(2). O_NONBLOCK belongs to the open file, which every process that was pa
 shares, and QEMU sets and clears it at will. So nothing here relies on it.
 """
 
+# How it works: the counter is in the kernel and shared by all who have the descriptor, so that an event
+# outlives its sender. signal() adds 1, without waiting: where the counter is full, the reader has an event
+# anyhow. take() and wait() read and reset it in one system call, which a signal of another process comes
+# before or after, and never between. There must be one reader: a second one takes events that the first then
+# misses. wait() awaits nothing between the read and its return, so that cancellation loses no event.
+#
+# Each process closes its own descriptor; the eventfd goes with the last. A crash of a reader leaves the
+# count for who reads next, such as the next owner of a slot of a sticky server, which drains it first.
+
 from __future__ import annotations
 
 import contextlib

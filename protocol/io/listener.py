@@ -1,5 +1,16 @@
 """Listening UNIX sockets: bound to a path, inherited as a descriptor, or handed over by systemd."""
 
+# How it works: a socket's path outlives the process that made it. Whether a process still listens there only
+# a connection attempt can tell: a datagram socket is refused by a dead one, and gets EPROTOTYPE from a live
+# one, which does not see it. Between this probe, the removal of a dead path and the bind, a lock on the
+# directory keeps out other servers that start (flock(2), which the kernel ends with the process). A socket
+# is bound, then given its mode and owner, then it listens: until the last step the kernel refuses
+# connections, so that nobody connects who may not.
+#
+# close() removes the path only if device and inode are those that we made: another server may have replaced
+# it. A crash leaves the path, which the next server finds dead and removes. Inherited sockets have no path
+# of ours. The listener owns its descriptor, and each stream that accept() returns is the caller's.
+
 from __future__ import annotations
 
 import contextlib

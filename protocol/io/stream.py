@@ -1,5 +1,15 @@
 """A UNIX stream socket that passes file descriptors: exact reads, sends that survive cancellation."""
 
+# How it works: one task reads and one sends. What a cancelled receive_exactly() has read, and its
+# descriptors, stays in `_received` and `_received_fds` for the next call; what a cancelled send() has not
+# sent of a message whose first byte the kernel took stays in `_unsent`, and goes before anything else. So a
+# message arrives whole or not at all, and no descriptor is lost or sent twice. Between a system call and the
+# note of its result nothing is awaited.
+#
+# The kernel duplicates a descriptor that is sent: the sender closes its own at any time after. One that was
+# received belongs to whoever takes it from receive(); those that nobody took are closed by close(), or by
+# the kernel where the process dies, also those in messages that the other side has not read.
+
 from __future__ import annotations
 
 import array
