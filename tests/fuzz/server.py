@@ -100,7 +100,7 @@ class _OneLine(logging.Handler):
 
 
 _logger = logging.getLogger("vhost_user")
-_logger.setLevel(logging.INFO)
+_logger.setLevel(logging.DEBUG)
 _logger.propagate = False
 _logger.addHandler(_OneLine())
 
