@@ -259,12 +259,15 @@ class ConnectionTable:
         self._credit_retry_seconds = _CREDIT_RETRY_SECONDS
         self._starving.unpark_all()
 
-    def is_open(self, stream: Stream) -> None:
-        """Tell of a connection that was accepted."""
-        self._changed("opened", stream)
+    def has_changed(self, stream: Stream) -> None:
+        """Tell of a connection that was accepted; forget one that is over."""
+        if stream.connection.state is State.CLOSED:
+            self._forget_connection(stream)
+        else:
+            self._changed("opened", stream)
 
-    def is_over(self, stream: Stream) -> None:
-        """Forget a connection, and tell the guest where that is not what it said itself."""
+    def _forget_connection(self, stream: Stream) -> None:
+        """Forget a connection, and tell the guest unless it has ended it itself."""
         self._starved.discard(stream)
         connection = stream.connection
         key = connection.own, connection.peer.port

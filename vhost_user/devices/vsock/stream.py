@@ -60,11 +60,11 @@ class StreamOwner(Protocol):
     def is_starved(self, stream: Stream) -> None:
         """Call `stream.ask_again()` now and then, until that returns False."""
 
-    def is_open(self, stream: Stream) -> None:
-        """Note that both sides have accepted the connection."""
+    def has_changed(self, stream: Stream) -> None:
+        """Note that the connection is OPEN, accepted by both sides, or CLOSED.
 
-    def is_over(self, stream: Stream) -> None:
-        """Note the end: the guest knows the connection no longer, or has to be sent an RST."""
+        The guest knows a closed one no longer, or has to be sent an RST.
+        """
 
 
 class Stream:
@@ -316,13 +316,13 @@ class Stream:
             self.close()
         else:
             self._end_if_passed_on()
-        self._owner.is_over(self)
+        self._owner.has_changed(self)
 
     def _is_open(self) -> None:
         """Note that both sides have accepted the connection."""
         self.was_open = True
         self.deadline = math.inf
-        self._owner.is_open(self)
+        self._owner.has_changed(self)
 
     def _answer(self, *, accepted: bool) -> None:
         answered, self._answered = self._answered, None
