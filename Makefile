@@ -37,7 +37,7 @@ PARALLEL = $(if $(findstring -j,$(MAKEFLAGS)),,-j2 --output-sync=target)
 # PYTEST_OPTIONS may choose nothing of one part of the tests: pytest ends with 5 then.
 NONE = $(if $(PYTEST_OPTIONS),|| [ $$? -eq 5 ])
 
-.PHONY: help setup demo guest test test-all lint uml unit unit-tests guest-tests uml-tests peer-tests fuzz bench tables clean
+.PHONY: help setup demo guest test test-all lint uml unit unit-tests guest-tests uml-tests peer-tests reference fuzz bench tables clean
 
 help:
 	@sed -n '2,/^$$/s/^# //p' Makefile
@@ -116,6 +116,10 @@ bench: setup
 	$(RUN)/python -m tests.bench.vhost_user
 	$(RUN)/python -m tests.bench.net
 	$(RUN)/python -m tests.bench.ivshmem
+
+# The pages of docs/reference, from the docstrings.
+reference: $(VENV)/.done
+	@$(RUN)/python -m tests.docs.reference
 
 tables: $(VENV)/.done
 	@$(RUN)/python -m tests.docs.tables

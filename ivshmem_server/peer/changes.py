@@ -26,6 +26,7 @@ class PeerLeft:
 
 
 Change = PeerJoined | PeerLeft
+"""What `Peer.changes()` yields."""
 
 
 class Changes(AsyncIterator[Change]):

@@ -69,6 +69,7 @@ class PeerDisconnected:
 
 
 Event = IdAssigned | MemoryReceived | VectorReceived | PeerDisconnected
+"""What a server's message tells a client."""
 
 
 class _State(Enum):

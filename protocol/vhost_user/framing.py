@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from protocol.fds import OwnedFd
 
 HEADER_SIZE = 12
+"""Bytes of a message before its payload."""
 
 VERSION = 0x1
 VERSION_MASK = 0x3

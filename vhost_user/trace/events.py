@@ -54,3 +54,4 @@ class Note:
 
 
 Event: TypeAlias = Message | Note
+"""What a trace sink is given."""
