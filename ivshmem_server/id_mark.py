@@ -1,4 +1,4 @@
-"""Which ids the peers have who hold a shared memory: the kernel keeps that for as long as one of them does.
+"""The ids of the peers that hold a shared memory, which the kernel keeps while one of them does.
 
 A server that was killed leaves its peers behind: they keep memory and doorbells, and ids that the next
 server knows nothing of. But they were passed its open file, and keep that, mapped at least; a lock of this

@@ -72,7 +72,7 @@ class IdSupply:
 
     @property
     def held(self) -> int:
-        """How many ids nobody has and nobody gets."""
+        """How many ids are not in use and cannot be given."""
         return IDS - self.left - len(self._registry) - self.reserved
 
     def check(self, oldest: object) -> None:
@@ -92,7 +92,7 @@ class IdSupply:
 
 
 def describe_missing(held: int, reserved: int) -> str:
-    """Say of ids that nobody has and nobody gets why that is so."""
+    """Say why ids that are not in use cannot be given."""
     parts = []
     if held:
         parts.append(f"{held} are held back, as connected peers have seen them leave")

@@ -86,7 +86,7 @@ class SharedMemory(Closing):
 
     @classmethod
     def posix(cls, name: str, size: int) -> SharedMemory:
-        """Create the POSIX shm object `name`, or use one that is there, of the same size and in nobody's use.
+        """Create the POSIX shm object `name`, or use one that is there, of the same size and not in use.
 
         Raises MemoryUnavailableError: another server uses it, its size differs, or it cannot be made.
         """
@@ -177,7 +177,7 @@ class SharedMemory(Closing):
         return ids_of_others(self.fd) if self.kind == "shm" else 0
 
     def mark_ids(self, count: int) -> None:
-        """Have a later server know that ids below `count` were given, while a client has the memory."""
+        """Record that ids below `count` were given, for a later server, while a client has the memory."""
         if self.kind == "shm":
             mark_ids(self.fd, count)
 
@@ -206,7 +206,7 @@ def _shm_path(name: str) -> Path:
     bare = name.removeprefix("/")
     if not bare or "/" in bare or "\0" in bare or bare in {".", ".."} or len(os.fsencode(bare)) > MAX_NAME:
         raise MemoryUnavailableError(
-            f"'{name}' is no name for POSIX shared memory; use one without '/', as ivshmem"
+            f"'{name}' is not a name for POSIX shared memory; use one without '/', as ivshmem"
         )
     return SHM_DIRECTORY / bare
 
@@ -302,7 +302,7 @@ def _fit(fd: OwnedFd, path: Path, size: int) -> None:
     """Give an empty object its size; refuse one of another size, which other programs may have mapped."""
     status = os.fstat(fd.fileno())
     if not stat.S_ISREG(status.st_mode):
-        raise MemoryUnavailableError(f"{path} is no shared memory object; choose another name with -M")
+        raise MemoryUnavailableError(f"{path} is not a shared memory object; choose another name with -M")
     if status.st_size == 0:
         _set_size(fd, size, str(path), huge=False)
     elif status.st_size != size:

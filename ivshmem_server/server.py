@@ -86,7 +86,7 @@ class Client:
         self.credentials = credentials
         self.since = time.time()
         self.blocked = False
-        """A task waits until the client reads; nobody else sends to it."""
+        """A task waits until the client reads; no other task sends to it."""
 
     def __str__(self) -> str:
         return f"peer {self.member.id} (pid {self.credentials.pid}, uid {self.credentials.uid})"
@@ -122,7 +122,7 @@ class IvshmemServer:
         from the others, and the next client gets the id and eventfds of the one that left. A client
         with more than `max_queued` messages unread, its own set-up apart, is disconnected. Where
         `allow_uids` or `allow_gids` is not empty, a client needs a user or a group that is in them;
-        its supplementary groups count as its own, and nobody is exempt, not root either.
+        its supplementary groups count as its own, and there are no exceptions, not even for root.
         """
         self.memory = memory
         self.sticky = sticky
@@ -317,7 +317,7 @@ class IvshmemServer:
         self._settle(nursery)
 
     def _doom(self, client: Client, reason: str) -> None:
-        """Have `_settle()` disconnect the client; without a reason, it has left by itself."""
+        """Note that `_settle()` is to disconnect the client; without a reason, it has left by itself."""
         if client.member in self._clients:  # a task that waited for it may find it disconnected already
             self._doomed.setdefault(client, reason)
 
@@ -333,7 +333,7 @@ class IvshmemServer:
     # Everybody is told
 
     def _settle(self, nursery: trio.Nursery) -> None:
-        """Send what waits, disconnect who is doomed, and so on until nobody is to be told anything."""
+        """Send what waits, disconnect the doomed, and repeat until no message is left to send."""
         while True:
             for client in self._clients.values():
                 if client.member.session.queued:

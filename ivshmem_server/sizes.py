@@ -13,18 +13,18 @@ _MAX = 1 << 63
 def parse_size(text: str) -> int:
     """Return the bytes that `text` says: a number with K, M, G, T, P or E (powers of 1024), also as KiB.
 
-    Raises ValueError, in words for the user, where it is no size, zero, negative, no whole number of
+    Raises ValueError, in words for the user, where it is not a size, zero, negative, no whole number of
     bytes or beyond 63 bits.
     """
     match = _SIZE.fullmatch(text)
     if not match:
-        raise ValueError(f"'{text}' is no size; write a number with K, M, G or T, as in 4M")
+        raise ValueError(f"'{text}' is not a size; write a number with K, M, G or T, as in 4M")
     whole, _, decimals = match[1].partition(".")
     denominator: int = 10 ** len(decimals)
     power = _PREFIXES.index(match[2].upper()) + 1 if match[2] else 0
     size, rest = divmod(int(whole + decimals) << 10 * power, denominator)
     if rest:
-        raise ValueError(f"'{text}' is no whole number of bytes")
+        raise ValueError(f"'{text}' is not a whole number of bytes")
     if not 0 < size < _MAX:
         raise ValueError(f"'{text}' is {'zero' if not size else 'more than 63 bits can count'}")
     return size

@@ -121,7 +121,7 @@ def _whose(data: bytearray) -> str:
     """Say what began with `data`: an ivshmem server takes us for a peer, and begins with its version."""
     if int.from_bytes(data[:8], "little", signed=True) in {PROTOCOL_VERSION, *Refusal}:
         return "it is the socket for guests and other peers (-S)"
-    return "what came is no JSON"
+    return "what came is not JSON"
 
 
 def _document(data: bytearray) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _document(data: bytearray) -> dict[str, Any]:
     except ValueError:
         document = None
     if not isinstance(document, dict) or "peers" not in document:
-        raise NoStatusError("what came is no status of an ivshmem server")
+        raise NoStatusError("what came is not a status of an ivshmem server")
     return document
 
 

@@ -1,4 +1,4 @@
-"""A host process as an ivshmem peer, of the same rank as a guest: shared memory, rings, who is there."""
+"""A host process as an ivshmem peer, equal to a guest: shared memory, rings, the other peers."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Peer:
             return
         if (kind := _kind(fd)) != _EVENTFD:
             fd.close()
-            raise RemoteProtocolError(f"vector {vector} of peer {peer} is no eventfd but {kind}")
+            raise RemoteProtocolError(f"vector {vector} of peer {peer} is not an eventfd but {kind}")
         eventfds = self._eventfds.setdefault(peer, [])
         eventfds.append(EventFd(fd.detach()))
         if peer != self.id:

@@ -165,7 +165,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.memory is not None and not isinstance(options.command, MemoryCommand):
         possible = ", ".join(command.name for command in MEMORY_COMMANDS)
-        parser.error(f"argument --memory: has nobody to ring; use it with {possible}")
+        parser.error(f"argument --memory: there is no peer to ring; use it with {possible}")
     return options
 
 

@@ -35,11 +35,11 @@ def explain(error: BaseException, options: argparse.Namespace) -> str | None:
 
 def _no_connection(error: OSError, path: str) -> str:
     if error.errno == errno.ECONNREFUSED and not Path(path).is_socket():
-        return f"{path} is no socket; give the server's -S"
+        return f"{path} is not a socket; give the server's -S"
     if error.errno in {errno.ENOENT, errno.ECONNREFUSED}:
         return f"no server listens on {path}; start one with 'ivshmem-server -S {path}', or give another -S"
     if error.errno == errno.EACCES:
         return f"no permission to connect to {path}; start the server with --mode or --group, or be its user"
     if error.errno in {errno.ENOTSOCK, errno.EPROTOTYPE}:
-        return f"{path} is no stream socket; give the server's -S"
+        return f"{path} is not a stream socket; give the server's -S"
     return str(cannot_connect(path, error, "-S"))

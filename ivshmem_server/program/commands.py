@@ -115,7 +115,7 @@ def _ring_arguments(parser: argparse.ArgumentParser) -> None:
 async def _ring(peer: Peer, options: argparse.Namespace) -> None:
     await trio.lowlevel.checkpoint()
     if options.peer is ALL and not peer.peers:
-        raise UserError(f"nobody else is connected; {_ATTACH}")
+        raise UserError(f"no other peer is connected; {_ATTACH}")
     _expect_another(peer, options.peer)
     ring(peer, options.peer, options.vector)
 

@@ -110,7 +110,7 @@ def _write_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "data", nargs="*", default=[], metavar="HEX", help="bytes in hexadecimal, or - for standard input"
     )
-    what.add_argument("--text", metavar="TEXT", help="write TEXT in UTF-8; what is no UTF-8, as it is")
+    what.add_argument("--text", metavar="TEXT", help="write TEXT in UTF-8; other bytes as they are")
     for name in _WORDS:
         what.add_argument(
             f"--{name}",
@@ -153,7 +153,7 @@ def _store_words(memory: memoryview, offset: int, name: str, values: list[int]) 
     """Store each value with one store, so that a reader sees all of it or nothing."""
     size = int(name[1:]) // 8
     if offset % size:
-        raise UserError(f"offset {offset:#x} is no multiple of {size}; words of --{name} must be aligned")
+        raise UserError(f"offset {offset:#x} is not a multiple of {size}; words of --{name} must be aligned")
     if too_big := [value for value in values if value >> size * 8]:
         raise UserError(f"{too_big[0]:#x} does not fit --{name}; use a wider one")
     words = part(memory, offset, size * len(values)).cast(_WORDS[name])
@@ -168,7 +168,7 @@ def _fill_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _fill(memory: memoryview, options: argparse.Namespace) -> None:
     if options.byte > 255:
-        raise UserError(f"{options.byte} is no byte; give 0 to 255")
+        raise UserError(f"{options.byte} is not a byte; give 0 to 255")
     target = part(memory, options.offset, options.length)
     pattern = bytes([options.byte]) * min(options.length, CHUNK)
     for chunk in _chunks(options.length):

@@ -252,7 +252,7 @@ def _print_status(argv: Sequence[str]) -> int:
         elif isinstance(error, NoStatusError):
             remedy = "give a server's --status-socket"
         elif Path(options.path).exists() and not Path(options.path).is_socket():
-            reason, remedy = "it is no socket", "give a server's --status-socket"
+            reason, remedy = "it is not a socket", "give a server's --status-socket"
         return fail(PROGRAM, f"no status from {options.path}: {reason}; {remedy}")
     return print_result(PROGRAM, json.dumps(status, indent=2) if options.json else format_status(status))
 

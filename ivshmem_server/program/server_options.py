@@ -185,7 +185,7 @@ def _add_peer_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sticky",
         action="store_true",
-        help="tell nobody that a peer left; the next one takes over its id and doorbells "
+        help="do not tell the others that a peer left; the next one takes over its id and doorbells "
         "(avoids crashes of QEMU after a leave)",
     )
     for name, kind, who in (
@@ -205,5 +205,5 @@ def _add_peer_options(parser: argparse.ArgumentParser) -> None:
 def _huge_page(text: str) -> int:
     size = parsed_by(parse_size)(text)
     if size & size - 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no power of two")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a power of two")
     return size

@@ -163,7 +163,7 @@ class _Shell:
             case ["int", peer, vector]:
                 ring(self._connected_peer(), _number(peer), _number(vector))
             case _:
-                raise ValueError(f"'{' '.join(words)}' is no command; try help")
+                raise ValueError(f"'{' '.join(words)}' is not a command; try help")
 
     def _connected_peer(self) -> Peer:
         if self._peer is None:

@@ -30,7 +30,8 @@ _ONE = (1).to_bytes(8, sys.byteorder)
 class EventFd(OwnedFd):
     """An eventfd: a counter that one side adds to and the other waits on and resets.
 
-    Signals coalesce: a reader learns how often it was signalled since it last read. Have one reader.
+    Signals coalesce: a reader learns how often it was signalled since it last read. There must be
+    one reader only.
     """
 
     __slots__ = ("_buffer", "_poll")
@@ -63,11 +64,11 @@ class EventFd(OwnedFd):
                     os.write(fd, _ONE)
 
     def take(self) -> int:
-        """Return the counter and reset it to 0; returns 0 where nobody signalled. Never blocks."""
+        """Return the counter and reset it to 0; 0 where it was not signalled. Never blocks."""
         return drain(self.fileno(), self._buffer)
 
     async def wait(self) -> int:
-        """Wait until somebody signals; return the counter (at least 1) and reset it.
+        """Wait until it is signalled; return the counter (at least 1) and reset it.
 
         Cancelled, it has taken nothing. Raises trio.BusyResourceError where another task waits
         already, trio.ClosedResourceError if the eventfd is closed before or meanwhile.
@@ -93,7 +94,7 @@ class EventFd(OwnedFd):
 
 
 def drain(fd: int, buffer: bytearray | None = None) -> int:
-    """Return the counter of the eventfd `fd` and reset it to 0; 0 if nobody signalled. Never blocks."""
+    """Return the counter of the eventfd `fd` and reset it to 0; 0 if it was not signalled. Never blocks."""
     buffer = bytearray(8) if buffer is None else buffer
     try:
         os.preadv(fd, [buffer], -1, os.RWF_NOWAIT)

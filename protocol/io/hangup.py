@@ -13,7 +13,7 @@ LOOK_SECONDS = 0.1
 
 
 def has_hung_up(fd: int) -> bool:
-    """Tell whether both directions of a socket are shut, or nobody has open what a pipe or terminal leads to.
+    """Tell whether both directions of a socket are shut, or the other end of a pipe or terminal is closed.
 
     `fd` is our end, of a socket that is connected, of a pipe that we write to, or of a pseudo-terminal
     (the master). A file never hangs up.
@@ -30,6 +30,6 @@ async def until_hung_up(fd: int) -> None:
 
 
 async def fail_without_reader(fd: int) -> None:
-    """Wait until `has_hung_up()`, and raise BrokenPipeError: nobody reads what is printed to `fd`."""
+    """Wait until `has_hung_up()`, and raise BrokenPipeError: what is printed to `fd` has no reader."""
     await until_hung_up(fd)
     raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))

@@ -57,7 +57,7 @@ class RemediedError(OSError):
 class SocketOfAnotherError(RemediedError):
     """Another user's socket is there: one to leave alone, as it may be in use, or that we may not remove."""
 
-    remedy = "have it removed, or choose another path"
+    remedy = "ask its owner to remove it, or choose another path"
 
 
 class SocketAccessError(RemediedError):
@@ -168,7 +168,7 @@ def inherited_listener(fd: int) -> Listener:
     try:
         sock = socket.socket(fileno=fd)
     except OSError as error:
-        raise ValueError(f"descriptor {fd} is no socket: {error.strerror}") from None
+        raise ValueError(f"descriptor {fd} is not a socket: {error.strerror}") from None
     if (
         sock.family == socket.AF_UNIX
         and sock.type == socket.SOCK_STREAM
@@ -177,14 +177,14 @@ def inherited_listener(fd: int) -> Listener:
         os.set_inheritable(fd, False)
         return Listener(sock)
     sock.detach()
-    raise ValueError(f"descriptor {fd} is no listening UNIX stream socket")
+    raise ValueError(f"descriptor {fd} is not a listening UNIX stream socket")
 
 
 def systemd_listener() -> Listener | None:
     """Take over the socket that systemd activated us with, or return None where it did not.
 
     Forgets the variables, so that no child takes it for its own. Raises ValueError for more than
-    one socket, or one that is no listening UNIX stream socket.
+    one socket, or one that is not a listening UNIX stream socket.
     """
     count, pid = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_PID", "")
     os.environ.pop("LISTEN_FDNAMES", None)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class SocketAccess(TypedDict, total=False):
-    """Permission bits, owner and group of a socket, as `listen()` takes them; absent where nobody says so."""
+    """Permission bits, owner and group of a socket, as `listen()` takes them; absent where not given."""
 
     mode: int | None
     owner: int

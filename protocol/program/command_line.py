@@ -184,7 +184,7 @@ def permission_bits(text: str) -> int:
     except ValueError:
         mode = -1
     if not 0 <= mode <= 0o777:
-        raise argparse.ArgumentTypeError(f"'{text}' is no mode; write it in octal, as 0660")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a mode; write it in octal, as 0660")
     return mode
 
 
@@ -229,7 +229,7 @@ def number(text: str) -> int:
     with contextlib.suppress(ValueError):
         if (value := int(text, 0)) >= 0:
             return value
-    raise argparse.ArgumentTypeError(f"'{text}' is no number; write it as 4096 or 0x1000")
+    raise argparse.ArgumentTypeError(f"'{text}' is not a number; write it as 4096 or 0x1000")
 
 
 def seconds(text: str) -> float:
@@ -237,7 +237,7 @@ def seconds(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 <= (value := float(text)) < float("inf"):
             return value
-    raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds; write it as 2 or 0.5")
+    raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds; write it as 2 or 0.5")
 
 
 def positive_number(text: str) -> int:

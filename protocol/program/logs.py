@@ -68,7 +68,7 @@ class _Forgiving(logging.Handler):
     _told = False
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's own name
-        """Take notice that `record` could not be written."""
+        """Say once that `record` could not be written."""
         error = sys.exception()
         if not isinstance(error, OSError):
             super().handleError(record)

@@ -64,12 +64,12 @@ def interruptible() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    hold(_STOP)  # nobody interrupts the clean-up
+    hold(_STOP)  # the clean-up is not interrupted
     raise KeyboardInterrupt
 
 
 def die_of(number: int) -> NoReturn:
-    """End at once, as by a signal that nobody handles."""
+    """End at once, as by a signal without a handler."""
     signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
     signal.raise_signal(number)
@@ -139,7 +139,7 @@ class ServiceSignals(SignalFd):
 
 
 def _has_terminal() -> bool:
-    """Tell whether we have a controlling terminal. One that hangs up is no more its processes'."""
+    """Tell whether we have a controlling terminal. After a hangup its processes have none."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError as error:

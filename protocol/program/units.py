@@ -33,12 +33,12 @@ def parse_share(text: str) -> float:
     text = text.strip()
     match = re.fullmatch(_NUMBER + "(%?)", text)
     if match is None:
-        raise ValueError(f"'{text}' is no share; write it as 5%, or 0.05")
+        raise ValueError(f"'{text}' is not a share; write it as 5%, or 0.05")
     found = float(match[1]) / (100 if match[2] else 1)
     if found == 1 and not match[2]:
         raise ValueError(f"'{text}' may be 1% or 100%; write which")
     if found > 1:
-        raise ValueError(f"'{text}' is no share: one is from 0% to 100%, or below 1")
+        raise ValueError(f"'{text}' is not a share: one is from 0% to 100%, or below 1")
     return found
 
 
@@ -47,5 +47,5 @@ def _scaled(text: str, units: dict[str, float], kind: str, examples: str) -> flo
     match = re.fullmatch(f"{_NUMBER}({'|'.join(units)})|0", text.strip().lower())
     found = float(match[1] or 0) * units.get(match[2], 0) if match else math.inf
     if not math.isfinite(found):
-        raise ValueError(f"'{text.strip()}' is no {kind}; write it as {examples}")
+        raise ValueError(f"'{text.strip()}' is not a {kind}; write it as {examples}")
     return found

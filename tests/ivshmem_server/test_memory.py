@@ -168,7 +168,7 @@ def test_system_without_posix_shared_memory_is_told_of_the_other_kind(
 
 @pytest.mark.parametrize("bad", ["", "/", "a/b", ".", "..", "x" * 256, "a\0b"])
 def test_name_that_is_none_is_refused(bad: str) -> None:
-    with pytest.raises(MemoryUnavailableError, match="no name for POSIX shared memory"):
+    with pytest.raises(MemoryUnavailableError, match="not a name for POSIX shared memory"):
         SharedMemory.posix(bad, SIZE)
 
 

@@ -113,5 +113,5 @@ async def test_socket_that_another_user_left_is_told_as_such(directory: Path) ->
     assert done.returncode == 1
     assert done.stderr.decode() == (
         f"ivshmem-server: cannot listen on {path}: a socket is left there that only its owner, user 0, or"
-        " root may remove; have it removed, or choose another path\n"
+        " root may remove; ask its owner to remove it, or choose another path\n"
     )

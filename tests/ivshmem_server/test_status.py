@@ -70,7 +70,7 @@ async def test_client_of_the_status_socket_is_told_what_that_is(tmp_path: Path) 
 
 def test_status_of_what_is_no_socket_is_told_as_such(tmp_path: Path) -> None:
     said = one_line_error(run("status", str(tmp_path)))
-    assert f"no status from {tmp_path}: it is no socket; give a server's --status-socket" in said
+    assert f"no status from {tmp_path}: it is not a socket; give a server's --status-socket" in said
 
 
 async def test_status_counts_one_slot_as_one(tmp_path: Path) -> None:

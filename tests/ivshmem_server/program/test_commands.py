@@ -79,7 +79,7 @@ async def test_ring_can_mean_all_vectors_and_all_peers(path: Path) -> None:
 
 async def test_ring_of_somebody_who_is_not_there_is_an_error(path: Path) -> None:
     async with serving(path, vectors=2):
-        assert "nobody else is connected; attach a guest" in await error("ring", "all", "0", "-S", path)
+        assert "no other peer is connected; attach a guest" in await error("ring", "all", "0", "-S", path)
         async with ivshmem_server.connect(path):
             assert "peer 9 is not connected; " in await error("ring", "9", "0", "-S", path)
             assert "peer 9 is not connected; " in await error("ring", "9", "all", "-S", path)
@@ -258,7 +258,11 @@ async def test_server_that_comes_up_late_is_waited_for(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("file", "{} is no socket; "), ("directory", "{} is no socket; "), ("long", "cannot connect to {}")],
+    [
+        ("file", "{} is not a socket; "),
+        ("directory", "{} is not a socket; "),
+        ("long", "cannot connect to {}"),
+    ],
 )
 async def test_path_that_is_no_socket_is_named(tmp_path: Path, kind: str, said: str) -> None:
     path = tmp_path / ("x" * 120 if kind == "long" else "path")
@@ -397,12 +401,12 @@ async def test_help_lists_every_command() -> None:
     [
         (["no-such"], "invalid choice: 'no-such'"),
         (["ring", "1"], "required: VECTOR"),
-        (["ring", "one", "0"], "'one' is no number; write it as 4096 or 0x1000"),
-        (["wait", "0", "--timeout", "soon"], "'soon' is no number of seconds"),
+        (["ring", "one", "0"], "'one' is not a number; write it as 4096 or 0x1000"),
+        (["wait", "0", "--timeout", "soon"], "'soon' is not a number of seconds"),
         (["wait", "0", "--count", "0"], "'0' must be at least 1"),
         (["dump", "--vectors", "2049"], "'2049' is not a number from 1 to 2048"),
-        (["dump", "--memory", "x"], "--memory: has nobody to ring; use it with read, write, "),
-        (["--memory", "x"], "--memory: has nobody to ring"),
+        (["dump", "--memory", "x"], "--memory: there is no peer to ring; use it with read, write, "),
+        (["--memory", "x"], "--memory: there is no peer to ring"),
     ],
 )
 async def test_usage_error_is_one_line_with_code_2(arguments: list[str], said: str) -> None:

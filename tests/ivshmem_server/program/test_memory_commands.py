@@ -116,10 +116,10 @@ def test_hexdump_leaves_out_equal_lines(command: Run, memory: Path) -> None:
         (["fill", "8000", "193", "0"], "ends beyond"),
         (["write", "8191", "aabb"], "offset 0x1fff with length 0x2 ends beyond"),
         (["write", "8188", "--u32", "1", "2"], "offset 0x1ffc with length 0x8 ends beyond"),
-        (["write", "2", "--u32", "1"], "offset 0x2 is no multiple of 4; words of --u32 must be aligned"),
+        (["write", "2", "--u32", "1"], "offset 0x2 is not a multiple of 4; words of --u32 must be aligned"),
         (["write", "0", "--u16", "65536"], "0x10000 does not fit --u16"),
         (["write", "0", "abc"], "'abc' is not hexadecimal; write two digits a byte, or use --text"),
-        (["fill", "0", "1", "256"], "256 is no byte; give 0 to 255"),
+        (["fill", "0", "1", "256"], "256 is not a byte; give 0 to 255"),
     ],
 )
 def test_what_does_not_fit_is_one_line(command: Run, memory: Path, arguments: list[str], said: str) -> None:
@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_one_line(command: Run, memory: Path, arguments: li
         (["write", "0"], "one of the arguments HEX --text --u8"),
         (["write", "0", "aa", "--text", "b"], "not allowed with argument"),
         (["write", "0", "--u8", "1", "--text", "b"], "not allowed with argument"),
-        (["read", "-1", "1"], "'-1' is no number"),
+        (["read", "-1", "1"], "'-1' is not a number"),
     ],
 )
 def test_usage_error_has_code_2(

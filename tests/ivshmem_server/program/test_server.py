@@ -34,14 +34,14 @@ def until_asleep(pid: int) -> None:
     ("options", "said"),
     [
         (["--no-such-option"], "--no-such-option"),
-        (["-l", "zero"], "'zero' is no size; write a number with K, M, G or T"),
+        (["-l", "zero"], "'zero' is not a size; write a number with K, M, G or T"),
         (["-l", "0"], "'0' is zero"),
-        (["-l=-4M"], "'-4M' is no size"),
+        (["-l=-4M"], "'-4M' is not a size"),
         (["-F", "--memfd", "-l", "1P"], "a memfd cannot hold 1 PiB"),
         (["-n", "0"], "'0' is not a number from 1 to 2048"),
         (["-n", "2049"], "'2049' is not a number from 1 to 2048"),
         (["-v"], "add -F or --log-file"),
-        (["-F", "-M", "a/b"], "no name for POSIX shared memory"),
+        (["-F", "-M", "a/b"], "not a name for POSIX shared memory"),
         (["-F", "-m", "/no/such"], "'/no/such': No such file or directory; give another directory with -m"),
         (["-F", "--memfd", "-S", "/no/such/socket"], "create the directory first, or choose another path"),
         (

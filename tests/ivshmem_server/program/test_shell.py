@@ -58,11 +58,11 @@ async def test_help_shows_the_commands(path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("nonsense 1", "'nonsense 1' is no command; try help"),
-        ("int", "'int' is no command; try help"),
+        ("nonsense 1", "'nonsense 1' is not a command; try help"),
+        ("int", "'int' is not a command; try help"),
         ("int 7 0", "peer 7 is not connected; besides us, peer 0, there is nobody"),
         ("int 0 9", "we have no vector 9, only 0..0"),
-        ("int x 0", "'x' is no number; write it as 4096 or 0x1000"),
+        ("int x 0", "'x' is not a number; write it as 4096 or 0x1000"),
     ],
 )
 async def test_mistake_is_told_and_the_next_command_obeyed(path: Path, command: str, said: str) -> None:
@@ -233,7 +233,7 @@ async def test_what_is_typed_in_no_encoding_is_no_command(path: Path, encoding: 
     async with serving(path), at_terminal(path, encoding) as (terminal, _):
         await terminal.expect("as peer 0\r\ncmd> ")
         terminal.type("d\xfc\r")
-        await terminal.expect("is no command; try help\r\ncmd> ")
+        await terminal.expect("is not a command; try help\r\ncmd> ")
         terminal.type("dump\r")
         await terminal.expect("us: peer 0, 1 vector")
 

@@ -151,7 +151,7 @@ def test_other_socket_is_refused_and_stays_its_owners(
 ) -> None:
     with make(directory) as sock:
         with pytest.raises(
-            ValueError, match=f"descriptor {sock.fileno()} is no listening UNIX stream socket"
+            ValueError, match=f"descriptor {sock.fileno()} is not a listening UNIX stream socket"
         ):
             inherited_listener(sock.fileno())
         os.fstat(sock.fileno())
@@ -159,7 +159,7 @@ def test_other_socket_is_refused_and_stays_its_owners(
 
 def test_descriptor_that_is_no_socket_is_refused_and_stays_its_owners() -> None:
     with Path("/dev/null").open() as file:
-        with pytest.raises(ValueError, match=f"descriptor {file.fileno()} is no socket"):
+        with pytest.raises(ValueError, match=f"descriptor {file.fileno()} is not a socket"):
             inherited_listener(file.fileno())
         os.fstat(file.fileno())
 
@@ -192,4 +192,4 @@ def test_systemd_hands_over_too_much(path: Path) -> None:
 
 def test_systemd_hands_over_something_else() -> None:
     text = run_child(programs.activate, "", {"LISTEN_FDS": "1", "LISTEN_PID": "own"})
-    assert text == "descriptor 3 is no listening UNIX stream socket"
+    assert text == "descriptor 3 is not a listening UNIX stream socket"

@@ -287,7 +287,7 @@ def test_socket_that_we_may_not_connect_to(directory: Path, path: Path) -> None:
     number, text = run_child(programs.listen_as_nobody, str(path))
     assert number == errno.EEXIST
     assert "a socket is there that we may not connect to, of user 0" in text
-    assert "have it removed, or choose another path" in text
+    assert "ask its owner to remove it, or choose another path" in text
     assert path.is_socket()
 
 
@@ -299,5 +299,5 @@ def test_socket_of_another_user_in_a_sticky_directory(directory: Path, path: Pat
     number, text = run_child(programs.listen_as_nobody, str(path))
     assert number == errno.EPERM
     assert "a socket is left there that only its owner, user 0, or root may remove" in text
-    assert "have it removed, or choose another path" in text
+    assert "ask its owner to remove it, or choose another path" in text
     assert path.is_socket()

@@ -39,7 +39,7 @@ def test_options_that_were_given_are_named() -> None:
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--mode", "rw-rw----", "argument --mode: 'rw-rw----' is no mode; write it in octal, as 0660"),
+        ("--mode", "rw-rw----", "argument --mode: 'rw-rw----' is not a mode; write it in octal, as 0660"),
         (
             "--owner",
             "nobody-of-that-name",

@@ -65,7 +65,7 @@ def test_permission_bits_are_octal(text: str, mode: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "8", "rw", "-1", "1777", "1000"])
 def test_no_permission_bits(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is no mode; write it in octal, as 0660"):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is not a mode; write it in octal"):
         permission_bits(text)
 
 

@@ -51,7 +51,7 @@ def test_rates(text: str, value: float) -> None:
     "text", ["", "x", "-1", "1e9", "10 ms", "٣%", "٣s", "nan", "20", "1m", "9" * 400 + "s"]
 )
 def test_what_is_none(read: Callable[[str], float], text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no (share|time|rate)"):
+    with pytest.raises(ValueError, match=r"is not a (share|time|rate)"):
         read(text)
 
 

@@ -244,7 +244,7 @@ def test_what_is_no_period(text: str, capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         options("-p", text)
     error = capsys.readouterr().err
-    assert f"'{text}' is not a period" in error or f"'{text}' is no time" in error
+    assert f"'{text}' is not a period" in error or f"'{text}' is not a time" in error
 
 
 def test_file_that_cannot_be_read_is_named() -> None:

@@ -21,7 +21,7 @@ def test_one_socket_is_to_be_given(argv: list[str]) -> None:
     ("argv", "text"),
     [
         (["-m", "0"], "argument -m/--max-bytes: '0' is not a number from 1"),
-        (["-p", "soon"], "argument -p/--period: 'soon' is no time; write it as 20ms"),
+        (["-p", "soon"], "argument -p/--period: 'soon' is not a time; write it as 20ms"),
         (["--fd", "-1"], "argument --fd: '-1' is not a number from 0"),
         (["--log-format", "xml"], "argument --log-format: invalid choice: 'xml'"),
         (

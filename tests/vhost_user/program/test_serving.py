@@ -326,7 +326,7 @@ async def test_socket_of_each_guest_has_the_mode_and_not_those_of_its_host(direc
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["-s", "{}/s", "--mode", "rw"], "argument --mode: 'rw' is no mode; write it in octal, as 0660"),
+        (["-s", "{}/s", "--mode", "rw"], "argument --mode: 'rw' is not a mode; write it in octal, as 0660"),
         (["-s", "{}/s", "--owner", "no-such-user"], "argument --owner: there is no user 'no-such-user'"),
         (["-s", "{}/s", "--group", "no-such-group"], "argument --group: there is no group 'no-such-group'"),
         (

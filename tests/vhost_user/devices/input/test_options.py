@@ -116,7 +116,7 @@ def test_error_says_what_to_do(arguments: Sequence[str], error: str) -> None:
     ("arguments", "error"),
     [
         (("--size", "0x5"), "argument --size: '0x5' is not a size; write it as 1920x1080, at most 32768"),
-        (("--pace", "5"), "argument --pace: '5' is no time; write it as 20ms, 500us or 1.5s"),
+        (("--pace", "5"), "argument --pace: '5' is not a time; write it as 20ms, 500us or 1.5s"),
         (("-e", "/dev/a,,/dev/b"), "argument -e/--event-list: '/dev/a,,/dev/b' names no devices; write them"),
     ],
 )

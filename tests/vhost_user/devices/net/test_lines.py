@@ -390,12 +390,12 @@ async def test_lines_are_changed_by_calls(autojump_clock: MockClock) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"loss": "much"}, "'much' is no share; write it as 5%, or 0.05"),
-        ({"loss": 5}, "'5' is no share: one is from 0% to 100%, or below 1"),
+        ({"loss": "much"}, "'much' is not a share; write it as 5%, or 0.05"),
+        ({"loss": 5}, "'5' is not a share: one is from 0% to 100%, or below 1"),
         ({"loss": 1}, "'1' may be 1% or 100%; write which"),
-        ({"delay": "20"}, "'20' is no time; write it as 20ms, 500us or 1.5s"),
-        ({"delay": 20}, "'20' is no time; write it as 20ms, 500us or 1.5s"),
-        ({"rate": -1}, "'-1' is no rate; write it as 10Mbit"),
+        ({"delay": "20"}, "'20' is not a time; write it as 20ms, 500us or 1.5s"),
+        ({"delay": 20}, "'20' is not a time; write it as 20ms, 500us or 1.5s"),
+        ({"rate": -1}, "'-1' is not a rate; write it as 10Mbit"),
         ({"reorder": "1%"}, "reorder needs a delay: frames overtake others by not being delayed"),
         (
             {"delay": "1s", "jitter": "2s"},
