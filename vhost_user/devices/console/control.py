@@ -90,7 +90,7 @@ class Control:
     def add(self, number: int, port: PortState) -> None:
         """Add a port. Raises ValueError where there is one of that number, or none may be."""
         if not 0 <= number < self.max_ports:
-            raise ValueError(f"port {number} is none of 0 to {self.max_ports - 1}")
+            raise ValueError(f"port {number} is not one of 0 to {self.max_ports - 1}")
         if number in self.ports:
             raise ValueError(f"there is a port {number} already")
         self.ports[number] = port

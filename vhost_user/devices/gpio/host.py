@@ -199,7 +199,7 @@ class HostChip(Chip):
                     while self._given_back:
                         self._given_back.pop().release()
         except self._gpiod.RequestReleasedError:
-            raise LineError(f"line {line}, which was let go of meanwhile") from None
+            raise LineError(f"line {line}, which was released meanwhile") from None
         except OSError as error:
             place = f"line {line}, which is {self._offsets[line]} of {self._path}"
             used = "; something else on the host uses it" if error.errno == errno.EBUSY else ""

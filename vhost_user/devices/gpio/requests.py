@@ -31,7 +31,7 @@ _VALUES: dict[GpioRequestType, Container[int]] = {
 
 
 class BadRequestError(Exception):
-    """A request that is none; one line that says why."""
+    """A request that breaks the specification; one line that says why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,7 +201,7 @@ def open_evdev(path: str, *, grab: bool = True) -> EvdevSource:
     except OSError as error:
         device.close()
         raise UserError(
-            f"cannot grab {path}: {error.strerror}; another program has; or give --no-grab"
+            f"cannot grab {path}: {error.strerror}; another program has it; end that, or give --no-grab"
         ) from None
 
 

@@ -53,7 +53,7 @@ def chord(text: str) -> list[int]:
     """Return the codes of keys that are pressed together, `CTRL+ALT+DELETE`. Raises ValueError."""
     names = text.split("+")
     if len(names) > 1 and not all(names):
-        raise ValueError(f"'{text}' has a + beside which there is no key; that of + is PLUS")
+        raise ValueError(f"'{text}' has a + without a key beside it; the key + is called PLUS")
     codes = [key_code(name) for name in names]
     if len(set(codes)) < len(codes):
         raise ValueError(f"'{text}' names a key twice")

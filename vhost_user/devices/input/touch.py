@@ -89,7 +89,7 @@ class Touchscreen(SimulatedInput):
     async def swipe(self, x1: int, y1: int, x2: int, y2: int, seconds: Seconds = DEFAULT_SWIPE) -> None:
         """Draw a straight line with the first finger that is free."""
         if not 0 <= seconds < float("inf"):
-            raise ValueError(f"{seconds} seconds are no time that a swipe can take; give 0 or more")
+            raise ValueError(f"a swipe cannot take {seconds} seconds; give 0 or more")
         steps = range(_SWIPE_STEPS + 1)
         between = [
             (x1 + (x2 - x1) * step // _SWIPE_STEPS, y1 + (y2 - y1) * step // _SWIPE_STEPS) for step in steps

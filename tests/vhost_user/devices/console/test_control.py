@@ -187,7 +187,7 @@ def test_number_is_refused_that_is_taken_or_too_high() -> None:
     control = ready(PortState("agent"))
     with pytest.raises(ValueError, match="there is a port 0 already"):
         control.add(0, PortState())
-    with pytest.raises(ValueError, match="port 4 is none of 0 to 3"):
+    with pytest.raises(ValueError, match="port 4 is not one of 0 to 3"):
         control.add(MAX_PORTS, PortState())
 
 
