@@ -13,7 +13,7 @@ import trio
 import ivshmem_server
 from ivshmem_server import SharedMemory
 from ivshmem_server.status import format_status
-from tests.rig.programs.server import ServerStartError, start_server
+from tests.rig.programs.server import ServerStartError, memory_name, start_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -95,10 +95,10 @@ async def test_object_that_was_there_before_stays(tmp_path: Path) -> None:
 
 
 async def test_server_without_an_id_to_give_does_not_start(tmp_path: Path) -> None:
-    shm = Path("/dev/shm", tmp_path.name)
+    shm = Path("/dev/shm", memory_name(tmp_path))
     shm.write_bytes(bytes(4 << 20))
     try:
-        with SharedMemory.posix(tmp_path.name, 4 << 20) as memory:
+        with SharedMemory.posix(memory_name(tmp_path), 4 << 20) as memory:
             memory.mark_ids(65536)
             kept = memory.fd.dup()
         with (

@@ -15,7 +15,7 @@ from tests.ivshmem_server.clients import Client
 from tests.ivshmem_server.program.server_program import COMMAND, daemon, run
 from tests.rig.programs.backend import until_printed
 from tests.rig.programs.process import start
-from tests.rig.programs.server import start_server
+from tests.rig.programs.server import memory_name, start_server
 from tests.rig.programs.terminal import start_in_terminal
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ async def test_hangup_ends_no_service_in_the_foreground(tmp_path: Path) -> None:
 
 async def test_server_ends_with_its_terminal(tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    argv = [*COMMAND, "-F", "-S", str(path), "-M", tmp_path.name, "--log-file", str(tmp_path / "log")]
+    argv = [*COMMAND, "-F", "-S", str(path), "-M", memory_name(tmp_path), "--log-file", str(tmp_path / "log")]
     async with start_in_terminal(argv) as (program, terminal):
         await until_there(tmp_path / "log", "listening on")
         os.kill(program.pid, signal.SIGHUP)

@@ -14,7 +14,7 @@ from tests.ivshmem_server.program.client_program import running
 from tests.ivshmem_server.program.server_program import COMMAND, one_line_error
 from tests.rig.programs import tmpfs
 from tests.rig.programs.hidden import each_way, launcher, with_hidden_proc
-from tests.rig.programs.server import start_server
+from tests.rig.programs.server import memory_name, start_server
 
 SHM = Path("/dev/shm")
 
@@ -35,16 +35,16 @@ async def test_it_serves_where_proc_is_hidden(tmp_path: Path, hide: str, options
 @each_way
 async def test_memory_in_use_is_told_as_such_where_proc_is_hidden(tmp_path: Path, hide: str) -> None:
     async with start_server(tmp_path):
-        argv = [*launcher(hide), *COMMAND, "-F", "-S", f"{tmp_path}/second", "-M", tmp_path.name]
+        argv = [*launcher(hide), *COMMAND, "-F", "-S", f"{tmp_path}/second", "-M", memory_name(tmp_path)]
         done = await trio.run_process(argv, capture_stderr=True, check=False)
-    assert f"{tmp_path.name} is in use by another server; stop it or choose" in done.stderr.decode()
+    assert f"{memory_name(tmp_path)} is in use by another server; stop it or choose" in done.stderr.decode()
 
 
 @tmpfs.for_mounter
 def test_memory_that_we_may_not_make_an_object_for_is_told_of_the_other_kind(tmp_path: Path) -> None:
     mount = 'mount -t tmpfs -o ro none /dev/shm && exec "$@"'
     argv = ["unshare", "--mount", "--", "sh", "-c", mount, "sh", *COMMAND]
-    argv += ["-F", "-M", tmp_path.name, "-S", f"{tmp_path}/socket"]
+    argv += ["-F", "-M", memory_name(tmp_path), "-S", f"{tmp_path}/socket"]
     said = one_line_error(subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False))
     assert said.endswith(": Read-only file system; we may not write to /dev/shm: use --memfd\n")
 
@@ -63,12 +63,12 @@ def test_more_vectors_than_files_can_be_open_are_refused(tmp_path: Path) -> None
 def test_limit_of_open_files_that_is_too_low_is_named(tmp_path: Path, files: int) -> None:
     few = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"]
     log = str(tmp_path / "log")
-    argv = [*few, *COMMAND, "-F", "-M", tmp_path.name, "-S", f"{tmp_path}/socket", "--log-file", log]
+    argv = [*few, *COMMAND, "-F", "-M", memory_name(tmp_path), "-S", f"{tmp_path}/socket", "--log-file", log]
     said = one_line_error(subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False))
     assert "raise the limit of open files (ulimit -n)" in said or "raise the limit (ulimit -n)" in said
     assert "give another" not in said
     assert "give less" not in said
-    assert not (SHM / tmp_path.name).exists()
+    assert not (SHM / memory_name(tmp_path)).exists()
 
 
 @pytest.mark.parametrize(("vectors", "options", "peers"), [(200, [], 1), (60, ["--max-peers", "8"], 3)])
@@ -87,7 +87,7 @@ async def test_room_for_fewer_peers_than_wanted_is_told_and_true(
 @tmpfs.for_mounter
 @pytest.mark.parametrize("kind", ["-M", "-m"])
 def test_memory_for_which_no_room_is_left_is_refused(tmp_path: Path, directory: Path, kind: str) -> None:
-    name, place = (str(directory), directory) if kind == "-m" else (tmp_path.name, SHM)
+    name, place = (str(directory), directory) if kind == "-m" else (memory_name(tmp_path), SHM)
     argv = [*tmpfs.launcher(place, 6), *COMMAND, "-F", "-S", f"{tmp_path}/socket", kind, name]
     done = subprocess.run([*argv, "-l", "4M"], capture_output=True, text=True, timeout=60, check=False)
     said = one_line_error(done)
@@ -97,13 +97,11 @@ def test_memory_for_which_no_room_is_left_is_refused(tmp_path: Path, directory: 
 
 @tmpfs.for_mounter
 async def test_memory_that_is_there_and_has_no_room_to_be_filled_is_warned_of(tmp_path: Path) -> None:
-    shm = tmpfs.launcher(SHM, 6, sparse=tmp_path.name)
+    shm = tmpfs.launcher(SHM, 6, sparse=memory_name(tmp_path))
     async with start_server(tmp_path, "-l", "4M", launcher=shm) as server:
         log = server.program.output()
-    assert (
-        f"shared memory {SHM}/{tmp_path.name} exists, and fills 4.0 MiB more, of which 2.0 MiB are free"
-        in log
-    )
+    grows = f"{memory_name(tmp_path)} exists, and fills 4.0 MiB more, of which 2.0 MiB are free"
+    assert f"shared memory {SHM}/{grows}" in log
 
 
 @tmpfs.for_mounter

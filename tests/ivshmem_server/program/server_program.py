@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tests.rig.programs import forked
+from tests.rig.programs.server import memory_name
 
 if TYPE_CHECKING:
     import subprocess
@@ -37,7 +38,7 @@ def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
 def daemon(directory: Path, *options: str) -> Iterator[Path]:
     """Run a daemon with its files in `directory`; yield its socket. Its parent must have exited 0."""
     pid_file = directory / "pid"
-    done = run("-S", f"{directory}/socket", "-M", directory.name, "-p", str(pid_file), *options)
+    done = run("-S", f"{directory}/socket", "-M", memory_name(directory), "-p", str(pid_file), *options)
     try:
         assert (done.returncode, done.stdout) == (0, "")
         assert f"listening on {directory}/socket;" in done.stderr or "--log-file" in options

@@ -21,7 +21,7 @@ from protocol import __version__
 from tests.ivshmem_server.clients import Client
 from tests.ivshmem_server.program.server_program import COMMAND, daemon, one_line_error, run, stop
 from tests.rig.programs.process import CLOSED, start
-from tests.rig.programs.server import start_server
+from tests.rig.programs.server import memory_name, start_server
 
 
 def until_asleep(pid: int) -> None:
@@ -113,9 +113,9 @@ def test_daemon_listens_when_its_parent_exits_and_cleans_up(tmp_path: Path) -> N
             assert sock.recv(8) == bytes(8)
         assert os.getsid(pid) != os.getsid(0)
         assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)} == {"/dev/null"}  # noqa: PTH115
-        assert Path("/dev/shm", tmp_path.name).stat().st_size == 1 << 20
+        assert Path("/dev/shm", memory_name(tmp_path)).stat().st_size == 1 << 20
     assert list(tmp_path.iterdir()) == []
-    assert not Path("/dev/shm", tmp_path.name).exists()
+    assert not Path("/dev/shm", memory_name(tmp_path)).exists()
 
 
 def test_daemon_that_cannot_start_fails_with_its_line(tmp_path: Path) -> None:
@@ -130,11 +130,11 @@ def test_second_server_is_refused_and_the_first_unharmed(tmp_path: Path) -> None
         pid = (tmp_path / "pid").read_text().strip()
         same_socket = run("-F", "-S", str(path), "--memfd")
         assert f"socket {path} is in use" in one_line_error(same_socket)
-        same_memory = run("-F", "-S", f"{path}2", "-M", tmp_path.name, "-l", "1M")
-        assert f"/dev/shm/{tmp_path.name} is in use by another server (pid {pid})" in one_line_error(
+        same_memory = run("-F", "-S", f"{path}2", "-M", memory_name(tmp_path), "-l", "1M")
+        assert f"/dev/shm/{memory_name(tmp_path)} is in use by another server (pid {pid})" in one_line_error(
             same_memory
         )
-        assert Path("/dev/shm", tmp_path.name).stat().st_size == 4 << 20
+        assert Path("/dev/shm", memory_name(tmp_path)).stat().st_size == 4 << 20
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(str(path))
             sock.recv(8)
@@ -177,7 +177,7 @@ async def test_impatient_user_does_not_interrupt_the_clean_up(tmp_path: Path) ->
 
 def test_daemon_cleans_up_when_it_is_ended_before_it_was_ready(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pid")  # opening it takes until somebody reads
-    options = ["-S", f"{tmp_path}/socket", "-M", tmp_path.name, "-p", f"{tmp_path}/pid"]
+    options = ["-S", f"{tmp_path}/socket", "-M", memory_name(tmp_path), "-p", f"{tmp_path}/pid"]
     with subprocess.Popen([*COMMAND, *options], stderr=subprocess.PIPE, text=True) as parent:
         with socket.socket(socket.AF_UNIX) as sock:
             while sock.connect_ex(f"{tmp_path}/socket"):
@@ -189,13 +189,13 @@ def test_daemon_cleans_up_when_it_is_ended_before_it_was_ready(tmp_path: Path) -
         assert parent.stderr.read() == "ivshmem-server: the daemon died before it was ready\n"
     assert parent.returncode == 1
     assert [path.name for path in tmp_path.iterdir()] == ["pid"]
-    assert not Path("/dev/shm", tmp_path.name).exists()
+    assert not Path("/dev/shm", memory_name(tmp_path)).exists()
 
 
 @pytest.mark.extended
 async def test_flood_of_signals_while_it_starts_leaves_nothing(tmp_path: Path) -> None:
     """From the moment on that there is something to clean up, be it half made."""
-    path, shm = tmp_path / "socket", Path("/dev/shm") / tmp_path.name
+    path, shm = tmp_path / "socket", Path("/dev/shm") / memory_name(tmp_path)
     argv = [sys.executable, "-m", "ivshmem_server.program.server", "-F", "-S", str(path), "-M", shm.name]
     for _ in range(5):
         async with start(argv) as program:
@@ -280,5 +280,5 @@ def test_printed_libvirt_xml(tmp_path: Path) -> None:
 def test_size_that_is_no_power_of_two_is_rounded_as_the_c_server_does(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with daemon(tmp_path, "-l", "3M", "--log-file", str(log)):
-        assert Path("/dev/shm", tmp_path.name).stat().st_size == 4 << 20
+        assert Path("/dev/shm", memory_name(tmp_path)).stat().st_size == 4 << 20
     assert "3 MiB rounded up to 4 MiB" in log.read_text()

@@ -51,22 +51,30 @@ class RunningServer:
         return status
 
 
+def memory_name(directory: Path) -> str:
+    """Return the name of the POSIX shared memory of a server in `directory`.
+
+    Its last part alone is that of a test, and the same in another run beside this one.
+    """
+    return f"{directory.parent.name}-{directory.name}"
+
+
 @asynccontextmanager
 async def start_server(
     directory: Path, *options: str, memfd: bool = False, launcher: Sequence[str] = ()
 ) -> AsyncIterator[RunningServer]:
-    """Run a server in `directory`, whose name is also that of its POSIX shm; stop it when the block ends.
+    """Run a server in `directory`, after which its POSIX shm is named; stop it when the block ends.
 
     It must then end with code 0, as it should after any SIGTERM, unless the block has killed it.
     `launcher` is a command that executes the one behind it.
     """
     server_socket, status_socket = directory / "ivshmem.sock", directory / "status.sock"
-    shm = Path("/dev/shm") / directory.name
+    shm = Path("/dev/shm") / memory_name(directory)
     argv = [
         *launcher,
         *(sys.executable, "-m", "ivshmem_server.program.server", "-F"),
         *("-S", str(server_socket), "--status-socket", str(status_socket)),
-        *(["--memfd"] if memfd else ["-M", directory.name]),
+        *(["--memfd"] if memfd else ["-M", memory_name(directory)]),
         *options,
     ]
     environment = {"NOTIFY_SOCKET": str(directory / "notify")}
