@@ -23,7 +23,7 @@ from typing import ClassVar
 
 import trio
 
-import vhost_user
+from vhost_user import serve
 from vhost_user.devices.i2c import I2c, NackError, Register, RegisterChip
 from vhost_user.program import run_main
 
@@ -65,5 +65,4 @@ async def read_stdin() -> bytes:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    bus = I2c({0x48: Thermometer(sys.argv[2])})
-    sys.exit(run_main(partial(vhost_user.serve, bus, socket_path=sys.argv[1])))
+    sys.exit(run_main(partial(serve, I2c({0x48: Thermometer(sys.argv[2])}), socket_path=sys.argv[1])))
