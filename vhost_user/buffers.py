@@ -22,6 +22,12 @@ Layout: TypeAlias = "struct.Struct | Construct[Any, Any]"
 """What says how bytes are to be taken apart; a construct has a size of its own."""
 
 
+# How it works: buffers are views of guest memory, and the guest may write to them at any time. A list of
+# them is never copied byte by byte to be cut; slices of views are new views of the same memory, and keep
+# the mapping. A cursor holds the chain's own list, which is cleared when the chain is published: a cursor
+# that is kept longer has nothing to read, and keeps no memory.
+
+
 class ChainError(Exception):
     """A chain is not what its device's type has: the driver's fault, in one line.
 

@@ -9,7 +9,7 @@ import trio
 from trio.lowlevel import current_task
 
 from vhost_user.buffers import sizeof
-from vhost_user.memory.regions import BadAddressError, IotlbMissError
+from vhost_user.memory import BadAddressError, IotlbMissError
 from vhost_user.requests import Requests
 from vhost_user.ring import BrokenRingError
 
@@ -35,6 +35,27 @@ _KICKS_OF_A_DRIVER = 2
 """QEMU itself kicks once when it starts a ring; a second kick is the driver's."""
 
 
+# How it works. One thread, three kinds of tasks: one iterates, any may complete, and the owner stops.
+#
+# A chain is popped (in the ring's record), ready (popped, not delivered), with the device, completed (in
+# `_done`), published (out of the record, without buffers); or put back, which only a stop looks at.
+# The queue runs, is stopping (after stop(): nothing is delivered, what is with the device is awaited), and is
+# finished (after take_back(): completions have no effect). `broken` is set once, at any time before, and
+# stops it: a broken ring is never touched again.
+#
+# Completions of the iterating task wait in `_done` while it holds a batch, and are published when it asks
+# for the next one; those of other tasks are published at once. Where publication misses an IOTLB entry,
+# publish_deferred() asks for it, in the owner's task, and tries again.
+#
+# Order that must not change: `_done` is published before the queue sleeps, and the driver is asked for kicks
+# before the last look at the ring; otherwise both sides could wait for each other.
+#
+# Fairness: the turn ends by the clock, which is read once a batch, or once a chain that is delivered singly.
+#
+# take_back() rewinds what is newest and not published; older chains are lost to the driver unless the
+# in-flight buffer keeps them. A crash loses the queue as a whole; the ring and that buffer remain.
+
+
 class QueueOwner(Protocol):
     """What a queue needs around it."""
 
@@ -52,7 +73,7 @@ class QueueOwner(Protocol):
         """Report that the driver kicked, but its ring has never held anything but zeros."""
 
     async def resolve(self, miss: IotlbMissError) -> None:
-        """Have the front-end say what is at the address. Raises BadAddressError where nothing is."""
+        """Ask the front-end what is at the address. Raises BadAddressError where nothing is."""
 
 
 class Virtqueue:
@@ -399,7 +420,7 @@ class Virtqueue:
         self._turn_ends = monotonic() + TURN_SECONDS
 
     async def _resolve(self, miss: IotlbMissError) -> bool:
-        """Have an address told that is not known; False where there is nothing, which breaks the queue."""
+        """Ask for an unknown address; False where nothing is there, which breaks the queue."""
         try:
             await self._owner.resolve(miss)
         except BadAddressError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from protocol.fds import OwnedFd
 from tests.fuzz.harness import DefectError
-from vhost_user.memory.regions import GuestMemory, Region, guest_address_of
+from vhost_user.memory import GuestMemory, Region, guest_address_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,9 +15,14 @@ from protocol.virtio import packed, split
 from protocol.virtio.features import Feature
 from tests.fuzz.guest import NEIGHBOUR, RING, USER, GuardedFile, GuardedGuest
 from tests.fuzz.harness import DefectError
-from vhost_user.memory.dirty_log import PAGE_SHIFT, DirtyLog
-from vhost_user.memory.mapping import map_shared
-from vhost_user.memory.regions import BadAddressError, IotlbMissError, guest_address_of
+from vhost_user.memory import (
+    PAGE_SHIFT,
+    BadAddressError,
+    DirtyLog,
+    IotlbMissError,
+    guest_address_of,
+    map_shared,
+)
 from vhost_user.ring import BrokenRingError, PackedRing, RingConfig, SplitRing
 
 if TYPE_CHECKING:

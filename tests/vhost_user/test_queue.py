@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from vhost_user import Chain
-    from vhost_user.memory.regions import IotlbMissError
+    from vhost_user.memory import IotlbMissError
 
 SECONDS = 60
 SIZE = 64

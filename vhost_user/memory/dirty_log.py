@@ -13,6 +13,12 @@ if TYPE_CHECKING:
 PAGE_SHIFT = 12
 
 
+# How it works: the log is shared with the front-end, which clears bits while this process sets them: a bit
+# is set by an atomic or of its byte, never by a load and a store. A page is marked after it was written and
+# before the driver is told, so that a front-end which copies a page in between copies it once more.
+# `_address` is valid as long as `_view`, which keeps the mapping.
+
+
 class DirtyLogError(Exception):
     """A page to mark is outside the log. One line that names it."""
 

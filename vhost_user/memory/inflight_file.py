@@ -21,6 +21,10 @@ from vhost_user.memory.mapping import MappingError, map_shared
 if TYPE_CHECKING:
     from protocol.vhost_user import SetInflightFd
 
+# How it works: the front-end owns the file, and gives it to the process that serves after this one. The
+# mapping is shared, the pages outlive a crash, and no two processes write at a time. Parts are slices of
+# one view: a running queue holds its part, and the mapping with it, also after another buffer was set.
+
 _SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 _PART_BYTES = queue_bytes(packed.MAX_SIZE, packed=True)
@@ -65,7 +69,7 @@ class InflightBuffer:
 
 
 def forget(part: memoryview) -> None:
-    """Have a queue's part, which must not be in use, as if it had never been used."""
+    """Make a queue's part, which must not be in use, as if it had never been used."""
     part.cast("H")[VERSION_16] = 0
 
 

@@ -10,6 +10,11 @@ MAX_ENTRIES = 65536
 """More than these are forgotten together, and asked for again."""
 
 
+# How it works: the front-end writes entries, by messages; rings read them, in the same thread. An entry that
+# is forgotten while a request uses its memory leaves the request as it is: its views keep the mapping.
+# A crash loses all entries; the next process asks for each again.
+
+
 class Access(IntFlag):
     """Permissions of an IOTLB entry."""
 

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
     from protocol.fds import OwnedFd
 
+# How it works: a Mapping is an mmap that Python unmaps once neither it nor a view into it is referred to.
+# `start` is a bare address, valid as long as that. Nothing here keeps a descriptor (before Python 3.13,
+# mmap keeps a duplicate of its own, closed with the mapping).
+
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 _FAILED = ctypes.c_void_p(-1).value
 

@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from protocol.fds import OwnedFd
     from vhost_user.memory.dirty_log import DirtyLog
 
+# How it works: the table is replaced as a whole, by the task that handles messages, in the same thread as
+# everything that translates. `generation` changes with it, and with each IOTLB entry that is forgotten. Who
+# keeps a view, a window or an address over a checkpoint compares generations before it is used again.
+#
+# Lifetimes: a mapping lives as long as the last view into it. Regions, rings and chains that are not
+# given back hold views; a chain drops its own once it is published. An address (`flat_table`,
+# `address_of()`) holds nothing: it is valid while its region is in the table, or a view of it is held, and
+# must not be kept beyond that. The descriptor of a region is closed once it is mapped.
+# The mappings are shared with the guest: whoever reads them copies before checking. A crash leaves nothing
+# here; the next process is told the table again.
+
 ADDRESS_LIMIT = 1 << 64
 
 
@@ -91,10 +102,11 @@ class GuestMemory:
         self.generation = 0
         """Changes whenever something that was mapped may be elsewhere or gone."""
         self.invalidations = 0
-        """How often the front-end has had IOTLB entries forgotten."""
+        """How often the front-end invalidated IOTLB entries."""
         self.log: DirtyLog | None = None
         """Where writes are noted while VHOST_F_LOG_ALL is on. Whoever sets it keeps it."""
         self._mapped: list[_Mapped] = []
+        self._table: tuple[tuple[int, int, int], ...] = ()
         self._starts: list[int] = []
         self._iotlb: Iotlb | None = None
         self._together: WeakValueDictionary[tuple[tuple[int, int], ...], memoryview] = WeakValueDictionary()
@@ -104,6 +116,16 @@ class GuestMemory:
     def regions(self) -> tuple[Window, ...]:
         """The regions by guest address, in order."""
         return tuple(mapped.writable for mapped in self._mapped)
+
+    @property
+    def flat_table(self) -> tuple[tuple[int, int, int], ...]:
+        """The regions as (guest address, length, address in this process), by guest address.
+
+        For code that follows addresses itself. The addresses are valid until `generation` changes; whoever
+        gives up the thread meanwhile holds views into the regions. Empty with an IOTLB: the driver's
+        addresses are no guest addresses then, and `window()` is asked.
+        """
+        return () if self._iotlb is not None else self._table
 
     @property
     def files(self) -> dict[tuple[int, int], Region]:
@@ -152,8 +174,8 @@ class GuestMemory:
     def use_iotlb(self, on: bool) -> None:
         """Take addresses for I/O virtual ones from now on (VIRTIO_F_ACCESS_PLATFORM), or no longer.
 
-        What was known is forgotten, as Linux's vhost does at each SET_FEATURES: a driver that begins anew has
-        an address space of its own, and QEMU tells of no end of the one that firmware had.
+        What was known is forgotten, as Linux's vhost does at each SET_FEATURES: a driver that begins again
+        has an address space of its own, and QEMU tells of no end of the one that firmware had.
         """
         if on or self._iotlb is not None:
             self._iotlb = Iotlb() if on else None
@@ -247,13 +269,14 @@ class GuestMemory:
                 self.log.mark(guest_address_of(view), len(view))
 
     def _find_or_map(self, region: Region, fd: OwnedFd) -> _Mapped:
-        """Keep what is mapped already: anew, it would be mapped twice while requests refer to it."""
+        """Keep what is mapped already: otherwise it would be mapped twice while requests refer to it."""
         known = (mapped for mapped in self._mapped if mapped.region == region and mapped.file == _file(fd))
         return next(known, None) or _map(region, fd)
 
     def _change(self, mapped: list[_Mapped]) -> None:
         self._mapped = mapped
         self._together.clear()  # their addresses may be another region's from now on
+        self._table = tuple(_row(entry) for entry in mapped)
         self._starts = [entry.region.guest_address for entry in mapped]
         self.generation += 1
 
@@ -304,6 +327,10 @@ def _map(region: Region, fd: OwnedFd) -> _Mapped:
         Window(region.guest_address, end, view),
         Window(region.guest_address, end, view.toreadonly()),
     )
+
+
+def _row(mapped: _Mapped) -> tuple[int, int, int]:
+    return mapped.region.guest_address, mapped.region.size, address_of(mapped.writable.view)
 
 
 def _file(fd: OwnedFd) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 def is_private(file: tuple[int, int], pid: int) -> bool:
     """Tell whether a process has mapped a file, by its device and inode, only privately.
 
-    What it writes there is seen by nobody else. False also where proc(5) does not tell us.
+    What it writes there no other process sees. False also where proc(5) does not tell us.
     """
     device, inode = f"{os.major(file[0]):02x}:{os.minor(file[0]):02x}", str(file[1])
     try:

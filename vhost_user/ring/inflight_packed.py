@@ -29,6 +29,13 @@ _LONG = struct.Struct("=Q")
 _OWNER = packed.AVAIL | packed.USED
 
 
+# How it works: entries form a free list, and chains in flight lists of their own. A chain's descriptors are
+# copied before the free list's head moves on, and its entries return to it when the chain is given back.
+# `free_head`, `used_index` and their `old_` copies differ only while a batch is given back. A process that
+# finds them differing looks at the ring: where the driver can see the batch, the new ones count, otherwise
+# the old ones. The chains of a batch that was not seen are in flight, and are done again.
+
+
 class InFlight(NamedTuple):
     """What a process that died left behind."""
 
@@ -44,7 +51,7 @@ class PackedInflight:
     """One packed queue's part of the buffer.
 
     `free_head` and the used place run ahead while a batch is given back; their `old_` fields catch up
-    once the driver can see the batch. The used places are one word, so nobody dies between them.
+    once the driver can see the batch. The used places are one word, so a crash cannot come between them.
     """
 
     def __init__(self, part: memoryview, size: int) -> None:

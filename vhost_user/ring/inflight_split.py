@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 _SIZE = inflight.SPLIT_SIZE
 
 
+# How it works: one writer, this process; one reader, the process after it. An entry is "in flight" from
+# fetch(), before the device sees the chain, to published(), after the driver can see the used index. Where
+# the index of the last batch differs from that of the used ring, the process died in between: the entries
+# of that batch, linked from its last head, are cleared by the next process. Each field is one store.
+
+
 class SplitInflight:
     """One split queue's part of the buffer."""
 

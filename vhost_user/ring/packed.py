@@ -1,4 +1,4 @@
-"""The device's side of a packed virtqueue (virtio 1.2, section 2.8)."""
+"""The device's side of a packed virtqueue (virtio 1.3, section 2.8)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from protocol.virtio import packed
 from protocol.virtio.packed import EventFlags
 from protocol.virtio.split import DescriptorFlag
-from vhost_user.memory.atomics import TOTAL_STORE_ORDER, fence
-from vhost_user.memory.regions import BadAddressError, IotlbMissError
+from vhost_user.memory import TOTAL_STORE_ORDER, BadAddressError, IotlbMissError, fence
 from vhost_user.ring import packed_place
 from vhost_user.ring.chain import NOT_COMPLETED, Chain
 from vhost_user.ring.inflight_packed import PackedInflight
@@ -27,7 +26,7 @@ from vhost_user.ring.words import words
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from vhost_user.memory.regions import GuestMemory
+    from vhost_user.memory import GuestMemory
     from vhost_user.ring.ring import RingConfig
 
 _NEXT = int(DescriptorFlag.NEXT)
@@ -35,6 +34,16 @@ _WRITE = int(DescriptorFlag.WRITE)
 _INDIRECT = int(DescriptorFlag.INDIRECT)
 _WRITE_OR_INDIRECT = _WRITE | _INDIRECT
 _OWNER = packed.AVAIL | packed.USED
+
+
+# How it works: driver and device share one ring of descriptors, and the flags of each say whose it is.
+# The device reads the flags first, and the rest of the descriptor only once they are its own. It gives a
+# chain back by overwriting the descriptor at its used place: the length first, then id and flags in one
+# store, and of a batch the first chain's last of all, as the driver looks at that one first. Available and
+# used place are the device's alone, and not in shared memory: after a crash they come from the in-flight
+# buffer, from the front-end, or, where neither knows them, from the flags of the ring (packed_place.py).
+# Chains that a process before us took are walked in the copy that the in-flight buffer has of them, as
+# their places in the ring may be overwritten already.
 
 
 class _Cursor:
@@ -113,7 +122,7 @@ class PackedRing(Ring):
         elif settled is None:
             raise BrokenRingError(
                 f"it cannot go on at {base:#x}, as the front-end has it, and does not show how far a back-end"
-                " before this one had come; reboot the guest, and where back-ends are to be started anew,"
+                " before this one had come; reboot the guest, and where back-ends are to be started again,"
                 " withhold the feature (--without RING_PACKED)"
             )
 

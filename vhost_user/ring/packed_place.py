@@ -1,4 +1,4 @@
-"""Where a packed ring is, as far as its descriptors tell (virtio 1.2, section 2.8.1).
+"""Where a packed ring is, as far as its descriptors tell (virtio 1.3, section 2.8.1).
 
 For front-ends that do not know it: of a back-end that died, or of one that told half of it. A descriptor's
 AVAIL flag is the driver's wrap counter when it was made available last, and USED equals it once the

@@ -5,26 +5,24 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from itertools import takewhile
-from operator import attrgetter
 from typing import TYPE_CHECKING, TypeAlias
 
 from protocol.virtio.features import Feature
 from protocol.virtio.split import DESCRIPTOR_SIZE
-from vhost_user.memory.dirty_log import DirtyLogError
-from vhost_user.memory.regions import BadAddressError, IotlbMissError
+from vhost_user.memory import BadAddressError, DirtyLogError, IotlbMissError
+from vhost_user.ring import in_order
 from vhost_user.ring.chain import Unattended
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from vhost_user.memory.regions import GuestMemory
+    from vhost_user.memory import GuestMemory
     from vhost_user.ring.chain import Batch, Chain, Completions
 
 MAX_CHAIN = 1024
 """Descriptors in an indirect table; a ring that is larger may have as many as it has itself."""
 MAX_CHAIN_BYTES = 0xFFFFFFFF
-"""What a chain may hold, and what a used element can tell of (virtio 1.2, section 2.7.5.3)."""
+"""What a chain may hold, and what a used element can tell of (virtio 1.3, section 2.7.5.3)."""
 
 
 class BrokenRingError(Exception):
@@ -226,9 +224,7 @@ class Ring(ABC):
             self._log_views(view for chain in done for view in chain.writable_buffers)
         taken = self._taken
         if self._in_order:
-            for chain in done:
-                chain.drop_buffers()
-            done = list(takewhile(attrgetter("completed"), taken))
+            done = in_order.give_back(taken, done)
         for chain in done:
             del taken[chain]
             chain.readable_buffers.clear()

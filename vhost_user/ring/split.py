@@ -1,4 +1,4 @@
-"""The device's side of a split virtqueue (virtio 1.2, section 2.7)."""
+"""The device's side of a split virtqueue (virtio 1.3, section 2.7)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from protocol.virtio import split
 from protocol.virtio.features import Feature
 from protocol.virtio.split import DescriptorFlag
-from vhost_user.memory.atomics import TOTAL_STORE_ORDER, fence
-from vhost_user.memory.regions import BadAddressError, IotlbMissError
+from vhost_user.memory import TOTAL_STORE_ORDER, BadAddressError, IotlbMissError, fence
 from vhost_user.ring.chain import NOT_COMPLETED, Chain
 from vhost_user.ring.inflight_split import SplitInflight
 from vhost_user.ring.ring import (
@@ -25,13 +24,21 @@ from vhost_user.ring.words import words
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from vhost_user.memory.regions import GuestMemory
+    from vhost_user.memory import GuestMemory
     from vhost_user.ring.ring import RingConfig
     from vhost_user.ring.words import Words
 
 _NEXT = int(DescriptorFlag.NEXT)
 _INDIRECT = int(DescriptorFlag.INDIRECT)
 _WRITE_OR_INDIRECT = int(DescriptorFlag.WRITE | DescriptorFlag.INDIRECT)
+
+
+# How it works: the driver owns the descriptor table and the available ring, the device the used ring. All
+# stay the driver's memory, which it may change at any time: each word is read once, into a local name, and
+# checked there. push() stores elements, then the in-flight notes, then the used index, which is the
+# publication; a fence separates that from the look at whether the driver wants a call, or both would sleep.
+# A crash before the index leaves a chain in flight, after it a chain given back: there is no third state.
+# Views of the parts are found again where `generation` differs, before anything is read through them.
 
 
 class SplitRing(Ring):
@@ -207,6 +214,7 @@ class SplitRing(Ring):
         completions = self.completions
         number = self.popped
         unpack = self._unpack
+        # Runs of guest memory that held the last buffers: most descriptors need no look at the table.
         ring_table = self._table
         most = self._most_indirect
         read_start, read_size, read_view = self._readable

@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Literal, Protocol
 
+# How it works: a word that the other side writes is loaded by an index into a cast view, which is one
+# instruction. struct.pack_into() would show zeroes to a reader in between, and a slice may tear.
+
 
 class Words(Protocol):
     """Indexed like a memoryview that was cast to 'H' or 'I', which it is for the machine's byte order."""

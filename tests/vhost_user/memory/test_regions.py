@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import socket
@@ -63,6 +64,18 @@ def test_translation_by_guest_and_by_user_address(memory: GuestMemory) -> None:
     assert bytes(memory.translate_user(A.user_address + 10, 5)) == b"hello"
     assert bytes(memory.translate_user(B.user_address, B.size)) == bytes(B.size)
     assert [window.start for window in memory.regions] == [A.guest_address, B.guest_address]
+
+
+def test_flat_table_has_the_address_of_each_region_in_this_process(memory: GuestMemory) -> None:
+    memory.set_table([(B, file_of(B.size)), (A, file_of(A.size))])
+    for region, (start, length, address) in zip((A, B), memory.flat_table, strict=True):
+        assert (start, length) == (region.guest_address, region.size)
+        memory.translate_user(region.user_address + 5, 2)[:] = b"hi"
+        assert ctypes.string_at(address + 5, 2) == b"hi"
+    memory.remove(A)
+    assert [start for start, _, _ in memory.flat_table] == [B.guest_address]
+    memory.use_iotlb(True)
+    assert memory.flat_table == ()
 
 
 def test_translation_across_a_region_border(memory: GuestMemory) -> None:

@@ -12,7 +12,7 @@ from protocol.virtio import packed, split
 from protocol.virtio.features import Feature
 from tests.vhost_user.chains import completed
 from vhost_user.frontend.driver_ring import Buffer, PackedDriver, SplitDriver, Table
-from vhost_user.memory.regions import GuestMemory, Region
+from vhost_user.memory import GuestMemory, Region
 from vhost_user.ring import PackedRing, RingConfig, SplitRing
 
 if TYPE_CHECKING:

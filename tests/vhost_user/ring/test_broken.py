@@ -23,7 +23,7 @@ from tests.vhost_user.ring.raw import (
     RawSplit,
 )
 from tests.vhost_user.ring.rig import GUEST, MEMORY_SIZE, MODERN, TABLES, USER, Rig, shared_file, work
-from vhost_user.memory.regions import Region
+from vhost_user.memory import Region
 from vhost_user.ring import BrokenRingError, PackedRing, RingConfig, SplitRing
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from protocol.virtio import packed, split
 from protocol.virtio.features import Feature
 from tests.vhost_user.chains import completed
 from tests.vhost_user.ring.rig import GUEST, MEMORY_SIZE, MODERN, TABLES, Rig
-from vhost_user.memory.regions import guest_address_of
+from vhost_user.memory import guest_address_of
 from vhost_user.ring import BrokenRingError
 
 if TYPE_CHECKING:

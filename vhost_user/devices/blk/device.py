@@ -297,7 +297,7 @@ class Blk(VirtioDevice):
                 await self.faults.changed()
             if scope.cancelled_caught:
                 if self._is_logged:
-                    break  # the guest goes elsewhere, where nobody would know of this request
+                    break  # the guest goes elsewhere, which does not know of this request
                 chain.put_back()
                 return
         await self._serve([chain])

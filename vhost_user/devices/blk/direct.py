@@ -24,9 +24,10 @@ class DirectDisk(FileDisk):
     """A `Disk` around the host's page cache (O_DIRECT): every request waits for the medium.
 
     What the host needs aligned is its affair, and no driver notices: where buffers or sectors are not,
-    data are copied, and where a request has parts of blocks only, the blocks are read first, and nobody
-    else changes them meanwhile. What is beyond the last whole block of a file cannot be written around
-    the page cache without making it longer: it goes through the cache, to the medium and out of it again.
+    data are copied, and where a request has parts of blocks only, the blocks are read first, and
+    no other request changes them meanwhile. What is beyond the last whole block of a file
+    cannot be written around the page cache without making it longer: it goes through the cache, to the
+    medium and out of it again.
     """
 
     is_direct = True

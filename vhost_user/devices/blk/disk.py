@@ -89,7 +89,7 @@ class Disk(Protocol):
         """Bring to the medium what was written."""
 
     def discard(self, offset: int, length: int) -> None:
-        """Take note that nobody needs what is there; reading it may give anything."""
+        """Free what is there, which is not needed any more; reading it may give anything."""
 
     def write_zeroes(self, offset: int, length: int, *, unmap: bool) -> None:
         """Let what is there read as zeroes; with `unmap` it may take up no space any more."""

@@ -63,7 +63,7 @@ class Executor:
             self._perform(request)
         except BadRequestError as error:
             if error.status is RequestStatus.UNSUPP:
-                _log.debug("refused: %s", error)  # drivers ask so what there is
+                _log.debug("refused: %s", error)  # drivers find out so what is supported
             else:
                 self.failures.warning(f"{self._name}: refused: {error}")
             write_response(chain, error.status)

@@ -116,7 +116,7 @@ class FaultFile:
                 raise UserError(f"{self._path} is a pipe, which is read once only; give a file of rules")
             return parse_faults(self._path.read_text())
         except UnicodeDecodeError:
-            raise UserError(f"{self._path} is no text; give a file of rules: {SYNTAX}") from None
+            raise UserError(f"{self._path} is not a text; give a file of rules: {SYNTAX}") from None
         except ValueError as error:
             raise UserError(f"{self._path}: {error}") from None
         except OSError as error:
@@ -153,7 +153,7 @@ def parse_fault(text: str) -> Fault:
     """
     operation, *conditions = text.strip().split(":")
     if operation not in OPERATIONS and operation != _ANY:
-        raise ValueError(f"'{operation}' is no operation: {', '.join(OPERATIONS)} or {_ANY}")
+        raise ValueError(f"'{operation}' is not an operation: {', '.join(OPERATIONS)} or {_ANY}")
     if not conditions:
         raise ValueError(f"'{text}' says nothing to do; write it as {SYNTAX}")
     *conditions, action = conditions
@@ -165,7 +165,7 @@ def parse_fault(text: str) -> Fault:
         elif name == "times":
             fault = replace(fault, times=_parse_times(value))
         else:
-            raise ValueError(f"'{condition}' is no condition: lba=FIRST-LAST or times=N")
+            raise ValueError(f"'{condition}' is not a condition: lba=FIRST-LAST or times=N")
     return fault
 
 
@@ -185,7 +185,7 @@ def _parse_action(text: str) -> Fault:
     try:
         return Fault(Action(text))
     except ValueError:
-        raise ValueError(f"'{text}' is no action: error, unsupported, stuck or latency=TIME") from None
+        raise ValueError(f"'{text}' is not an action: error, unsupported, stuck or latency=TIME") from None
 
 
 def _parse_sectors(text: str) -> range:
@@ -197,5 +197,5 @@ def _parse_sectors(text: str) -> range:
 
 def _parse_times(text: str) -> int:
     if not text.isdecimal() or not int(text):
-        raise ValueError(f"'{text}' is no number of times")
+        raise ValueError(f"'{text}' is not a number of times")
     return int(text)

@@ -20,7 +20,7 @@ TAIL_SIZE = 512
 
 @dataclass(frozen=True)
 class Format:
-    """A format that is no raw disk."""
+    """A format that is not a raw disk."""
 
     name: str
     """With its article."""

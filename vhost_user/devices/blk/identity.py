@@ -14,7 +14,7 @@ def default_serial(fd: int, path: str = "") -> str:
     """Return a serial number for a disk: 19 characters, the same whenever it is opened. Raises OSError.
 
     That of a file goes by the file itself, and stays when it is renamed; a copy has another one. That of a
-    block device, whose numbers may change when its host starts anew, goes by the path that names it.
+    block device, whose numbers may change when its host starts again, goes by the path that names it.
     """
     status = os.fstat(fd)
     if stat.S_ISBLK(status.st_mode):

@@ -19,7 +19,7 @@ from protocol.program.command_line import UserError
 _log = logging.getLogger("vhost_user.blk")
 
 _DOES, _FORBIDS = 100, 200
-"""Where the bytes begin: of what a user does, and of what it lets nobody else do."""
+"""Where the bytes begin: of what a user does, and of what it lets no one else do."""
 
 
 class _Use(IntEnum):
@@ -43,7 +43,7 @@ class _HasFile(Protocol):
 
 
 class ImageLock:
-    """The right to read an image, or to write to it, while nobody else writes to it or resizes it."""
+    """The right to read an image, or to write to it, while no other program writes to it or resizes it."""
 
     def __init__(self, disk: _HasFile, path: str, *, read_only: bool, insist: bool = False) -> None:
         """Lock `disk`'s own open file, which stays its owner's; what is closed is no longer locked.

@@ -17,7 +17,7 @@ class RangeLock:
     Those who change whole blocks share a range with each other: which of them is last is the guest's
     affair. Who puts blocks together out of what is there and what is new has them alone, or it would
     write back what another one has replaced meanwhile. Each waits only for those that came before, so
-    that nobody waits for ever.
+    that no request waits for ever.
     """
 
     def __init__(self) -> None:

@@ -50,7 +50,7 @@ class BlockSizes:
 def checked_block_size(size: int) -> int:
     """Return `size`, where it can be a sector size. Raises ValueError, in words for the user."""
     if not SECTOR_SIZE <= size <= PAGE_SIZE or not is_power_of_two(size):
-        raise ValueError(f"'{size}' is no power of two from {SECTOR_SIZE} to {PAGE_SIZE}")
+        raise ValueError(f"'{size}' is not a power of two from {SECTOR_SIZE} to {PAGE_SIZE}")
     return size
 
 
@@ -58,7 +58,8 @@ def block_sizes(fd: int, logical: int | None) -> BlockSizes:
     """Return those of a disk: `logical` if given, else those of the device, or 512 for a file.
 
     A file's content is of a disk that had sectors of its own, 512 bytes nearly always, whatever the file
-    system that it happens to be on needs. Raises ValueError where `logical` is no sector size, and OSError.
+    system that it happens to be on needs. Raises ValueError where `logical` is not a sector size,
+    and OSError.
     """
     sizes = _device_block_sizes(fd) if _is_block_device(fd) else BlockSizes()
     if logical is None:

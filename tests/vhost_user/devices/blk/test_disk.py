@@ -312,7 +312,7 @@ def test_direct_file_is_read_and_written(image: Path) -> None:
         (
             lambda path: path.write_bytes(bytes(4096)),
             {"logical_block_size": 1536},
-            "cannot be a disk: '1536' is no power of two from 512 to 4096",
+            "cannot be a disk: '1536' is not a power of two from 512 to 4096",
         ),
         (os.mkfifo, {"read_only": True}, "is a pipe; give a raw file or a block device"),
         (Path.mkdir, {"read_only": True}, "is neither a file nor a block device"),

@@ -43,19 +43,19 @@ def test_rule_as_people_write_it(text: str, fault: Fault) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "'' is no operation: read, write, flush"),
-        ("erase:error", "'erase' is no operation"),
+        ("", "'' is not an operation: read, write, flush"),
+        ("erase:error", "'erase' is not an operation"),
         ("read", "'read' says nothing to do; write it as OPERATION"),
-        ("read:", "'' is no action: error, unsupported, stuck or latency=TIME"),
-        ("read:explode", "'explode' is no action"),
-        ("read:stuck=1", "'stuck=1' is no action"),
+        ("read:", "'' is not an action: error, unsupported, stuck or latency=TIME"),
+        ("read:explode", "'explode' is not an action"),
+        ("read:stuck=1", "'stuck=1' is not an action"),
         ("read:latency", "'' is not a time; write it as 20ms"),
         ("read:latency=10", "'10' is not a time"),
         ("read:latency=-1ms", "'-1ms' is not a time"),
         ("read:lba=200-100:error", "'200-100' are no sectors"),
         ("read:lba=x:error", "'x' are no sectors; write them as 100-200"),
-        ("read:times=0:error", "'0' is no number of times"),
-        ("read:sector=1:error", "'sector=1' is no condition: lba=FIRST-LAST or times=N"),
+        ("read:times=0:error", "'0' is not a number of times"),
+        ("read:sector=1:error", "'sector=1' is not a condition: lba=FIRST-LAST or times=N"),
     ],
 )
 def test_wrong_rule_is_refused_in_words(text: str, said: str) -> None:
@@ -135,7 +135,7 @@ def test_file_is_read_again_when_it_changes(tmp_path: Path, caplog: pytest.LogCa
 
     path.write_text("nonsense\n")
     assert file.changed() is None
-    assert f"{path}: 'nonsense' is no operation" in caplog.text
+    assert f"{path}: 'nonsense' is not an operation" in caplog.text
 
     path.unlink()
     assert file.changed() == []
