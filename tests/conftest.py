@@ -1,4 +1,4 @@
-"""What holds for every test: nothing is left behind, properties are reproducible in CI, failures tell why."""
+"""What holds for every test: nothing is left behind, and failures say why."""
 
 from __future__ import annotations
 

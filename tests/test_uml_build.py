@@ -1,4 +1,4 @@
-"""How User Mode Linux is built and kept, with a source tree that is built sooner than Linux's."""
+"""How User Mode Linux is built and kept, with a smaller source tree than Linux's."""
 
 from __future__ import annotations
 

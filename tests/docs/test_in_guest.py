@@ -1,4 +1,4 @@
-"""The guides' terminal sessions, in a real guest: each command prints what they say it prints."""
+"""The guides' terminal sessions in a real guest: each command prints what the guide shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program for a guest, whose GPIO chip is the host's of a back-end that runs there, with its driver beside.
+"""Runs in a guest: a back-end with the guest's GPIO chip, and a driver beside it.
 
 What it prints is what tests/guest/test_gpio.py expects.
 """

@@ -1,4 +1,4 @@
-"""What a Linux guest is to find on our I2C bus: by its tools, by its drivers, and while we change it."""
+"""What a Linux guest finds on our I2C bus: by its tools, by its drivers, and after changes."""
 
 from __future__ import annotations
 

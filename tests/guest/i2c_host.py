@@ -1,4 +1,4 @@
-"""Uses chips of a host as vhost-user-i2c does, on a kernel that has some: in a guest, for test_i2c.py."""
+"""Runs in a guest: uses chips of the guest's host as vhost-user-i2c does."""
 
 from __future__ import annotations
 

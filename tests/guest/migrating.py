@@ -1,4 +1,4 @@
-"""A guest under load on its way from one QEMU and back-end to the next, and what it finds there."""
+"""A guest under load that migrates between QEMUs and back-ends, and its checks."""
 
 from __future__ import annotations
 

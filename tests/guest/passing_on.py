@@ -1,4 +1,4 @@
-"""Runs in a guest: passes its own input devices on to drivers in the same process, and prints what they get.
+"""Runs in a guest: passes its input devices on to drivers, and prints what they receive.
 
 `python -m tests.guest.passing_on PATH...`; each line of standard output is JSON.
 """

@@ -1,4 +1,4 @@
-"""A partitioned disk of ours in a real Linux: the same sectors, whatever the cache mode and the host."""
+"""A partitioned disk of ours in Linux: the same sectors in each cache mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fio verifies our disks in a real Linux: kinds of queues and of caches, and a back-end that is killed."""
+"""fio verifies our disks in Linux: kinds of queues and caches, and a killed back-end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our GPIO lines in a Linux under QEMU: the guide, a thousand edges, a pause, a reboot, the example."""
+"""Our GPIO lines in Linux under QEMU: the guide, edges, a pause, a reboot, the example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our I2C bus behind vhost-user-i2c-pci in a real Linux: tools, drivers, a reboot, and as a host's bus."""
+"""Our I2C bus in Linux under QEMU: tools, drivers, a reboot, and as a host's bus."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our simulated input devices in a real Linux: evtest prints exactly what they did; LEDs come back."""
+"""Our simulated input devices in Linux: evtest prints their events; LEDs come back."""
 
 from __future__ import annotations
 

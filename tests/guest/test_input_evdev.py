@@ -1,4 +1,4 @@
-"""Pass-through with a real evdev: a guest's Linux is the host, and QEMU's own devices are its hardware."""
+"""Pass-through with a real evdev: the guest is the host, QEMU's devices its hardware."""
 
 from __future__ import annotations
 

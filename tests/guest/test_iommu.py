@@ -1,4 +1,4 @@
-"""A disk of ours behind the IOMMU of a real Linux, which has its translations made, ended and made anew."""
+"""A disk of ours behind the IOMMU of Linux, which makes and ends its translations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real Linux migrates between QEMUs, and its disk between our back-ends, while it writes and reads."""
+"""Linux migrates between QEMUs, and its disk between our back-ends, under load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two real Linux guests under real QEMUs, at a switch of ours: pings, losses, a cable that is pulled out."""
+"""Two Linux guests under QEMU at our switch: pings, losses, a cable pulled out."""
 
 from __future__ import annotations
 

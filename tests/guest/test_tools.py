@@ -1,4 +1,4 @@
-"""What a guest has for the tests of devices: the platform's QEMU and Linux, drivers, and tools that run."""
+"""What a guest offers tests of devices: QEMU and Linux of the platform, drivers, tools."""
 
 from __future__ import annotations
 

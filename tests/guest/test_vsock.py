@@ -1,4 +1,4 @@
-"""Our sockets in a real Linux under QEMU: many bytes, a thousand connections, every end, pause and reboot."""
+"""Our sockets in Linux under QEMU: bytes, connections, their ends, a pause, a reboot."""
 
 from __future__ import annotations
 

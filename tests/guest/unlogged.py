@@ -1,4 +1,4 @@
-"""Our blk without a dirty log, which the tests of migration must find out: `vhost-user run` takes it."""
+"""Our blk without a dirty log, which the tests of migration must detect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs of others that these tests run: Debian's, unpacked when a test first needs them."""
+"""The programs of others that these tests run: Debian's, unpacked when first needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network card that gives its guest all frames back, for `vhost-user run tests.peers.looped:Looped`."""
+"""A network card that sends all frames back: `vhost-user run tests.peers.looped:Looped`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DPDK's vhost library, as Open vSwitch and SPDK have it, as the back-end of our front-end library."""
+"""DPDK's vhost library as the back-end of our front-end library."""
 
 from __future__ import annotations
 

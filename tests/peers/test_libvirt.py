@@ -1,4 +1,4 @@
-"""libvirt starts, saves, destroys and attaches our devices, with the XML that we print for it."""
+"""libvirt starts, saves, destroys and attaches our devices by the XML that we print."""
 
 from __future__ import annotations
 

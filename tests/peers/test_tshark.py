@@ -1,4 +1,4 @@
-"""Wireshark's tshark reads the captures of vhost-user-net, when they are done and while they are made."""
+"""Wireshark's tshark reads captures of vhost-user-net, complete ones and growing ones."""
 
 from __future__ import annotations
 

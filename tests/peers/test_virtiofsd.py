@@ -1,4 +1,4 @@
-"""virtiofsd, which stands on rust-vmm's vhost-user-backend, as the back-end of our front-end library."""
+"""virtiofsd, which uses rust-vmm, as the back-end of our front-end library."""
 
 from __future__ import annotations
 

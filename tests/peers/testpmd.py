@@ -1,4 +1,4 @@
-"""DPDK's testpmd: network cards of its drivers and back-ends, between which it forwards frames."""
+"""DPDK's testpmd: cards of its drivers and back-ends, and frames forwarded between them."""
 
 from __future__ import annotations
 

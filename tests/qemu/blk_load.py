@@ -1,4 +1,4 @@
-"""Load on a disk: random reads and writes against a model, while something happens to the device."""
+"""Load on a disk: random reads and writes, compared with a model."""
 
 from __future__ import annotations
 

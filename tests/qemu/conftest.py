@@ -1,4 +1,4 @@
-"""A server, a host peer and a QEMU, each started for the test that asks for it, in that order."""
+"""A server, a host peer and a QEMU, started in that order for the test that asks."""
 
 from __future__ import annotations
 

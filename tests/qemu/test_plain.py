@@ -1,4 +1,4 @@
-"""ivshmem-plain on the server's memory, and master=on: what QEMU does without or besides the server."""
+"""ivshmem-plain on the server's memory, and master=on: QEMU without or beside the server."""
 
 from __future__ import annotations
 

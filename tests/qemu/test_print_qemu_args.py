@@ -1,4 +1,4 @@
-"""What --print-qemu-args prints, taken by a shell's rules into the command line of a real QEMU.
+"""What --print-qemu-args prints starts a real QEMU, split by a shell's rules.
 
 Every device, and every option that changes the line.
 """

@@ -1,4 +1,4 @@
-"""How a QEMU takes it that the server turns it away: by an error a person can read, not by spinning."""
+"""A QEMU that the server refuses ends with a readable error, and does not spin."""
 
 from __future__ import annotations
 

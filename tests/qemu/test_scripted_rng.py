@@ -1,4 +1,4 @@
-"""The example device of examples/scripted_rng.py, behind a real QEMU, started both ways that it shows."""
+"""The device of examples/scripted_rng.py behind QEMU, started in both of its ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""vhost-user-blk behind a real QEMU: the test is the guest's driver, and looks at the file as well."""
+"""vhost-user-blk behind QEMU: the test is the driver, and reads the file as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""vhost-user-blk ended under load and started again: nothing is lost, and nothing done twice."""
+"""vhost-user-blk restarted under load: nothing is lost, nothing is done twice."""
 
 from __future__ import annotations
 

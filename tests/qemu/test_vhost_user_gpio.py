@@ -1,4 +1,4 @@
-"""vhost-user-gpio behind a real QEMU, the test is its driver: interrupts by level, which gpiomon has not."""
+"""vhost-user-gpio behind QEMU, driven by the test: interrupts by level."""
 
 from __future__ import annotations
 

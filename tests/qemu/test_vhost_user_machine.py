@@ -1,4 +1,4 @@
-"""What happens to the machine around our devices: several devices, hot-unplug, memory that comes and goes."""
+"""The machine around our devices: several of them, hot-unplug, changes of memory."""
 
 from __future__ import annotations
 

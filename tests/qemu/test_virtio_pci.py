@@ -1,4 +1,4 @@
-"""virtio-pci as QEMU makes it of our devices: structures, access through configuration space, INTx."""
+"""virtio-pci as QEMU builds it: structures, access by configuration space, INTx."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a virtio-pci function has its structures: the vendor-specific capabilities (virtio 1.2, 4.1.4).
+"""Where a virtio-pci function has its structures: capabilities (virtio 1.3, 4.1.4).
 
 And the one that leads to all others through configuration space alone, for firmware that has mapped
 no BARs.

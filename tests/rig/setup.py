@@ -1,4 +1,7 @@
-"""Installs and downloads what is missing: `python3 -m tests.rig.setup [--tests]`. Standard library only."""
+"""Installs and downloads what is missing: `python3 -m tests.rig.setup [--tests]`.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""These tests want User Mode Linux, which takes its time to build: users may do without, CI may not."""
+"""User Mode Linux takes long to build: users may leave these tests out, CI may not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our blk as the disk of a User Mode Linux, which drives it at native speed and notifies in-band."""
+"""Our blk as the disk of User Mode Linux, at native speed and with in-band notifications."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our consoles and ports in a User Mode Linux: a login, sizes, data with checksums, and ends of all kinds."""
+"""Our consoles and ports in User Mode Linux: a login, sizes, data, ends of all kinds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our GPIO lines in User Mode Linux: the guide's session, and a thousand edges for a program."""
+"""Our GPIO lines in User Mode Linux: the guide's session, a thousand edges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our simulated input devices in a User Mode Linux, where a driver selects what it asks for byte by byte."""
+"""Our simulated input devices in User Mode Linux, which selects byte by byte."""
 
 from __future__ import annotations
 

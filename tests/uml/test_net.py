@@ -1,4 +1,4 @@
-"""Our network device in User Mode Linux, whose driver has the control queue to itself, over a tap."""
+"""Our network device in User Mode Linux, over a tap, with the control queue."""
 
 from __future__ import annotations
 

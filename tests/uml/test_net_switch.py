@@ -1,4 +1,4 @@
-"""Two User Mode Linux guests, connected by a cable of ours that is pulled out and plugged in."""
+"""Two User Mode Linux guests and our cable between them, pulled out and plugged in."""
 
 from __future__ import annotations
 

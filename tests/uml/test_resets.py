@@ -1,4 +1,4 @@
-"""Thousands of resets: a User Mode Linux unbinds and binds its drivers in a loop, and uses them each time.
+"""Thousands of resets: User Mode Linux unbinds and binds its drivers in a loop.
 
 Unbinding a virtio driver disables the rings, and binding it sets them up anew, all on one connection.
 Unbinding the transport's driver closes the connection. The guest's shell runs the loops without

@@ -1,4 +1,4 @@
-"""Our rng and a device of one's own as /dev/hwrng of a User Mode Linux, notified in-band and not."""
+"""Our rng, and a device of the user's, as /dev/hwrng of User Mode Linux."""
 
 from __future__ import annotations
 

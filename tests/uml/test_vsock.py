@@ -1,4 +1,4 @@
-"""Our sockets in a User Mode Linux: gigabytes, a thousand connections, every end, and between two guests."""
+"""Our sockets in User Mode Linux: gigabytes, connections, their ends, two guests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""apt-get without root and without a trace: lists, caches and sources of its own. Standard library only."""
+"""apt-get without root, with lists, caches and sources of its own. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Debian releases whose QEMU and Linux the tests use, and apt's view of each. Standard library only.
+"""The Debian releases whose QEMU and Linux the tests use. Standard library only.
 
 A line of PLATFORMS is all that a platform needs. What is downloaded comes from the mirror that this
 machine's own packages come from, whatever release of Debian it is, and is verified with Debian's keys.

@@ -1,4 +1,4 @@
-"""A real libvirtd with the QEMU of the selected platform, which runs as the user that libvirt gives it."""
+"""A real libvirtd with the platform's QEMU, which runs as libvirt's own user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make guest`: a shell in the tests' guest, on this terminal, with the devices that QEMU is told of."""
+"""`make guest`: a shell in the tests' guest, on this terminal, with devices of your choice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real Linux without a QEMU: User Mode Linux, which is a vhost-user front-end itself, and a shell in it.
+"""User Mode Linux, a vhost-user front-end without QEMU, and a shell in it.
 
 `python -m tests.rig.guest.uml`, or `make uml`, builds it and says where it is.
 """

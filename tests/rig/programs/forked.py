@@ -1,4 +1,4 @@
-"""Runs our programs to their end in processes forked from one that has imported them already.
+"""Runs our programs in processes forked from one that has imported them already.
 
 Starting Python and importing a program takes a third of a second, and hundreds of tests run one to read
 a line of it. Here the program begins with its main function, in a process of its own: standard streams,

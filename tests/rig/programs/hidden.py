@@ -1,4 +1,4 @@
-"""Programs from which /proc is hidden, as systemd's ProcSubset=pid and some containers do it."""
+"""Programs without /proc, as with systemd's ProcSubset=pid and in some containers."""
 
 from __future__ import annotations
 

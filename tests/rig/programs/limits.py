@@ -1,4 +1,4 @@
-"""Limits of another process, lowered while it runs: what it then wants more of, it cannot have."""
+"""Limits of another process, lowered while it runs, so that it can have no more."""
 
 from __future__ import annotations
 

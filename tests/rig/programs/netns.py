@@ -1,4 +1,4 @@
-"""A network of the tests' own: a namespace that nothing outside can be reached from, with taps in it."""
+"""A network namespace for tests, with taps in it, and unreachable from outside."""
 
 from __future__ import annotations
 

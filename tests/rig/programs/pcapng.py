@@ -1,4 +1,4 @@
-"""Reads what a capture is to be: a pcapng file of Ethernet frames, with all blocks as wholes."""
+"""Reads a capture: a pcapng file of Ethernet frames that contains whole blocks only."""
 
 from __future__ import annotations
 

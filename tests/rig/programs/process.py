@@ -1,4 +1,4 @@
-"""Child processes of a test: output kept, killed and reaped when the block ends, and when the test dies."""
+"""Child processes of a test, killed and reaped when the block or the test process ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plugging and unplugging devices and memory of a running QEMU, with the guest's part in it played by us.
+"""Plugs and unplugs devices and memory of a running QEMU, in the role of its guest.
 
 PCI devices only on machine "pc": there the guest lets one go by one register (QEMU,
 docs/specs/acpi_pci_hotplug). Memory on "pc" and "q35" (docs/specs/acpi_mem_hotplug).

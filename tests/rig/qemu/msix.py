@@ -1,4 +1,4 @@
-"""MSI-X as a driver sets it up, except that the messages go to guest RAM, where a test can read them.
+"""MSI-X as a driver sets it up, with messages that go to guest RAM for the test to read.
 
 Structures: PCI Local Bus Specification 3.0, section 6.8.2.
 """

@@ -1,4 +1,4 @@
-"""PCI as a firmware and a driver see it: bus 0 walked, BARs sized and placed, capabilities found.
+"""PCI as firmware and drivers see it: bus 0, BARs, capabilities.
 
 Numbers of registers and bits: PCI Local Bus Specification 3.0, chapter 6.
 """

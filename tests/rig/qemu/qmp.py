@@ -1,4 +1,4 @@
-"""A QMP client: the machine monitor of a running QEMU, for plugging devices and for asking its state."""
+"""A QMP client: it plugs devices into a running QEMU and reads its state."""
 
 from __future__ import annotations
 

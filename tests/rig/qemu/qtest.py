@@ -1,4 +1,4 @@
-"""A qtest client: reads and writes QEMU's guest memory and I/O ports, as the guest's CPU would.
+"""A qtest client: reads and writes guest memory and I/O ports, as the guest's CPU would.
 
 Protocol: one text line a command, answered by one line that starts with OK or FAIL
 (QEMU, docs/devel/testing/qtest.rst).

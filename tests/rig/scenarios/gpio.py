@@ -1,4 +1,4 @@
-"""GPIO lines in a Linux guest, whatever boots it: gpiomon, the guide, edges that must all arrive."""
+"""GPIO lines in any Linux guest: gpiomon, the guide, edges none of which may be lost."""
 
 from __future__ import annotations
 

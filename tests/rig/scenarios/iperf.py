@@ -1,4 +1,4 @@
-"""iperf3 on the host, from the guest's own package, and what it measures from a guest to there."""
+"""iperf3 on the host, from the guest's own package, and its figures from a guest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a guest does with its sockets, whatever machine it is in: gigabytes, connections, their ends.
+"""What any guest does with its sockets: gigabytes, connections, their ends.
 
 The guest runs src/vsock-load.c, and so does the host as the other end.
 """
