@@ -237,9 +237,10 @@ class Virtqueue:
         """
         if self._finished:
             return
+        waiting = self._done
         for chain, written in done:
             chain.written = written
-        self._done += [chain for chain, _ in done]
+            waiting.append(chain)
 
     def flush(self) -> None:
         """Publish completed chains now: the driver sees them, and is called if it wants to be."""

@@ -100,7 +100,12 @@ class SplitRing(Ring):
                 )
             if not TOTAL_STORE_ORDER:
                 fence()
-            places = self._places(last & self._mask, min(count, limit))
+            count = min(count, limit)
+            first = last & self._mask
+            if first + count <= self._size:
+                places: Iterable[int] = range(split.AVAIL_RING + first, split.AVAIL_RING + first + count)
+            else:
+                places = (split.AVAIL_RING + (entry & self._mask) for entry in range(first, first + count))
             batch = self._walk(self._avail, places, self._note)
             self._next_avail = last + len(batch) & 0xFFFF
             self._fresh += len(batch)
@@ -196,12 +201,6 @@ class SplitRing(Ring):
         self._table = NOWHERE[2]
         self._avail = self._used = self._elements = words(self._table, "H")
         self._inflight = self._note = None
-
-    def _places(self, first: int, count: int) -> Iterable[int]:
-        """Return where the available ring has `count` heads from the entry `first` on."""
-        if first + count <= self._size:
-            return range(split.AVAIL_RING + first, split.AVAIL_RING + first + count)
-        return (split.AVAIL_RING + (entry & self._mask) for entry in range(first, first + count))
 
     def _walk(  # noqa: C901, PLR0912, PLR0915 -- one loop without calls: it runs for every request
         self,
@@ -310,7 +309,8 @@ class SplitRing(Ring):
             self._pushed_before = True
             return True
         if self._event_index:
-            wanted = split.needs_event(self._avail[self._used_event], index, index - count)
+            # split.needs_event(), without the call
+            wanted = (index - self._avail[self._used_event] - 1) & 0xFFFF < count
         else:
             wanted = not self._avail[split.AVAIL_FLAGS] & split.AVAIL_NO_INTERRUPT
         if self._notify_on_empty and not wanted:

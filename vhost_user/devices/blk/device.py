@@ -184,14 +184,12 @@ class Blk(VirtioDevice):
     def _serve_now(self, batch: Sequence[Chain], queue: Virtqueue) -> list[Chain]:
         """Do what needs no waiting; return the others."""
         try:
-            return transfer_now(self._disk, batch, queue, may_write=self._may_write())
+            # Where writes have to reach the medium, none is complete once it is in the page cache.
+            may_write = not (self._disk.read_only or self._executor.write_through)
+            return transfer_now(self._disk, batch, queue, may_write=may_write)
         except Exception as error:
             self._own.failed(self._what, "requests are done one by one", error)
             return [chain for chain in batch if not chain.completed]
-
-    def _may_write(self) -> bool:
-        """Tell whether a write is complete once it is in the page cache."""
-        return not (self._disk.read_only or self._executor.write_through)
 
     async def run(self) -> None:
         """Look at the disk's size and the file of faults now and then."""
