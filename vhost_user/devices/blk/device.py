@@ -173,7 +173,7 @@ class Blk(VirtioDevice):
     async def _serve_queue(self, queue: Virtqueue) -> None:
         async with trio.open_nursery() as nursery:
             async for batch in queue.batches(_BATCH):
-                if self.faults:
+                if self.faults.rules:
                     for chain in batch:
                         nursery.start_soon(self._serve_with_faults, queue, chain)
                 elif left := self._serve_now(batch, queue):

@@ -75,23 +75,24 @@ class Faults:
     """The rules of one disk, which may change at any time. The first that concerns a request counts."""
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
-        self._faults = list(faults)
+        self.rules = list(faults)
+        """The rules, in their order; `set()` replaces them."""
         self._changed = trio.lowlevel.ParkingLot()
 
     def __len__(self) -> int:
-        return len(self._faults)
+        return len(self.rules)
 
     def set(self, faults: Iterable[Fault]) -> None:
         """Have these rules from now on, also for the requests that are stuck."""
-        self._faults = list(faults)
+        self.rules = list(faults)
         self._changed.unpark_all()
 
     def take(self, request: Request) -> Fault | None:
         """Return the rule for a request, if there is one; counts as one of its times."""
-        for place, fault in enumerate(self._faults):
+        for place, fault in enumerate(self.rules):
             if fault.concerns(request):
                 if fault.times is not None:
-                    self._faults[place : place + 1] = (
+                    self.rules[place : place + 1] = (
                         [replace(fault, times=fault.times - 1)] if fault.times > 1 else []
                     )
                 return fault
