@@ -1,4 +1,4 @@
-"""Guest memory: regions, their translation and removal, the dirty log, and the IOMMU's translations."""
+"""Guest memory: regions, their translation, their changes and their removal."""
 
 from __future__ import annotations
 
@@ -6,55 +6,21 @@ import ctypes
 import gc
 import os
 import socket
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.fds import OwnedFd
-from vhost_user.memory.dirty_log import DirtyLog, DirtyLogError
-from vhost_user.memory.iotlb import MAX_ENTRIES, Access, Iotlb
-from vhost_user.memory.mapping import Mapping, MappingError, map_shared
+from tests.vhost_user.memory.layout import PAGE, A, B, C, file_of, open_fds
+from vhost_user.memory.mapping import Mapping, map_shared
 from vhost_user.memory.regions import (
     BadAddressError,
     BadRegionError,
     GuestMemory,
-    IotlbMissError,
     Region,
-    guest_address_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-PAGE = 4096
-A = Region(0x10_0000, 4 * PAGE, 0x7F00_0000_0000)
-B = Region(0x10_4000, 2 * PAGE, 0x7E00_0000_0000)
-"""Behind A for the guest, elsewhere for the front-end."""
-C = Region(0x20_0000, PAGE, 0x7F00_0000_8000)
-
-
-def file_of(size: int) -> OwnedFd:
-    fd = OwnedFd(os.memfd_create("guest", os.MFD_CLOEXEC))
-    os.ftruncate(fd.fileno(), size)
-    return fd
-
-
-def open_fds() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-@pytest.fixture
-def memory() -> Iterator[GuestMemory]:
-    memory = GuestMemory()
-    yield memory
-    memory.close()
-    gc.collect()  # errors that were caught refer to views
-
-
-# Regions
 
 
 def test_translation_by_guest_and_by_user_address(memory: GuestMemory) -> None:
@@ -300,254 +266,6 @@ def test_user_addresses_may_be_guest_addresses(memory: GuestMemory) -> None:
     assert bytes(memory.ring_part(A.guest_address + 8, 2)) == b"ok"
 
 
-# The dirty log
-
-
-def log_of(size: int) -> tuple[DirtyLog, OwnedFd]:
-    fd = file_of(size)
-    return DirtyLog(fd.dup(), size, 0), fd
-
-
-def pages_in(fd: OwnedFd, offset: int = 0) -> set[int]:
-    data = os.pread(fd.fileno(), 1 << 16, offset)
-    return {8 * place + bit for place, byte in enumerate(data) for bit in range(8) if byte >> bit & 1}
-
-
-@given(writes=st.lists(st.tuples(st.integers(0, 60 * PAGE), st.integers(0, 3 * PAGE)), max_size=6))
-def test_rule_19_pages_of_4096_bytes(writes: list[tuple[int, int]]) -> None:
-    log, fd = log_of(8)
-    for address, length in writes:
-        log.mark(address, length)
-    assert pages_in(fd) == {
-        page
-        for address, length in writes
-        if length
-        for page in range(address >> 12, (address + length + 4095) >> 12)
-    }
-    fd.close()
-
-
-def test_rule_19_the_log_begins_at_its_offset() -> None:
-    fd = file_of(2 * PAGE)
-    log = DirtyLog(fd.dup(), 100, PAGE + 8)
-    log.mark(PAGE, 1)
-    assert pages_in(fd, PAGE + 8) == {1}
-    fd.close()
-
-
-@pytest.mark.parametrize(("address", "length"), [(64 * PAGE, 1), (63 * PAGE, PAGE + 1), (1 << 60, 1)])
-def test_rule_19_nothing_is_written_beyond_the_log(address: int, length: int) -> None:
-    fd = file_of(PAGE)
-    log = DirtyLog(fd.dup(), 8, 0)
-    with pytest.raises(DirtyLogError, match="are outside the dirty log of 8 bytes"):
-        log.mark(address, length)
-    assert pages_in(fd) == set()
-    fd.close()
-    del log
-    gc.collect()
-
-
-def test_rule_19_data_is_logged_by_guest_address(memory: GuestMemory) -> None:
-    """Also where the region has gone before the request was completed."""
-    memory.set_table([(A, file_of(A.size)), (C, file_of(C.size))])
-    views = [*memory.translate(A.guest_address + PAGE - 1, 2, write=True)]
-    views += memory.translate(C.guest_address, 1, write=True)
-    memory.set_table([])
-    memory.mark_written(views)  # not logged: VHOST_F_LOG_ALL is off
-    memory.log, fd = log_of(1 << 10)
-    memory.mark_written(views)
-    assert pages_in(fd) == {A.guest_address // PAGE, A.guest_address // PAGE + 1, C.guest_address // PAGE}
-    memory.log = None
-    fd.close()
-
-
-def test_log_larger_than_its_file() -> None:
-    fd = file_of(PAGE)
-    with pytest.raises(MappingError, match="8192 bytes at 0x0 reach past the end of a file of 4096"):
-        DirtyLog(fd, 2 * PAGE, 0)
-    assert fd.closed
-
-
-# The IOMMU
-
-
-IOVA = 0xF_0000
-
-
-@pytest.fixture
-def iommu(memory: GuestMemory) -> GuestMemory:
-    memory.set_table([(A, file_of(A.size)), (C, file_of(C.size))])
-    memory.use_iotlb(True)
-    return memory
-
-
-def test_rule_15_addresses_are_virtual_ones_with_an_iommu(iommu: GuestMemory) -> None:
-    iommu.update_iotlb(IOVA, PAGE, A.user_address + PAGE, 3)
-    (view,) = iommu.translate(IOVA + 5, 4, write=True)
-    view[:] = b"data"
-    assert guest_address_of(view) == A.guest_address + PAGE + 5
-    assert bytes(iommu.ring_part(IOVA, PAGE)[5:9]) == b"data", "a ring's too"
-
-
-def test_rule_15_ring_addresses_are_user_addresses_without_an_iommu(memory: GuestMemory) -> None:
-    memory.add(A, file_of(A.size))
-    memory.translate(A.guest_address + 7, 1, write=True)[0][0] = 1
-    assert bytes(memory.ring_part(A.user_address + 7, 1)) == b"\1"
-    with pytest.raises(BadAddressError):
-        memory.ring_part(A.guest_address, 1)
-
-
-@pytest.mark.parametrize(("write", "access"), [(False, Access.READ), (True, Access.WRITE)])
-def test_iotlb_miss_says_what_to_ask_for(iommu: GuestMemory, write: bool, access: Access) -> None:
-    iommu.update_iotlb(IOVA, PAGE, A.user_address, 3)
-    with pytest.raises(IotlbMissError, match=f"nothing at 0xf1000 for {access.name}") as caught:
-        iommu.translate(IOVA + 10, PAGE, write=write)
-    assert (caught.value.iova, caught.value.access) == (IOVA + PAGE, access)
-
-
-@pytest.mark.parametrize(("permission", "write"), [(Access.READ, True), (Access.WRITE, False)])
-def test_iotlb_permissions(iommu: GuestMemory, permission: Access, write: bool) -> None:
-    iommu.update_iotlb(IOVA, PAGE, A.user_address, permission)
-    assert len(iommu.translate(IOVA, 1, write=not write)) == 1
-    with pytest.raises(IotlbMissError):
-        iommu.translate(IOVA, 1, write=write)
-
-
-def test_iotlb_neighbours_are_one_view(iommu: GuestMemory) -> None:
-    for page in (2, 0, 3, 1):
-        iommu.update_iotlb(IOVA + page * PAGE, PAGE, A.user_address + page * PAGE, 3)
-    assert [len(view) for view in iommu.translate(IOVA + 1, 4 * PAGE - 1, write=True)] == [4 * PAGE - 1]
-
-
 def test_no_memory_at_all_names_what_to_give_qemu() -> None:
     with pytest.raises(BadAddressError, match=r"shared no memory at all; give QEMU -object .*share=on"):
         GuestMemory().ring_part(0x1000, 16)
-
-
-def test_iotlb_ring_in_pieces_is_mapped_in_one(iommu: GuestMemory) -> None:
-    """The pages of a ring of 1024 entries, as Linux has them behind an IOMMU."""
-    places = [A.user_address + PAGE, C.user_address, A.user_address]
-    for number, place in enumerate(places):
-        iommu.update_iotlb(IOVA + number * PAGE, PAGE, place, 3)
-    ring = iommu.ring_part(IOVA + 16, 3 * PAGE - 32)
-    pieces = iommu.translate(IOVA + 16, 3 * PAGE - 32, write=True)
-    assert len(pieces) == 3
-    at = 0
-    for number, piece in enumerate(pieces):
-        piece[0], piece[-1] = 2 * number + 1, 2 * number + 2
-        assert (ring[at], ring[at + len(piece) - 1]) == (2 * number + 1, 2 * number + 2)
-        ring[at] = 77
-        assert piece[0] == 77
-        at += len(piece)
-    assert iommu.ring_part(IOVA + 16, 3 * PAGE - 32) is ring, "as long as somebody has it"
-
-
-def test_iotlb_ring_in_pieces_outlives_its_region_and_is_unmapped_then(iommu: GuestMemory) -> None:
-    iommu.update_iotlb(IOVA, PAGE, A.user_address, 3)
-    iommu.update_iotlb(IOVA + PAGE, PAGE, C.user_address, 3)
-    before = _maps()
-    ring = iommu.ring_part(IOVA, 2 * PAGE)
-    ring[0] = ring[-1] = 5
-    assert _maps() == before + 2
-    iommu.close()
-    assert (ring[0], ring[-1]) == (5, 5)
-    assert _maps() == 2
-    del ring
-    assert _maps() == 0
-
-
-def _maps() -> int:
-    """Return how many mappings of files there are that have no name."""
-    return Path("/proc/self/maps").read_text().count("/memfd:")
-
-
-def test_iotlb_ring_whose_pieces_are_no_pages(iommu: GuestMemory) -> None:
-    iommu.update_iotlb(IOVA, PAGE, A.user_address, 3)
-    iommu.update_iotlb(IOVA + PAGE, PAGE, C.user_address + 16, 3)
-    with pytest.raises(BadAddressError, match="are not in one piece"):
-        iommu.ring_part(IOVA, 2 * PAGE - 16)
-
-
-def test_features_that_are_set_again_begin_with_an_empty_iotlb(iommu: GuestMemory) -> None:
-    """A driver behind firmware has an address space of its own, and QEMU invalidates nothing of the other."""
-    iommu.update_iotlb(IOVA, PAGE, A.user_address, 3)
-    generation = iommu.generation
-    iommu.use_iotlb(True)
-    assert iommu.generation != generation
-    with pytest.raises(IotlbMissError):
-        iommu.translate(IOVA, 1, write=True)
-
-
-def test_iotlb_entry_that_leads_nowhere(iommu: GuestMemory) -> None:
-    iommu.update_iotlb(IOVA, PAGE, 0x1000, 3)
-    with pytest.raises(BadAddressError, match="no memory region holds user address 0x1000") as caught:
-        iommu.translate(IOVA, 1, write=False)
-    assert not isinstance(caught.value, IotlbMissError), "asking again would not help"
-
-
-def test_iotlb_invalidation_reaches_running_rings(iommu: GuestMemory) -> None:
-    before = iommu.generation
-    iommu.update_iotlb(IOVA, PAGE, A.user_address, 3)
-    assert iommu.generation == before, "what was known is where it was"
-    iommu.invalidate_iotlb(IOVA + PAGE, PAGE)
-    assert iommu.generation == before
-    iommu.invalidate_iotlb(IOVA, PAGE)
-    assert iommu.generation != before
-    iommu.update_iotlb(IOVA, PAGE, A.user_address, 3)
-    before = iommu.generation
-    iommu.update_iotlb(IOVA, PAGE, A.user_address + PAGE, 3)
-    assert iommu.generation != before, "it is elsewhere now"
-
-
-def test_iotlb_goes_with_the_feature(iommu: GuestMemory) -> None:
-    iommu.update_iotlb(IOVA, PAGE, A.user_address, 3)
-    iommu.use_iotlb(False)
-    assert len(iommu.translate(A.guest_address, 1, write=True)) == 1
-    with pytest.raises(BadRegionError, match="ACCESS_PLATFORM was not negotiated"):
-        iommu.update_iotlb(IOVA, PAGE, A.user_address, 3)
-
-
-@pytest.mark.parametrize(
-    ("iova", "size", "access"), [(0, 0, 3), ((1 << 64) - 1, 2, 3), (0, PAGE, 0), (0, 1, 4)]
-)
-def test_iotlb_update_that_cannot_be(iommu: GuestMemory, iova: int, size: int, access: int) -> None:
-    with pytest.raises(BadRegionError, match="no IOTLB entry can be"):
-        iommu.update_iotlb(iova, size, A.user_address, access)
-
-
-RUN = st.tuples(st.integers(0, 15), st.integers(1, 6))
-
-
-@given(
-    steps=st.lists(
-        st.tuples(st.booleans(), RUN, st.integers(0, 3), st.sampled_from([Access.READ, Access(3)])),
-        max_size=20,
-    )
-)
-def test_iotlb_is_a_table_of_addresses(steps: list[tuple[bool, tuple[int, int], int, Access]]) -> None:
-    """The model is a dict: address to user address and permission."""
-    iotlb, model = Iotlb(), {}
-    for update, (start, size), shift, access in steps:
-        run = range(start, start + size)
-        knew = any(address in model for address in run)
-        if update:
-            assert iotlb.update(start, size, 100 * shift + start, access) == knew
-            model.update({address: (100 * shift + address, access) for address in run})
-        else:
-            assert iotlb.invalidate(start, size) == knew
-            for address in run:
-                model.pop(address, None)
-    for address in range(24):
-        for access in (Access.READ, Access.WRITE):
-            entry = iotlb.find(address, access)
-            user, permitted = model.get(address, (0, Access(0)))
-            assert (entry is not None) == (access in permitted)
-            assert entry is None or entry.user(address) == user
-
-
-def test_iotlb_does_not_grow_without_end() -> None:
-    iotlb = Iotlb()
-    for page in range(MAX_ENTRIES):
-        assert not iotlb.update(2 * page, 1, 0, Access.READ)
-    assert iotlb.update(1, 1, 0, Access.READ), "everything is forgotten, and asked for again"
-    assert len(iotlb) == 1
