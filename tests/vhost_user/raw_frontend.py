@@ -388,3 +388,8 @@ async def attached(device: VirtioDevice) -> AsyncIterator[Frontend]:
                 frontend.leave()
     finally:
         frontend.close()
+
+
+async def works(queue: Queue) -> bool:
+    """Tell whether the device serves the queue."""
+    return await queue.exchange([b"ping"], [8]) == [b"ping"]
