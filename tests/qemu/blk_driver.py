@@ -1,6 +1,6 @@
 """A block device as the tests drive it: a back-end on a file, a QEMU, requests of its guest.
 
-Numbers are virtio 1.2's, section 5.2, not taken from the product.
+Numbers are those of virtio 1.3, section 5.2, not taken from the product.
 """
 
 from __future__ import annotations

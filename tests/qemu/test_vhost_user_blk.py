@@ -86,7 +86,7 @@ async def test_driver_learns_what_the_disk_is_like(directory: Path) -> None:
 
 @pytest.mark.parametrize("cache", ["none", "writeback"])
 async def test_sector_size_is_what_was_asked_for(directory: Path, cache: str) -> None:
-    """Requests are in sectors of 512 bytes all the same (virtio 1.2, section 5.2.4)."""
+    """Requests are in sectors of 512 bytes all the same (virtio 1.3, section 5.2.4)."""
     async with start(directory, "--logical-block-size", "4096", "--cache", cache) as setup:
         assert await config(setup.guest, BLK_SIZE_FIELD, 4) == 4096
         assert await config(setup.guest, TOPOLOGY_FIELD, 1) == 0

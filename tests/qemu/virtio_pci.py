@@ -1,6 +1,6 @@
 """A virtio-pci driver over qtest, written from the specification.
 
-virtio 1.2, sections 2.7 and 2.8 (split and packed virtqueues), 3.1 (device initialization), 4.1
+virtio 1.3, sections 2.7 and 2.8 (split and packed virtqueues), 3.1 (device initialization), 4.1
 (PCI). Numbers are not taken from the product, so that both are checked against QEMU and against each
 other.
 """

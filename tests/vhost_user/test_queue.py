@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,110 +10,11 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import vhost_user.queue
-from protocol.io import EventFd
-from protocol.virtio.features import Feature
-from tests.vhost_user.ring.rig import MODERN, Rig, fill, work
-from vhost_user.queue import Virtqueue
+from tests.vhost_user.queue_bench import SECONDS, SIZE, Bench, finish, publisher, serve
+from tests.vhost_user.ring.rig import Rig, fill
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
     from vhost_user import Chain
-    from vhost_user.memory import IotlbMissError
-
-SECONDS = 60
-SIZE = 64
-
-
-class Owner:
-    """What a queue needs around it, and what it did there."""
-
-    def __init__(self, kick: EventFd | None) -> None:
-        self.kick = kick
-        self.publications: list[bool] = []
-        self.reasons: list[str] = []
-        self.unshared = 0
-
-    def published(self, wants_call: bool) -> None:
-        self.publications.append(wants_call)
-
-    def broke(self, reason: str) -> None:
-        self.reasons.append(reason)
-
-    def memory_not_shared(self) -> None:
-        self.unshared += 1
-
-    async def resolve(self, miss: IotlbMissError) -> None:
-        raise AssertionError("this ring needs no IOMMU")
-
-
-class Bench:
-    """A queue with a driver, in one process."""
-
-    def __init__(self, rig: Rig, *, polled: bool = False) -> None:
-        self.rig = rig
-        self.owner = Owner(None if polled else EventFd.create())
-        self.ring = rig.start()
-        self.queue = Virtqueue(0, SIZE, Feature(rig.config.features), self.ring, self.owner)
-
-    def submit(self, count: int = 1) -> list[int]:
-        """Make requests available, and kick; return their tokens."""
-        tokens = [self.rig.add([4], [8]).token for _ in range(count)]
-        self.rig.driver.publish()
-        if self.owner.kick is not None:
-            self.owner.kick.signal()
-        return tokens
-
-    def close(self) -> None:
-        if self.owner.kick is not None:
-            self.owner.kick.close()
-        del self.ring, self.queue
-        self.rig.close()
-
-
-@pytest.fixture(params=["split", "packed"])
-def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
-    bench = Bench(Rig(request.param, SIZE))
-    yield bench
-    bench.close()
-    gc.collect()
-
-
-@pytest.fixture(params=["split", "packed"])
-def ordered_bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
-    """One whose chains are given back in the order in which they were made available."""
-    bench = Bench(Rig(request.param, SIZE, MODERN | Feature.IN_ORDER))
-    yield bench
-    bench.close()
-    gc.collect()
-
-
-@pytest.fixture
-def split_bench() -> Iterator[Bench]:
-    bench = Bench(Rig("split", SIZE))
-    yield bench
-    bench.close()
-    gc.collect()
-
-
-@asynccontextmanager
-async def publisher(queue: Virtqueue) -> AsyncIterator[trio.Nursery]:
-    """Run what the owner of a queue runs beside it."""
-    with trio.fail_after(SECONDS):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(queue.publish_deferred)
-            yield nursery
-            nursery.cancel_scope.cancel()
-
-
-def finish(chain: Chain) -> None:
-    """Do what a chain asks for, and complete it."""
-    chain.complete(fill(chain))
-
-
-async def serve(queue: Virtqueue) -> None:
-    async for chain in queue:
-        finish(chain)
 
 
 async def test_chains_come_in_their_order_and_go_back_done(bench: Bench) -> None:
@@ -310,147 +208,6 @@ async def test_driver_is_asked_not_to_kick_while_we_work(bench: Bench) -> None:
         assert bench.rig.driver.publish()
 
 
-async def test_stop_ends_the_iteration_after_the_chain_in_hand(bench: Bench) -> None:
-    tokens = bench.submit(5)
-    served = []
-    async with publisher(bench.queue):
-        async for chain in bench.queue:
-            finish(chain)
-            served.append(chain.number)
-            if chain.number == 1:
-                bench.queue.stop()
-        await bench.queue.drained()
-    assert bench.queue.take_back() == []
-    assert served == [0, 1]
-    assert bench.rig.collect() == tokens[:2]
-
-
-async def test_chains_that_were_never_handed_out_are_for_the_next_queue(bench: Bench) -> None:
-    tokens = bench.submit(5)
-    chain = await anext(bench.queue)
-    finish(chain)
-    bench.queue.stop()
-    bench.queue.take_back()
-    ring = bench.rig.start(bench.ring.base)
-    ring.push([work(chain) for chain in ring.pop(10)])
-    assert bench.rig.collect() == tokens
-
-
-async def test_stop_wakes_a_queue_that_waits(bench: Bench) -> None:
-    async with publisher(bench.queue) as nursery:
-        served = trio.Event()
-
-        async def serve_to_the_end() -> None:
-            await serve(bench.queue)
-            served.set()
-
-        nursery.start_soon(serve_to_the_end)
-        await wait_all_tasks_blocked()
-        bench.queue.stop()
-        await served.wait()
-
-
-async def test_stopped_queue_is_drained_once_all_chains_are_complete(bench: Bench) -> None:
-    tokens = bench.submit(2)
-    async with publisher(bench.queue) as nursery:
-        batch = await anext(bench.queue.batches())
-        bench.queue.stop()
-        drained = trio.Event()
-
-        async def wait() -> None:
-            await bench.queue.drained()
-            drained.set()
-
-        nursery.start_soon(wait)
-        for chain in batch:
-            await wait_all_tasks_blocked()
-            assert not drained.is_set()
-            finish(chain)
-        bench.queue.flush()
-        await drained.wait()
-    assert bench.rig.collect() == tokens
-
-
-async def test_chain_that_is_put_back_is_for_the_next_queue(bench: Bench) -> None:
-    tokens = bench.submit(3)
-    async with publisher(bench.queue):
-        finish(await anext(bench.queue))
-        chain = await anext(bench.queue)
-        bench.queue.stop()
-        chain.put_back()
-        await bench.queue.drained()
-    assert bench.queue.take_back() == []
-    ring = bench.rig.start(bench.ring.base)
-    ring.push([work(chain) for chain in ring.pop(10)])
-    assert bench.rig.collect() == tokens
-
-
-async def test_chain_that_others_overtook_cannot_go_back(bench: Bench) -> None:
-    bench.submit(3)
-    first, second, third = await anext(bench.queue.batches())
-    finish(second)
-    bench.queue.stop()
-    assert bench.queue.take_back() == [first]
-    ring = bench.rig.start(bench.ring.base)
-    assert [chain.head for chain in ring.pop(10)] == [third.head]
-
-
-async def test_block_until_stop_is_cancelled_by_the_stop(bench: Bench) -> None:
-    bench.submit()
-    async with publisher(bench.queue) as nursery:
-
-        async def hold() -> None:
-            async for chain in bench.queue:
-                with bench.queue.until_stop() as scope:
-                    await trio.sleep_forever()
-                assert scope.cancelled_caught
-                chain.put_back()
-            held.set()
-
-        held = trio.Event()
-        nursery.start_soon(hold)
-        await wait_all_tasks_blocked()
-        bench.queue.stop()
-        await held.wait()
-        with bench.queue.until_stop() as scope:
-            await trio.sleep_forever()
-        assert scope.cancelled_caught
-
-
-async def test_completion_after_the_end_changes_nothing(bench: Bench) -> None:
-    bench.submit()
-    chain = await anext(bench.queue)
-    bench.queue.stop()
-    bench.queue.take_back()
-    finish(chain)
-    assert bench.rig.collect() == []
-
-
-async def test_broken_ring_ends_the_iteration_and_is_reported_once(split_bench: Bench) -> None:
-    bench = split_bench
-    tokens = bench.submit(2)
-    async with publisher(bench.queue):
-        first, second = await anext(bench.queue.batches())
-        finish(first)
-        bench.rig.view[16 * SIZE + 2 : 16 * SIZE + 4] = b"\xff\x7f"  # the available index
-        assert [chain async for chain in bench.queue] == []
-        assert bench.rig.collect() == tokens[:1]
-        assert bench.queue.stopping
-        assert "available index" in bench.queue.broken
-        assert bench.owner.reasons == [bench.queue.broken]
-        finish(second)
-        await bench.queue.drained()
-    assert bench.rig.collect() == []
-
-
-async def test_kick_descriptor_that_is_no_eventfd_breaks_the_queue(bench: Bench) -> None:
-    assert bench.owner.kick is not None
-    bench.owner.kick.close()
-    bench.owner.kick = EventFd(os.open(os.devnull, os.O_RDONLY))
-    assert [chain async for chain in bench.queue] == []
-    assert bench.owner.reasons == ["its kick descriptor is not an eventfd: Operation not permitted"]
-
-
 async def test_rule_17_driver_that_kicks_an_empty_ring_has_memory_of_its_own(bench: Bench) -> None:
     async with publisher(bench.queue) as nursery:
         nursery.start_soon(serve, bench.queue)
@@ -474,26 +231,6 @@ async def test_long_lived_chain_does_not_make_the_queue_remember_the_others(benc
     bench.queue.stop()
     assert bench.queue.take_back() == [held]
     assert held.readable.buffers == held.writable.buffers == []
-
-
-@pytest.mark.parametrize("put_back", [True, False])
-async def test_chains_completed_behind_one_that_is_not_are_for_the_next_queue(
-    ordered_bench: Bench, put_back: bool
-) -> None:
-    bench = ordered_bench
-    tokens = bench.submit(4)
-    done, held, *behind = await anext(bench.queue.batches())
-    for chain in (done, *behind):
-        finish(chain)
-    bench.queue.flush()
-    assert bench.rig.collect() == tokens[:1]
-    bench.queue.stop()
-    if put_back:
-        held.put_back()
-    assert bench.queue.take_back() == []
-    ring = bench.rig.start(bench.ring.base)
-    ring.push([work(chain) for chain in ring.pop(10)])
-    assert bench.rig.collect() == tokens[1:]
 
 
 async def test_completed_chain_that_waits_for_its_turn_holds_no_memory(
