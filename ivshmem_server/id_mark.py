@@ -1,4 +1,4 @@
-"""The ids of the peers that hold a shared memory, which the kernel keeps while one of them does.
+"""The ids of all peers that hold a shared memory, kept by the kernel as long as one does.
 
 A server that was killed leaves its peers behind: they keep memory and doorbells, and ids that the next
 server knows nothing of. But they were passed its open file, and keep that, mapped at least; a lock of this

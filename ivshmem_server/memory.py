@@ -1,4 +1,4 @@
-"""The memory that an ivshmem server shares: a POSIX shm object, a file in a directory, or a memfd."""
+"""The memory of an ivshmem server: a POSIX shm object, a file, or a memfd."""
 
 # How it works: memfds and files without a name live as long as anybody has a descriptor or a mapping of
 # them, and nothing of them is left after a crash. A POSIX object has a name, and so a life of its own:

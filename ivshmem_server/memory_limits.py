@@ -1,4 +1,4 @@
-"""How much memory there is to be had: that of the machine, and what its control groups leave of it to us.
+"""Memory that can be had: the machine's, and the share that control groups leave.
 
 All of it is only information: what is hidden (/proc, /sys) limits nothing here.
 """

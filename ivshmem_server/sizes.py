@@ -1,4 +1,4 @@
-"""Sizes of shared memory as people write them: "4M", "1.5GiB", "4194304"; and counts: "1 vector"."""
+"""Sizes of shared memory as people write them, such as 4M, 1.5GiB and 4194304."""
 
 from __future__ import annotations
 

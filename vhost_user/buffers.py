@@ -1,4 +1,4 @@
-"""Lists of buffers: cut, skipped and copied, and the cursors that devices read and write with."""
+"""Lists of buffers, cut, skipped and copied, and cursors that read and write them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Virtqueue: what a device's task iterates over, between a ring in memory and the events around it."""
+"""Virtqueue: a device task's view of a ring, and of the events around it."""
 
 from __future__ import annotations
 

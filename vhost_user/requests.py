@@ -1,4 +1,4 @@
-"""Requests whose header a device declares: it sees none that is too short, or has no room to answer."""
+"""Requests with a header that a device declares: shorter ones never reach it."""
 
 from __future__ import annotations
 

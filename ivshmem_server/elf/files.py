@@ -1,4 +1,4 @@
-"""All the files that the DWARF of one ELF is in: its own, one that several share, .dwo files or a package."""
+"""All files with DWARF of one ELF file: its own, a shared one, .dwo files or a package."""
 
 from __future__ import annotations
 

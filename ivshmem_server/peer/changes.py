@@ -1,4 +1,4 @@
-"""Who comes and who goes, as a peer is told of it: an iterator for each task that wants to know."""
+"""Peers that join and leave: an iterator for each task that asks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shared memory, mapped: what a peer gets from its server, or from a file without any server."""
+"""The shared memory, mapped: from a server, or from a file without a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A host process as an ivshmem peer, equal to a guest: shared memory, rings, the other peers."""
+"""A host process as an ivshmem peer: the shared memory, rings, and the other peers."""
 
 from __future__ import annotations
 

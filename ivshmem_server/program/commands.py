@@ -1,4 +1,4 @@
-"""The commands of ivshmem-client that deal with other peers: dump, ring, wait, watch, ping, pong."""
+"""Commands of ivshmem-client about other peers: dump, ring, wait, watch, ping, pong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of ivshmem-client that need only the memory: read, write, fill, hexdump, inspect."""
+"""Commands of ivshmem-client about the memory: read, write, fill, hexdump, inspect."""
 
 from __future__ import annotations
 

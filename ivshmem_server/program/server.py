@@ -1,4 +1,4 @@
-"""ivshmem-server: the ivshmem server as a program, a drop-in replacement for QEMU's example server."""
+"""ivshmem-server, a drop-in replacement for QEMU's example server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process may run out of while it serves, descriptors and memory: told once, and waited out."""
+"""Want of descriptors or memory while a process serves: logged once, and waited out."""
 
 from __future__ import annotations
 

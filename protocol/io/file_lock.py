@@ -1,4 +1,4 @@
-"""Locks of open file descriptions (fcntl(2), F_OFD_SETLK), which Python has no functions for.
+"""Locks of open file descriptions (fcntl(2), F_OFD_SETLK).
 
 Such a lock belongs to the open file itself: whoever was passed the descriptor has it too, and it ends
 when the last of them has closed it, or died.

@@ -1,4 +1,4 @@
-"""Whether the other end of a connection has gone as a whole, and does not only send nothing more."""
+"""Whether the other end of a connection has closed it, and not only its sending side."""
 
 from __future__ import annotations
 

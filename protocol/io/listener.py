@@ -1,4 +1,4 @@
-"""Listening UNIX sockets: bound to a path, inherited as a descriptor, or handed over by systemd."""
+"""Listening UNIX sockets: bound to a path, inherited, or handed over by systemd."""
 
 # How it works: a socket's path outlives the process that made it. Whether a process still listens there only
 # a connection attempt can tell: a datagram socket is refused by a dead one, and gets EPROTOTYPE from a live

@@ -1,4 +1,4 @@
-"""A UNIX stream socket that passes file descriptors: exact reads, sends that survive cancellation."""
+"""A UNIX stream socket that passes descriptors; cancellation loses none."""
 
 # How it works: one task reads and one sends. What a cancelled receive_exactly() has read, and its
 # descriptors, stays in `_received` and `_received_fds` for the next call; what a cancelled send() has not

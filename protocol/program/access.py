@@ -1,4 +1,4 @@
-"""Who may connect to a socket that we make: --mode, --owner and --group of every command line."""
+"""Access to a socket of ours: --mode, --owner and --group of every command line."""
 
 from __future__ import annotations
 

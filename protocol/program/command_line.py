@@ -1,4 +1,4 @@
-"""What our command lines have in common: errors of one line, limits of the process, users by name."""
+"""Parts of our command lines: errors of one line, number types, limits, users by name."""
 
 from __future__ import annotations
 

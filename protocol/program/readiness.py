@@ -1,4 +1,4 @@
-"""Telling the service manager that we are ready, alive or stopping: sd_notify(3), without a library."""
+"""Readiness for the service manager (sd_notify(3)): ready, alive, stopping."""
 
 from __future__ import annotations
 

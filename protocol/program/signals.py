@@ -1,4 +1,4 @@
-"""Signals to a program that serves, read in its loop and nowhere else: nothing is interrupted half-way.
+"""Signals to a program that serves, read in its loop: no step is interrupted half-way.
 
 No handler runs, which a flood of signals would call one within another: from when there is something to
 clean up, they are blocked in every thread, and read from a signalfd(2), which Python lacks.

@@ -1,4 +1,4 @@
-"""Times, shares and rates as a user writes them: the same on command lines, in scripts and in calls."""
+"""Times, shares and rates as a user writes them, on command lines and in calls."""
 
 from __future__ import annotations
 

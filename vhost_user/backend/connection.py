@@ -1,4 +1,4 @@
-"""A connection: the requests of one front-end received, handled and answered, one after the other."""
+"""A connection: the requests of one front-end, handled one after the other."""
 
 # How it works: of the tasks of a connection, one answers its requests, one runs the device, and each ring
 # that is served and each channel has one (`state` says which). All are in one nursery, so an exception of

@@ -1,4 +1,4 @@
-"""StateTransfer: a device's own state on its way to another host (vhost-user, "Migrating back-end state")."""
+"""StateTransfer: a device's state on its way to another host."""
 
 # How it works: SET_DEVICE_STATE_FD makes a transfer and a task that runs it, while all queues are stopped.
 # The front-end reads or writes the other end meanwhile, and asks for the result with CHECK_DEVICE_STATE,

@@ -1,4 +1,4 @@
-"""DirtyLogging: the dirty log that the front-end gave, and the eventfd by which it is told of changes."""
+"""DirtyLogging: the front-end's dirty log, and the eventfd for changes of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""IommuResolver: addresses that the guest's IOMMU translates, asked of the front-end (virtio 1.3, 2.4.1)."""
+"""IommuResolver: addresses behind the guest's IOMMU, asked of the front-end."""
 
 # How it works: the handler of IOTLB_MSG stores translations in guest memory, and wakes who waits here. A
 # queue's task that meets an address without one waits in `resolve()`: it asks over the channel, and goes on

@@ -1,4 +1,4 @@
-"""Notifier: how one ring reaches its driver and its front-end while a queue's task serves it."""
+"""Notifier: one ring's ways to its driver and its front-end while it is served."""
 
 # How it works: the front-end gives a ring up to three eventfds, at any time, also while it is served: kick,
 # by which the driver tells of chains; call, by which it is told of completed ones; err, by which the

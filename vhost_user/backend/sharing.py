@@ -1,4 +1,4 @@
-"""SharingCheck: whether the guest's memory is the front-end's own, or a copy in which nothing happens."""
+"""SharingCheck: whether the front-end shares the guest's memory, or kept a copy."""
 
 from __future__ import annotations
 

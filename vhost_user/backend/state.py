@@ -1,4 +1,4 @@
-"""ConnectionState: all that one front-end sets up with its requests, from its connection to its end."""
+"""ConnectionState: the set-up of one connection, from its begin to its end."""
 
 # How it works: the handlers of requests run in one task, one after the other, and alone change what is here.
 # The other tasks of the connection use it: one a ring that is served (`vring`), one a channel, at most one

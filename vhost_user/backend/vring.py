@@ -1,4 +1,4 @@
-"""Vring: one queue of a connection, from what the front-end says of it to the task that serves it."""
+"""Vring: one queue of a connection, its description and the task that serves it."""
 
 # How it works: a vring is in one of the states of `vring_states`, which says what may happen in each. The
 # front-end describes it in any order; once it is started, enabled and wholly described, a task serves it:

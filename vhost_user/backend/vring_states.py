@@ -1,4 +1,4 @@
-"""The states of a vring, the events that it is told of, and which event leads from which state to which."""
+"""The states of a vring, its events, and the transitions between them."""
 
 # How it works: the handlers of a front-end's requests run one after the other, so a vring has one event from
 # the front-end at a time. BREAK and END come from the ring's own task, at any time while there is one, also

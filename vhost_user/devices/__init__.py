@@ -1,4 +1,4 @@
-"""The table of our devices: a row is a program, a line of `vhost-user list`, and a file for libvirt."""
+"""The table of our devices: a row is a program, a line of `list`, and a file for libvirt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A front-end in Python: drives any vhost-user back-end, with a guest's memory and a driver's queues.
+"""A front-end in Python, for any back-end: a guest's memory and a driver's queues.
 
 ::
 

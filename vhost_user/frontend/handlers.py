@@ -1,4 +1,4 @@
-"""BackendRequestHandlers: how a front-end answers the requests of its back-end, unless a test does so."""
+"""BackendRequestHandlers: a front-end's default answers to its back-end's requests."""
 
 from __future__ import annotations
 

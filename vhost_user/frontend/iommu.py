@@ -1,4 +1,4 @@
-"""Iommu: the translations that a guest's IOMMU permits, for a front-end with ACCESS_PLATFORM."""
+"""Iommu: the translations of a guest's IOMMU, for a front-end with ACCESS_PLATFORM."""
 
 from __future__ import annotations
 

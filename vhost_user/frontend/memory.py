@@ -1,4 +1,4 @@
-"""Memory: what a front-end shares as the guest's memory, and gives out for rings and buffers."""
+"""Memory: the guest's memory of a front-end, given out for rings and buffers."""
 
 from __future__ import annotations
 

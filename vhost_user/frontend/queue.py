@@ -1,4 +1,4 @@
-"""DriverQueue: a virtqueue from the driver's side, with its requests, its kicks and its calls."""
+"""DriverQueue: a virtqueue from the driver's side: requests, kicks and calls."""
 
 from __future__ import annotations
 

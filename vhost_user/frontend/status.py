@@ -1,4 +1,4 @@
-"""DriverStatus: how far a driver has come with its device, sent to a back-end that offers STATUS."""
+"""DriverStatus: a driver's progress, sent to a back-end that offers STATUS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log in which a back-end notes, for live migration, which pages of the guest it wrote to."""
+"""The dirty log of a live migration: the pages of the guest that a back-end wrote to."""
 
 from __future__ import annotations
 

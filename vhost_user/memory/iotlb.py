@@ -1,4 +1,4 @@
-"""What the guest's IOMMU lets a device access, as the front-end has told so far; no memory in here."""
+"""IOTLB: the accesses that the guest's IOMMU permits, as far as the front-end told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a front-end shares the memory that it passes on, or keeps a copy of its own (share=off in QEMU)."""
+"""Whether a front-end shares its memory, or keeps a copy (share=off in QEMU)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device's side of a virtqueue: descriptors in, used elements out; no trio, no notification."""
+"""The device's side of a virtqueue: descriptors in, used elements out."""
 
 from vhost_user.ring.chain import Batch, Chain, Completions
 from vhost_user.ring.packed import PackedRing

@@ -1,4 +1,4 @@
-"""A packed queue's part of the in-flight buffer, which also keeps the descriptors themselves.
+"""The in-flight buffer of a packed ring, which keeps its descriptors, too.
 
 They must be kept because the device gives chains back by overwriting the ring.
 """

@@ -1,4 +1,4 @@
-"""The in-flight buffer: what was taken from a ring and not given back, kept where a crash leaves it.
+"""The in-flight buffer of a split ring: chains taken and not given back.
 
 vhost-user, "Inflight I/O tracking". The order of the stores is the point: a process may be killed
 between any two of them, and the next one finds its way.

@@ -1,4 +1,4 @@
-"""What split and packed rings share: their configuration, their record of chains, how they break."""
+"""Ring: the configuration and the record of chains that both kinds of ring share."""
 
 from __future__ import annotations
 

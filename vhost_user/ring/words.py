@@ -1,4 +1,4 @@
-"""Words of a ring: 16 or 32 bits each, of either byte order, every access one load or one store."""
+"""Words of a ring, of either byte order; each access is one load or one store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answerer: receives requests over a stream, and answers each before the next one is handled."""
+"""Answerer: receives requests over a stream, and answers them in their order."""
 
 # How it works: both ends of vhost-user that answer are an answerer: the back-end's on its connection, the
 # front-end's on the channel for the back-end's own requests. One task runs it. That task alone reads the

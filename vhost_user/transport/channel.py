@@ -1,4 +1,4 @@
-"""Channel: the back-end's own requests of its front-end, over the socket of SET_BACKEND_REQ_FD."""
+"""Channel: a back-end's own requests, over the socket of SET_BACKEND_REQ_FD."""
 
 # How it works: an asker, with notifications beside its requests. A front-end that waits for a reply of ours
 # does not read this socket. So nothing that answers one of its requests waits for anything here: `notify()`

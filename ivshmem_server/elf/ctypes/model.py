@@ -1,4 +1,4 @@
-"""The C types of the ELF view: what DWARF says about a piece of memory, as small immutable objects."""
+"""C types as DWARF states them for a piece of memory, as small immutable objects."""
 
 from __future__ import annotations
 

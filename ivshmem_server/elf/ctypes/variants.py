@@ -1,4 +1,4 @@
-"""The discriminants that DWARF states for the variants of a record (DWARF 5, section 5.7.10)."""
+"""The discriminants of a record's variants, as DWARF 5 states them (section 5.7.10)."""
 
 from __future__ import annotations
 

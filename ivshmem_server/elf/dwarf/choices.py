@@ -1,4 +1,4 @@
-"""What to offer where several definitions have the name that was asked for: each choice selects one."""
+"""Several definitions of one name: the choices that a user has, each selecting one."""
 
 from __future__ import annotations
 

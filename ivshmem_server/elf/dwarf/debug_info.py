@@ -1,4 +1,4 @@
-"""The DWARF of one file, or of one unit in a package of them, as the ELF view passes it around."""
+"""The DWARF of one file, or of one unit in a package."""
 
 from __future__ import annotations
 

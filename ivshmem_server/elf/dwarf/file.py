@@ -1,4 +1,4 @@
-"""From the path of an ELF to its DWARF: the file itself, or the separate file that its debug link names."""
+"""From the path of an ELF file to its DWARF, in the file or where its debug link points."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telling from the raw bytes of .debug_info which units cannot define a name: most of a large ELF's.
+"""Which units cannot define a name, told from the raw bytes of .debug_info.
 
 Parsing an entry takes microseconds, and a kernel has ten million of them; looking for bytes is a thousand
 times faster. Every test here may say yes without cause, but never no.

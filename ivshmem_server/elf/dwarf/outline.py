@@ -1,4 +1,4 @@
-"""The outline of a unit of DWARF: where which entries are and what is around them, without parsing them.
+"""The outline of a unit: its entries and their places, without parsing them.
 
 Parsing an entry takes fifteen times as long as passing over it, and few are of interest. A compiler need
 not say where the entries below one end (LLVM does not), so that all must be passed to find the next.

@@ -1,4 +1,4 @@
-"""What a user looks for in the DWARF: the name of a type or variable, with its scope and place if need be."""
+"""A query: the name of a type or variable, with its scope and place where given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What DWARF entries refer to, and the name of the type they define, as C, C++ or Rust writes it."""
+"""References between entries, and the names of types as C, C++ or Rust writes them."""
 
 from __future__ import annotations
 

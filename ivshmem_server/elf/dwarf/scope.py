@@ -1,4 +1,4 @@
-"""Where an entry of the DWARF stands: its scope (C++ namespaces, Rust modules, classes), file and line."""
+"""The scope of an entry (namespaces, modules, classes), its file and its line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding the entries that define a type of a given name, without parsing all of a large ELF's DWARF."""
+"""The entries that define a type of a name, found without parsing all of the DWARF."""
 
 from __future__ import annotations
 

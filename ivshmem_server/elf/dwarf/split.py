@@ -1,4 +1,4 @@
-"""Split DWARF (DWARF 5, section 7.3): .dwo files with most of the DWARF of one unit, and .dwp packages."""
+"""Split DWARF (DWARF 5, section 7.3): .dwo files, and .dwp packages of them."""
 
 from __future__ import annotations
 

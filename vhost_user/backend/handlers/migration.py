@@ -1,4 +1,4 @@
-"""Handlers: the in-flight buffer and the device's own state, for the back-ends after this one."""
+"""Handlers: the in-flight buffer and the device's state, for later back-ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""blk: a disk that is a raw file or a block device of the host, and that may be told to fail."""
+"""blk: a disk in a raw file or on a block device of the host, with faults on demand."""
 
 from __future__ import annotations
 

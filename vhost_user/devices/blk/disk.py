@@ -1,4 +1,4 @@
-"""The host's part of a block device: where its sectors are kept. A raw file or a block device."""
+"""Disk: the host's side of a block device, such as a raw file."""
 
 from __future__ import annotations
 

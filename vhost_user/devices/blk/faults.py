@@ -1,4 +1,4 @@
-"""A disk that fails on purpose: rules that say which requests end in an error, come late, or get stuck."""
+"""Faults of a disk on demand: rules for requests to fail, come late, or get stuck."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks on a disk's file, as QEMU takes them: two programs that write to one image destroy it.
+"""Locks on a disk's file, as QEMU takes them: two writers destroy an image.
 
 QEMU keeps a byte of the file for each thing that a user of it does, and one for each that it lets nobody
 else do meanwhile; who does it, has a shared lock on the byte (block/file-posix.c). The locks are those of

@@ -1,4 +1,4 @@
-"""Several large reads at the same time: copying out of the page cache keeps one processor busy."""
+"""Large reads in parallel, as copying out of the page cache keeps a processor busy."""
 
 from __future__ import annotations
 

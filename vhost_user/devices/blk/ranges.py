@@ -1,4 +1,4 @@
-"""Who may change which bytes of a disk meanwhile: what shares a block comes one after the other."""
+"""Ranges of bytes under change: requests that share a block go one after the other."""
 
 from __future__ import annotations
 

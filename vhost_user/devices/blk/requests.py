@@ -1,4 +1,4 @@
-"""Requests to a block device, parsed and checked, and their responses (virtio 1.3, section 5.2.6)."""
+"""Requests to a block device and their responses (virtio 1.3, section 5.2.6)."""
 
 from __future__ import annotations
 

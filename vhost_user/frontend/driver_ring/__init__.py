@@ -1,4 +1,4 @@
-"""The driver's side of a virtqueue, for front-ends in Python: buffers out, used buffers back."""
+"""The driver's side of a virtqueue: buffers out, used buffers back."""
 
 from vhost_user.frontend.driver_ring.driver_ring import Buffer, DriverRing, RingFullError, Table, Used
 from vhost_user.frontend.driver_ring.packed import PackedDriver
