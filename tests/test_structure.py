@@ -33,6 +33,9 @@ COMMENTED = ("vhost_user/ring", "vhost_user/queue.py", "vhost_user/backend")
 MOST_MEMBERS = 5
 """Members of a Protocol by which a module refers back to who uses it."""
 
+INTERFACES = {"vhost_user.devices.blk.disk": "Disk"}
+"""Protocols that are no back-references: users implement them, and a disk can do what a disk can do."""
+
 
 def folder_sizes() -> Counter[Path]:
     return Counter(path.parent for path in product_files() if path.name != "__init__.py")
@@ -134,7 +137,8 @@ def _is_protocol(base: ast.expr) -> bool:
 
 
 def test_back_references_are_small() -> None:
-    assert [each for each in back_references() if each[2] > MOST_MEMBERS] == []
+    large = [(module, name) for module, name, count in back_references() if count > MOST_MEMBERS]
+    assert large == [*INTERFACES.items()]
 
 
 def packages() -> list[str]:
