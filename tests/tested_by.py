@@ -166,7 +166,11 @@ TESTED_BY: dict[str, tuple[str, ...]] = {
         "protocol/vhost_user/inflight.py",
     ),
     "vhost_user/ring/test_restart.py": ("vhost_user/ring/packed_place.py",),
-    "vhost_user/ring/test_properties.py": ("vhost_user/ring/ring.py", "vhost_user/ring/words.py"),
+    "vhost_user/ring/test_properties.py": (
+        "vhost_user/ring/in_order.py",
+        "vhost_user/ring/ring.py",
+        "vhost_user/ring/words.py",
+    ),
     "vhost_user/simulation/test_simulation.py": ("vhost_user/simulation/calls.py",),
     "vhost_user/simulation/test_control_server.py": ("vhost_user/simulation/control_client.py",),
     "vhost_user/trace/test_format.py": ("vhost_user/trace/events.py",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from protocol.program.warnings import OnceLogger
 from protocol.words import plural
@@ -13,17 +13,29 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from vhost_user.buffers import Layout
-    from vhost_user.queue import Virtqueue
-    from vhost_user.ring.chain import Chain
+    from vhost_user.ring import Batch, Chain
 
 _log = logging.getLogger("vhost_user")
+
+
+class ChainSource(Protocol):
+    """A queue, as far as its requests need it."""
+
+    index: int
+    """The queue's number, for the log."""
+
+    async def __anext__(self) -> Chain:
+        """Return the next chain. Raises StopAsyncIteration once the queue is to stop."""
+
+    def batches(self, limit: int = ...) -> AsyncIterator[Batch]:
+        """Iterate over batches of 1 to `limit` chains."""
 
 
 class Requests:
     """The chains of a queue, each with its header; `Virtqueue.requests()` makes one."""
 
     def __init__(
-        self, queue: Virtqueue, header: Layout, room: int, refusal: bytes | Callable[[Chain], bytes]
+        self, queue: ChainSource, header: Layout, room: int, refusal: bytes | Callable[[Chain], bytes]
     ) -> None:
         self._queue = queue
         self._header = header
@@ -37,7 +49,7 @@ class Requests:
     async def __anext__(self) -> tuple[Chain, Any]:
         """Wait for the next request that is one."""
         while True:
-            chain = await anext(self._queue)
+            chain = await self._queue.__anext__()
             for request in self._checked([chain]):
                 return request
 

@@ -1,4 +1,4 @@
-"""The guest's memory: regions, IOTLB, dirty log, in-flight file, and words that both sides write."""
+"""The guest's memory: regions, IOTLB, dirty log, in-flight file, and atomic operations."""
 
 from vhost_user.memory.atomics import TOTAL_STORE_ORDER, fence
 from vhost_user.memory.dirty_log import PAGE_SHIFT, DirtyLog, DirtyLogError
