@@ -155,11 +155,7 @@ TESTED_BY: dict[str, tuple[str, ...]] = {
         "vhost_user/frontend/driver_ring/packed.py",
         "vhost_user/frontend/driver_ring/split.py",
     ),
-    "vhost_user/memory/test_regions.py": (
-        "vhost_user/memory/dirty_log.py",
-        "vhost_user/memory/iotlb.py",
-        "vhost_user/memory/mapping.py",
-    ),
+    "vhost_user/memory/test_regions.py": ("vhost_user/memory/mapping.py",),
     "vhost_user/ring/test_inflight.py": (
         "vhost_user/ring/inflight_packed.py",
         "vhost_user/ring/inflight_split.py",

@@ -98,8 +98,8 @@ def choose() -> tuple[Fence, OrByte]:
         return futex()
 
 
+fence: Callable[[], None]
+"""Let no load or store of this thread pass it, in either direction."""
+or_byte: Callable[[int, int], None]
+"""Set bits (second argument) of the byte at an address of this process (first argument), atomically."""
 fence, or_byte = choose()
-"""fence(): no load or store of this thread passes it, in either direction.
-
-or_byte(address, bits): set bits of the byte at an address of this process, atomically.
-"""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from protocol.fds import OwnedFd
 
 PAGE_SHIFT = 12
+"""The bits of an address within a page of the dirty log."""
 
 
 # How it works: the log is shared with the front-end, which clears bits while this process sets them: a bit
