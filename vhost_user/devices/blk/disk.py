@@ -58,8 +58,9 @@ class Disk(Protocol):
     def direct_file(self) -> tuple[int, int] | None:
         """Return a file that has the sectors at the same offsets, and the flags to read it with preadv(2).
 
-        Reads that need no waiting go to it then, and not to `read_now()`; None: they go there. The
-        descriptor stays the disk's, and is used in the thread of the loop until the call that asked ends.
+        Reads that need no waiting go to it then, and not to `read_now()`; None: they go there, as they do
+        in a class that overrides `read_now()` and not this. The descriptor stays the disk's, and is used in
+        the thread of the loop until the call that asked ends.
         """
 
     def read_now(self, buffers: Sequence[memoryview], offset: int, length: int) -> int:
