@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -98,3 +99,15 @@ def test_replaced_descriptor_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_nothing_is_left_where_nothing_was_left(tmp_path: Path) -> None:
     assert not left_since(Traces.of_now(tmp_path), tmp_path)
+
+
+def test_directory_that_another_run_uses_is_not_ours(tmp_path: Path) -> None:
+    before = Traces.of_now(tmp_path)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as used:
+        Path(used, "file").touch()
+        start = 'env -i "$(command -v tail)" -f "$0/file" >/dev/null 2>&1 & echo $!'
+        done = subprocess.run(["sh", "-c", start, used], capture_output=True, text=True, check=True)
+        try:
+            assert not left_since(before, tmp_path)
+        finally:
+            os.kill(int(done.stdout), signal.SIGKILL)

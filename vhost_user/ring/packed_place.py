@@ -31,11 +31,12 @@ def settle(
     """Return where a ring goes on: at these places, if that can be, or behind all that was given back.
 
     None where the first cannot be, and the second is not to be seen. Places that are `doubted` are
-    where a ring begins: they cannot be where the descriptor before was not given back, either. `flags`
-    are the ring's words of 16 bits.
+    where a ring begins: they cannot be where the last descriptor, or the first one, was made available in
+    the other lap and not given back, either. `flags` are the ring's words of 16 bits.
     """
     can_be = _can_be_at(flags, size, avail, used)
-    if can_be and not (doubted and _is_open(flags[_index(size - 1)], not avail.wrap)):
+    others = (flags[_index(slot)] for slot in (0, size - 1))
+    if can_be and not (doubted and any(_is_open(each, not avail.wrap) for each in others)):
         return avail, used
     place = _find(flags, size)
     if place is None:
