@@ -123,9 +123,11 @@ def _is_anothers(path: Path) -> bool:
 
 
 def _uses(pid: int, path: Path) -> bool:
+    """True for a process that has `path` mapped or open, or a file below it."""
     with contextlib.suppress(OSError):
-        if f" {path}\n" in Path(f"/proc/{pid}/maps").read_text():
+        maps = Path(f"/proc/{pid}/maps").read_text()
+        if f" {path}\n" in maps or f" {path}/" in maps:
             return True
     with contextlib.suppress(OSError):
-        return any(link.readlink() == path for link in Path(f"/proc/{pid}/fd").iterdir())
+        return any(link.readlink().is_relative_to(path) for link in Path(f"/proc/{pid}/fd").iterdir())
     return False
