@@ -27,7 +27,7 @@ VAGUE_NAMES = frozenset(
 LONGEST_SUMMARY = 90
 
 COMMENT_SHARE = 0.03
-COMMENTED = ("vhost_user/ring", "vhost_user/queue.py", "vhost_user/backend")
+COMMENTED = ("vhost_user/ring", "vhost_user/queue/virtqueue.py", "vhost_user/backend")
 """Where memory and state are shared with others, and the comments say how it works."""
 
 MOST_MEMBERS = 5

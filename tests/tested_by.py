@@ -67,7 +67,7 @@ TESTED_BY: dict[str, tuple[str, ...]] = {
         "vhost_user/backend/handlers/registration.py",
         "vhost_user/backend/handlers/setup.py",
         "vhost_user/backend/state.py",
-        "vhost_user/device.py",
+        "vhost_user/device/device.py",
         "vhost_user/transport/errors.py",
     ),
     "vhost_user/backend/test_memory.py": (

@@ -6,14 +6,14 @@ from protocol.virtio.ids import DeviceId
 from vhost_user.backend import serve
 from vhost_user.buffers import ChainError, Readable, Writable
 from vhost_user.device import RING_FEATURES, VirtioDevice
-from vhost_user.device_program import DeviceProgram
-from vhost_user.optional_methods import (
+from vhost_user.device.optional_methods import (
     HasCryptoSessions,
     HasSharedObjects,
     SendsRarp,
     TakesGpuSocket,
     TakesMtu,
 )
+from vhost_user.device_program import DeviceProgram
 from vhost_user.queue import Virtqueue
 from vhost_user.ring.chain import Chain
 from vhost_user.simulation.calls import CallError

@@ -13,7 +13,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
-from vhost_user.containment import Containment
+from vhost_user.own_code.containment import Containment
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ from tests.rig.guest.libvirt import KVM_ID, QEMU_ID, Libvirt, VirshError, start_
 from tests.rig.programs.backend import command, start_program, until_printed
 from tests.rig.programs.server import start_server
 from vhost_user import DeviceId
-from vhost_user.attachment.libvirt import QEMU_NAMESPACE
+from vhost_user.device_program.libvirt import QEMU_NAMESPACE
 from vhost_user.program.installed import find
 from vhost_user.program.options import parse_options
 

@@ -26,7 +26,7 @@ from tests.rig.programs.backend import (
 )
 from tests.rig.qemu.qemu import qemu_command
 from tests.rig.qemu.shared_memory import start_machine
-from vhost_user.attachment.qemu import Qemu, ask
+from vhost_user.device_program.qemu import Qemu, ask
 from vhost_user.program.installed import find
 from vhost_user.program.options import parse_options
 

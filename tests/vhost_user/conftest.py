@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from protocol.virtio.features import Feature
-from tests.vhost_user.queue_bench import SIZE, Bench
+from tests.vhost_user.queue.bench import SIZE, Bench
 from tests.vhost_user.ring.rig import MODERN, Rig
 
 if TYPE_CHECKING:

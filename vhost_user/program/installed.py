@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from protocol.program.command_line import UserError
 from protocol.virtio.ids import DeviceId
-from vhost_user.class_loading import code_of_others, load_class
 from vhost_user.device import VirtioDevice
 from vhost_user.device_program import DeviceProgram
 from vhost_user.devices import DEVICES
+from vhost_user.own_code.class_loading import code_of_others, load_class
 from vhost_user.program.options import parser_and_own_options
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from protocol.program.command_line import UserError, fail, print_result
-from vhost_user.attachment.qemu import DEFAULT_PROGRAM, Qemu, ask
-from vhost_user.class_loading import code_of_others
+from vhost_user.device_program.qemu import DEFAULT_PROGRAM, Qemu, ask
+from vhost_user.own_code.class_loading import code_of_others
 from vhost_user.program.installed import find_all
 from vhost_user.program.options import parser_and_own_options
 

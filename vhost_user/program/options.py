@@ -14,9 +14,9 @@ from protocol.program.command_line import (
     parsed_by,
     whole_number,
 )
-from vhost_user.attachment.qemu import DEFAULT_PROGRAM
-from vhost_user.class_loading import code_of_others
-from vhost_user.containment import in_one_line
+from vhost_user.device_program.qemu import DEFAULT_PROGRAM
+from vhost_user.own_code.class_loading import code_of_others
+from vhost_user.own_code.containment import in_one_line
 
 if TYPE_CHECKING:
     import argparse

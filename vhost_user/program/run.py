@@ -23,9 +23,9 @@ from protocol.program.command_line import (
     raise_open_files_limit,
 )
 from protocol.virtio.ids import DeviceId
-from vhost_user.class_loading import code_of_others
-from vhost_user.containment import in_one_line
 from vhost_user.device_program import DeviceProgram
+from vhost_user.own_code.class_loading import code_of_others
+from vhost_user.own_code.containment import in_one_line
 from vhost_user.program import serving
 from vhost_user.program.installed import program_of
 from vhost_user.program.options import PRINT_CAPABILITIES, parse_options

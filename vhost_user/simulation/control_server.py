@@ -34,7 +34,7 @@ import trio
 
 from protocol.io import listen, until_hung_up
 from protocol.io.background import unwrap_group
-from vhost_user.containment import Containment
+from vhost_user.own_code.containment import Containment
 from vhost_user.simulation.calls import CallError
 
 if TYPE_CHECKING:

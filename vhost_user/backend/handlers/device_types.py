@@ -21,7 +21,7 @@ from protocol.vhost_user import (
 )
 from protocol.vhost_user.validation import RefusedError
 from vhost_user.backend.handlers.registration import register
-from vhost_user.optional_methods import (
+from vhost_user.device.optional_methods import (
     HasCryptoSessions,
     HasSharedObjects,
     SendsRarp,

@@ -14,7 +14,6 @@ from protocol.virtio.blk import SECTOR_SIZE, WRITEBACK_OFFSET, BlkConfig, BlkFea
 from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
 from protocol.words import plural
-from vhost_user.containment import Containment
 from vhost_user.device import RING_FEATURES, VirtioDevice
 from vhost_user.devices.blk.executor import Executor
 from vhost_user.devices.blk.faults import Action, Fault, Faults
@@ -26,6 +25,7 @@ from vhost_user.devices.blk.requests import (
     write_response,
 )
 from vhost_user.devices.blk.transfer import transfer_now
+from vhost_user.own_code.containment import Containment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

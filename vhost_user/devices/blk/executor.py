@@ -15,8 +15,8 @@ from protocol.virtio.blk import (
     RequestType,
 )
 from vhost_user.buffers import Writable
-from vhost_user.containment import Containment
 from vhost_user.devices.blk.requests import BadRequestError, parse_request, write_response
+from vhost_user.own_code.containment import Containment
 
 if TYPE_CHECKING:
     from collections.abc import Callable

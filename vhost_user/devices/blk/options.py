@@ -61,7 +61,7 @@ class BlkProgram(DeviceProgram):
 
     def libvirt_element(self, options: argparse.Namespace) -> Element | None:
         """Return libvirt's <disk>; None with --connect."""
-        from vhost_user.attachment.libvirt import disk
+        from vhost_user.device_program.libvirt import disk
 
         return disk(options, {"queues": options.num_queues, "queue_size": options.queue_size})
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from protocol.program.command_line import UserError, parsed_by, whole_number
 from protocol.virtio.console import CONFIG_SIZE, queues
-from vhost_user.attachment.qemu_args import generic_device
 from vhost_user.device_program import DeviceProgram
+from vhost_user.device_program.qemu_args import generic_device
 from vhost_user.devices.console.descriptions import HOSTS, parse_console, parse_port
 from vhost_user.devices.console.device import DEFAULT_PORTS, Console
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from vhost_user.containment import Containment
 from vhost_user.devices.console.control import Control, PortState
 from vhost_user.devices.console.port import ConsolePort
 from vhost_user.devices.console.simulation import PortSimulation
+from vhost_user.own_code.containment import Containment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from vhost_user.containment import refuse_async
+from vhost_user.own_code.containment import refuse_async
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

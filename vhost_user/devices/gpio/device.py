@@ -21,7 +21,6 @@ from protocol.virtio.gpio import (
     encode_names,
 )
 from protocol.virtio.ids import DeviceId
-from vhost_user.containment import Containment, in_time
 from vhost_user.device import VirtioDevice
 from vhost_user.devices.gpio.chip import LineError
 from vhost_user.devices.gpio.interrupts import Interrupt, give_back, put_back_buffers
@@ -33,6 +32,7 @@ from vhost_user.devices.gpio.requests import (
     write_response,
 )
 from vhost_user.devices.gpio.simulation import SimulatedChip
+from vhost_user.own_code.containment import Containment, in_time
 
 if TYPE_CHECKING:
     from protocol.virtio.features import Feature

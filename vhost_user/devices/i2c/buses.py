@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from protocol.words import plural
-from vhost_user.containment import Containment, in_time
 from vhost_user.devices.i2c.chips.chip import read_data, run_transfer
+from vhost_user.own_code.containment import Containment, in_time
 from vhost_user.simulation.simulation import Simulation
 
 if TYPE_CHECKING:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from protocol.program.command_line import UserError, parsed_by
-from vhost_user.class_loading import load_class
-from vhost_user.containment import in_one_line
 from vhost_user.device_program import DeviceProgram
 from vhost_user.devices.i2c.chips.at24 import MODELS, At24
 from vhost_user.devices.i2c.chips.chip import I2cChip
 from vhost_user.devices.i2c.chips.lm75 import Lm75
 from vhost_user.devices.i2c.device import I2c
 from vhost_user.devices.i2c.host import HostBus, find_bus, parse_address, parse_device_list
+from vhost_user.own_code.class_loading import load_class
+from vhost_user.own_code.containment import in_one_line
 
 if TYPE_CHECKING:
     import argparse

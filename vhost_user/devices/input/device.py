@@ -13,8 +13,8 @@ from protocol.vhost_user.validation import RefusedError
 from protocol.virtio.ids import DeviceId
 from protocol.virtio.input import EVENT, EVENTQ, Event, encode_config
 from protocol.words import plural
-from vhost_user.containment import Containment
 from vhost_user.device import VirtioDevice
+from vhost_user.own_code.containment import Containment
 from vhost_user.simulation.simulation import Simulation
 
 if TYPE_CHECKING:

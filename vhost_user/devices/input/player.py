@@ -14,8 +14,8 @@ import trio
 
 from protocol.fds import OwnedFd
 from protocol.program.command_line import UserError, print_result
-from vhost_user.containment import Containment
 from vhost_user.devices.input.script import Parser, ScriptError
+from vhost_user.own_code.containment import Containment
 from vhost_user.simulation.simulation import Simulation, call
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ from protocol.virtio.net import (
     header_size,
     without_lacking,
 )
-from vhost_user.containment import Containment
 from vhost_user.device import VirtioDevice
 from vhost_user.devices.net.addresses import stable_mac
 from vhost_user.devices.net.control import BadCommandError, Control
@@ -28,6 +27,7 @@ from vhost_user.devices.net.ports.frames import Counters, rarp
 from vhost_user.devices.net.receiver import QueueReceiver
 from vhost_user.devices.net.simulation import NetSimulation
 from vhost_user.devices.net.transmitter import QueueTransmitter
+from vhost_user.own_code.containment import Containment
 
 if TYPE_CHECKING:
     from vhost_user.devices.net.ports.port import NetPort

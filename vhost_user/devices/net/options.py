@@ -118,7 +118,7 @@ class NetProgram(DeviceProgram):
 
     def libvirt_element(self, options: argparse.Namespace) -> Element:
         """Return libvirt's <interface>, with the properties that must match the command line."""
-        from vhost_user.attachment import libvirt
+        from vhost_user.device_program import libvirt
 
         mac = mac_of(options, options.number, options.socket_path).hex(":")
         queues = options.queues if options.queues > 1 else None

@@ -16,9 +16,9 @@ from vhost_user.devices.net.ports.port import MAX_FRAME
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vhost_user.containment import Containment
     from vhost_user.devices.net.ports.frames import Counters
     from vhost_user.devices.net.ports.port import NetPort
+    from vhost_user.own_code.containment import Containment
     from vhost_user.queue import Virtqueue
     from vhost_user.ring import Batch, Chain
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from vhost_user.containment import Containment
+from vhost_user.own_code.containment import Containment
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

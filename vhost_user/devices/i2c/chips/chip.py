@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from protocol.virtio.i2c import MAX_MESSAGE
 from protocol.words import plural
-from vhost_user.containment import refuse_async
+from vhost_user.own_code.containment import refuse_async
 from vhost_user.simulation.calls import CallError
 from vhost_user.simulation.simulation import Simulation, call
 

@@ -15,7 +15,7 @@ import trio
 
 from protocol.virtio.net import HEADER, LEGACY_HEADER_SIZE, NetFeature
 from vhost_user.buffers import copy, cut, skip
-from vhost_user.containment import Containment, refuse_async
+from vhost_user.own_code.containment import Containment, refuse_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

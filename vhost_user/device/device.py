@@ -11,9 +11,9 @@ from protocol.vhost_user.validation import RefusedError
 from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
 from protocol.words import plural
-from vhost_user.containment import refuse_async
-from vhost_user.frontend_link import FrontendLink
-from vhost_user.optional_methods import OPTIONAL_METHODS
+from vhost_user.device.optional_methods import OPTIONAL_METHODS
+from vhost_user.own_code.containment import refuse_async
+from vhost_user.transport.frontend_link import FrontendLink
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ from trio.lowlevel import current_task
 
 from vhost_user.buffers import sizeof
 from vhost_user.memory import BadAddressError, IotlbMissError
-from vhost_user.requests import Requests
+from vhost_user.queue.requests import Requests
 from vhost_user.ring import BrokenRingError
 
 if TYPE_CHECKING:

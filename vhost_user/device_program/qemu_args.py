@@ -10,7 +10,7 @@ from protocol.program.command_line import UserError
 from protocol.program.qemu import socket_chardev
 from protocol.vhost_user.features import ProtocolFeature
 from protocol.virtio.ids import DeviceId
-from vhost_user.attachment.qemu import DEFAULT_PROGRAM, ask_version
+from vhost_user.device_program.qemu import DEFAULT_PROGRAM, ask_version
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence

@@ -10,8 +10,8 @@ from protocol.program.command_line import UserError
 from protocol.vhost_user import MAX_CONFIG_SIZE, ProtocolFeature
 from protocol.virtio.features import Feature
 from protocol.virtio.ids import DeviceId
-from vhost_user.attachment import qemu_args
-from vhost_user.device import VirtioDevice, class_protocol_features
+from vhost_user.device.device import VirtioDevice, class_protocol_features
+from vhost_user.device_program import qemu_args
 
 if TYPE_CHECKING:
     import argparse
@@ -183,7 +183,7 @@ class DeviceProgram:
         """
         if self.device_id is not DeviceId.BLOCK:
             return None
-        from vhost_user.attachment import libvirt
+        from vhost_user.device_program import libvirt
 
         return libvirt.disk(options, {"queues": self.device.num_queues})
 
@@ -194,7 +194,7 @@ class DeviceProgram:
 
     def libvirt_xml(self, options: argparse.Namespace) -> str:
         """Return what --print-libvirt-xml prints: the children of <domain>. Raises UserError."""
-        from vhost_user.attachment import libvirt
+        from vhost_user.device_program import libvirt
 
         paths = self.socket_paths(options)
         return libvirt.libvirt_xml(self, qemu_args.for_each_socket(paths, options, "--print-libvirt-xml"))

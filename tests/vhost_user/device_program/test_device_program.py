@@ -10,7 +10,7 @@ import pytest
 from protocol.program.command_line import UserError
 from tests.vhost_user.echo import Echo
 from vhost_user import DeviceProgram, VirtioDevice
-from vhost_user.device import VirtioDevice as Documented
+from vhost_user.device.device import VirtioDevice as Documented
 from vhost_user.devices.blk.device import Blk
 from vhost_user.devices.blk.options import BlkProgram
 from vhost_user.program.installed import program_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from protocol.virtio.ids import DeviceId
-from vhost_user.attachment.qemu import Qemu, ask, ask_version
+from vhost_user.device_program.qemu import Qemu, ask, ask_version
 
 if TYPE_CHECKING:
     from pathlib import Path

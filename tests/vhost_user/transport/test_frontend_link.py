@@ -10,7 +10,7 @@ import pytest
 from protocol.vhost_user import BackendMessage, ConfigChange, Reply, SharedObjectAdd
 from tests.vhost_user.echo import Echo
 from vhost_user import FrontendError
-from vhost_user.frontend_link import FrontendLink
+from vhost_user.transport.frontend_link import FrontendLink
 
 NAME = UUID(int=7)
 

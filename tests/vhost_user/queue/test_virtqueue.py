@@ -9,9 +9,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-import vhost_user.queue
-from tests.vhost_user.queue_bench import SECONDS, SIZE, Bench, finish, publisher, serve
+from tests.vhost_user.queue.bench import SECONDS, SIZE, Bench, finish, publisher, serve
 from tests.vhost_user.ring.rig import Rig, fill
+from vhost_user.queue import virtqueue
 
 if TYPE_CHECKING:
     from vhost_user import Chain
@@ -254,7 +254,7 @@ async def test_slow_device_lets_others_run_by_time_and_not_by_number(
 ) -> None:
     """Requests of a millisecond each, all there at once: others run after each 5 ms."""
     now = time.monotonic()
-    monkeypatch.setattr(vhost_user.queue, "monotonic", lambda: now)
+    monkeypatch.setattr(virtqueue, "monotonic", lambda: now)
     served = 0
     most = 0
 
@@ -280,7 +280,7 @@ async def test_slow_device_lets_others_run_by_time_and_not_by_number(
         await trio.lowlevel.checkpoint()
         await serve_slowly()
     # trio runs the tasks that are ready in any order: two turns may follow each other.
-    assert 1 <= most <= 2 * (1000 * vhost_user.queue.TURN_SECONDS)
+    assert 1 <= most <= 2 * (1000 * virtqueue.TURN_SECONDS)
 
 
 async def test_chains_are_taken_into_stock_without_waiting(bench: Bench) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from protocol.program.command_line import UserError
-from vhost_user.containment import in_one_line
+from vhost_user.own_code.containment import in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

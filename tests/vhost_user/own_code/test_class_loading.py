@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from protocol.program.command_line import UserError
-from vhost_user.class_loading import load_class
+from vhost_user.own_code.class_loading import load_class
 
 if TYPE_CHECKING:
     from pathlib import Path

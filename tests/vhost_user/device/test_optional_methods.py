@@ -9,7 +9,7 @@ import pytest
 from protocol.vhost_user import ProtocolFeature
 from tests.vhost_user.echo import Echo
 from tests.vhost_user.everything import Everything
-from vhost_user.optional_methods import OPTIONAL_METHODS
+from vhost_user.device.optional_methods import OPTIONAL_METHODS
 
 OFFERED = (
     ProtocolFeature.RARP

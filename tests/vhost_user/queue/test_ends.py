@@ -9,7 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from protocol.io import EventFd
-from tests.vhost_user.queue_bench import SIZE, Bench, finish, publisher, serve
+from tests.vhost_user.queue.bench import SIZE, Bench, finish, publisher, serve
 from tests.vhost_user.ring.rig import work
 
 

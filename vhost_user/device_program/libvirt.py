@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from xml.etree import ElementTree as ET
 
 from protocol.virtio.ids import DeviceId
-from vhost_user.attachment import qemu_args
+from vhost_user.device_program import qemu_args
 
 if TYPE_CHECKING:
     import argparse

@@ -11,10 +11,10 @@ import pytest
 import trio
 
 from vhost_user import VirtioDevice
-from vhost_user.containment import Containment, in_one_line, in_time
 from vhost_user.devices.gpio import chip as gpio_chip
 from vhost_user.devices.i2c import I2cChip, RegisterChip
 from vhost_user.devices.net.ports import port as net_host
+from vhost_user.own_code.containment import Containment, in_one_line, in_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,1 @@
+"""Code of users: loaded by its name, and contained when it goes wrong."""
