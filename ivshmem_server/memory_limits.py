@@ -28,7 +28,7 @@ class Limit(NamedTuple):
 
 
 def most_memory() -> Limit | None:
-    """Return what could be had if nobody else used any; None where nothing tells."""
+    """Return what could be had if no other program used any; None where nothing tells."""
     return _least(_machine("memory and swap", "MemTotal", "SwapTotal"), _groups(used=False))
 
 

@@ -24,7 +24,7 @@ class FileRoom(NamedTuple):
     """What a file system can hold, bytes, and what of that is free; both are 0 where it has no size.
 
     The kernel's own tmpfs, where a memfd lives, has none: like the memory of guests, what is in it may
-    exceed what the machine has, as long as nobody fills it.
+    exceed what the machine has, as long as it is not filled.
     """
 
     capacity: int

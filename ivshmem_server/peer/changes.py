@@ -32,7 +32,7 @@ Change = PeerJoined | PeerLeft
 class Changes(AsyncIterator[Change]):
     """The changes since it was made, in order; the iteration ends when the server has gone.
 
-    Cancelled, it loses none. One that nobody holds any more costs nothing.
+    Cancelled, it loses none. One that is no longer referred to costs nothing.
     """
 
     def __init__(self) -> None:

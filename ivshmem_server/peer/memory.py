@@ -19,7 +19,7 @@ class UnusableMemoryError(Exception):
 
 
 class PlainPeer(Closing):
-    """Shared memory without a server, as QEMU's ivshmem-plain has it: nobody to ring, nobody who rings.
+    """Shared memory without a server, as QEMU's ivshmem-plain has it: without rings.
 
     `open_memory()` makes one. `close()`, or the end of a `with` block, unmaps the memory.
     """

@@ -78,7 +78,7 @@ class Peer:
 
     @property
     def connected(self) -> bool:
-        """Whether the server is still there. Without it nobody joins, and leaves go unnoticed."""
+        """Whether the server is still there. Without it no peer joins, and leaves go unnoticed."""
         return not self._subscriptions.ended
 
     def ring(self, peer: int, vector: int = 0) -> None:
@@ -164,7 +164,7 @@ class Peer:
     def _count(self, peer: int, vectors: int) -> None:
         """Make the peer known once all its vectors have come.
 
-        Those who were there before us come before our own vectors, whose number nobody told. Those
+        Those who were there before us come before our own vectors, whose number is not known. Those
         who join later come after them, and have as many.
         """
         if not self._own or peer in self._peers:

@@ -82,7 +82,7 @@ def _is_interrupt(error: BaseException) -> bool:
 
 
 async def _run(options: argparse.Namespace) -> None:
-    """Run the command until it ends, nobody reads any more what it prints, or somebody presses Ctrl-C."""
+    """Run the command until it ends, its output has no reader any more, or Ctrl-C is pressed."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         await _run_while_read(options)  # in the background of a script: Ctrl-C is meant for others
         return

@@ -35,7 +35,7 @@ NEWCOMER_SECONDS = 5.0
 class PeerCommand:
     """A command that needs a server: its name, its line in the help, its arguments, what it does.
 
-    One that `lasts` prints when something happens, which may be never: it ends when nobody reads that.
+    One that `lasts` prints when something happens, which may be never: it ends when its output has no reader.
     """
 
     name: str

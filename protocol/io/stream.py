@@ -191,7 +191,7 @@ class FdStream(Closing):
         return sock
 
     def close(self) -> None:
-        """Close the socket and descriptors that nobody took; a task waiting gets ClosedResourceError."""
+        """Close the socket and descriptors that were not taken; a task waiting gets ClosedResourceError."""
         for fd in self._received_fds:
             fd.close()
         self._received_fds = []

@@ -43,7 +43,7 @@ def parse_share(text: str) -> float:
 
 
 def _scaled(text: str, units: dict[str, float], kind: str, examples: str) -> float:
-    """Return the number in `text` in the least of `units`. Without a unit nobody knows what is meant."""
+    """Return the number in `text` in the least of `units`. Without a unit its meaning is unknown."""
     match = re.fullmatch(f"{_NUMBER}({'|'.join(units)})|0", text.strip().lower())
     found = float(match[1] or 0) * units.get(match[2], 0) if match else math.inf
     if not math.isfinite(found):

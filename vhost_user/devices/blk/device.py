@@ -219,7 +219,7 @@ class Blk(VirtioDevice):
         self._writeback = True
 
     def negotiated(self, features: Feature) -> None:
-        """Take notice of what the driver turned on."""
+        """Adopt the features that the driver turned on."""
         self._is_logged = Feature.LOG_ALL in features
         self._executor.features = BlkFeature(features & self.features)
         self._choose_write_through()
