@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,13 +42,14 @@ from tests.vhost_user.raw_frontend import (
     attached,
     until,
 )
-from vhost_user import RING_FEATURES
+from vhost_user import RING_FEATURES, DeviceId, VirtioDevice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from protocol.vhost_user import FrontendChannel, Packet, Refused, Request
     from tests.vhost_user.raw_frontend import Queue
+    from vhost_user import Chain, Virtqueue
 
 PAGE = 4096
 
@@ -120,6 +122,74 @@ async def test_descriptor_in_memory_that_was_removed_breaks_the_queue(
         assert hex(more.region.guest_address) in caplog.text
         assert await works(other)
         assert await queue.stop() == 0
+
+
+class Holder(VirtioDevice):
+    """Keeps the first chain, and completes the others in one of the ways that there are."""
+
+    device_id = DeviceId.CONSOLE
+    num_queues = 1
+
+    def __init__(self, way: str, ring_features: Feature) -> None:
+        self.way = way
+        self.ring_features = ring_features
+        self.completed = 0
+
+    async def run_queue(self, queue: Virtqueue) -> None:
+        held = None
+        async for taken in self.taken(queue):
+            chains = taken if held else taken[1:]
+            held = held or taken[0]
+            if self.way == "stock":
+                queue.complete_together([(chain, 0) for chain in chains])
+                queue.flush()
+            else:
+                for chain in chains:
+                    chain.readable.read()
+                    chain.complete()
+            self.completed += len(chains)
+
+    async def taken(self, queue: Virtqueue) -> AsyncIterator[Sequence[Chain]]:
+        if self.way == "one by one":
+            async for chain in queue:
+                yield [chain]
+        elif self.way == "batches":
+            async for batch in queue.batches():
+                yield batch
+        else:
+            while await queue.available():
+                yield queue.take_now()
+
+
+def mappings(memory: GuestMemory) -> int:
+    """Return how often this process, which is both ends, has mapped a memory's file."""
+    inode = str(os.fstat(memory.fd.fileno()).st_ino)
+    return sum(line.split()[4] == inode for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+@pytest.mark.parametrize("order", [Feature.NONE, Feature.IN_ORDER])
+@pytest.mark.parametrize("way", ["one by one", "batches", "stock"])
+async def test_removed_memory_is_unmapped_while_a_chain_elsewhere_is_outstanding(
+    more: GuestMemory, way: str, order: Feature
+) -> None:
+    """A gpio event or a buffer to receive into may be outstanding for ever."""
+    device = Holder(way, RING_FEATURES | order)
+    async with attached(device) as frontend:
+        await frontend.negotiate(DEFAULT_FEATURES | order)
+        queue = await frontend.start()
+        before = mappings(more)
+        await frontend.request(AddMemReg(more.region, fds=(more.fd.dup(),)))
+        assert mappings(more) == before + 1
+        queue.ring.add([frontend.memory.filled(b"kept")], [], ())
+        for _ in range(3):
+            queue.ring.add([more.filled(b"done")], [more.buffer(16)], ())
+        queue.ring.publish()
+        queue.kick.signal()
+        with trio.fail_after(60):
+            while device.completed < 3:
+                await trio.lowlevel.checkpoint()
+        await frontend.request(RemMemReg(more.region))
+        assert mappings(more) == before
 
 
 async def test_rule_18_memory_table_is_replaced_while_rings_run() -> None:
