@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import mmap
 import os
 import stat
@@ -13,7 +14,6 @@ import struct
 from typing import TYPE_CHECKING
 
 from vhost_user.buffers import IOV_MAX, Readable
-from vhost_user.devices.blk.identity import default_serial
 from vhost_user.devices.blk.parallel_reads import ParallelReader, processors
 from vhost_user.devices.blk.sizes import block_sizes
 
@@ -40,6 +40,9 @@ three do not know, and ext4 for reads only, stays in memory. Not so NFS, FUSE an
 
 _CANNOT = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS})
 """How kernels and filesystems say that they cannot do it at all, or not at this place."""
+
+_SERIAL_PREFIX = "qc-"
+_SERIAL_BYTES = 8
 
 
 class FileDisk:
@@ -247,3 +250,18 @@ def _discard(fd: int, offset: int, length: int) -> None:
         fcntl.ioctl(fd, _BLKDISCARD, struct.pack("=QQ", offset, length))
     except OSError as error:
         raise (_CannotError if error.errno in _CANNOT else OSError)(*error.args) from None
+
+
+def default_serial(fd: int, path: str = "") -> str:
+    """Return a serial number for a disk: 19 characters, the same whenever it is opened. Raises OSError.
+
+    That of a file goes by the file itself, and stays when it is renamed; a copy has another one. That of a
+    block device, whose numbers may change when its host starts again, goes by the path that names it.
+    """
+    status = os.fstat(fd)
+    if stat.S_ISBLK(status.st_mode):
+        identity = f"device {os.path.abspath(path) if path else status.st_rdev}"  # noqa: PTH100 -- a pure text
+    else:
+        identity = f"file {os.fstatvfs(fd).f_fsid or status.st_dev} {status.st_ino}"
+    digest = hashlib.blake2b(os.fsencode(identity), digest_size=_SERIAL_BYTES)
+    return _SERIAL_PREFIX + digest.hexdigest()
