@@ -79,6 +79,7 @@ TESTED_BY: dict[str, tuple[str, ...]] = {
         "vhost_user/backend/vring.py",
     ),
     "vhost_user/ring/test_chain.py": ("vhost_user/buffers.py",),
+    "vhost_user/queue/test_ends.py": ("vhost_user/queue/iteration.py",),
     "vhost_user/devices/blk/test_requests.py": ("vhost_user/devices/blk/executor.py",),
     "vhost_user/devices/blk/test_disk.py": (
         "vhost_user/devices/blk/file.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,12 +11,12 @@ from trio.lowlevel import current_task
 
 from vhost_user.buffers import sizeof
 from vhost_user.memory import BadAddressError, IotlbMissError
+from vhost_user.queue.iteration import Batches, UntilStop
 from vhost_user.queue.requests import Requests
 from vhost_user.ring import BrokenRingError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
-    from types import TracebackType
 
     from protocol.io import EventFd
     from protocol.virtio.features import Feature
@@ -166,7 +167,7 @@ class Virtqueue:
         What the iterating task completes is published when it asks for the next batch, or by
         `flush()`: one notification a batch. What other tasks complete is published at once.
         """
-        return _Batches(self, limit)
+        return Batches(partial(self.next_batch, limit))
 
     def requests(
         self, header: Layout, *, room: int = 0, refusal: bytes | Callable[[Chain], bytes] = b""
@@ -261,7 +262,7 @@ class Virtqueue:
             self.recheck()
         self._owner.published(wants_call)
 
-    def until_stop(self) -> _UntilStop:
+    def until_stop(self) -> UntilStop:
         """Cancel the block when the queue is to stop; for waiting with a chain in hand.
 
         ::
@@ -271,7 +272,7 @@ class Virtqueue:
             if scope.cancelled_caught:
                 chain.put_back()
         """
-        return _UntilStop(self._scopes, self._stopping)
+        return UntilStop(self._scopes, self._stopping)
 
     # For the owner
 
@@ -433,40 +434,3 @@ class Virtqueue:
             self.broken = str(error)
             self._owner.broke(self.broken)
             self.stop()
-
-
-class _UntilStop:
-    """What `Virtqueue.until_stop()` returns: a cancel scope that its queue knows while it is entered."""
-
-    def __init__(self, scopes: set[trio.CancelScope], stopping: bool) -> None:
-        self._scopes = scopes
-        self._scope = trio.CancelScope()
-        if stopping:
-            self._scope.cancel()
-
-    def __enter__(self) -> trio.CancelScope:
-        self._scopes.add(self._scope)
-        return self._scope.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self._scopes.discard(self._scope)
-        return bool(self._scope.__exit__(kind, error, trace))
-
-
-class _Batches:
-    """What `Virtqueue.batches()` returns."""
-
-    def __init__(self, queue: Virtqueue, limit: int) -> None:
-        self._queue = queue
-        self._limit = limit
-
-    def __aiter__(self) -> AsyncIterator[Batch]:
-        return self
-
-    async def __anext__(self) -> Batch:
-        batch = await self._queue.next_batch(self._limit)
-        if not batch:
-            raise StopAsyncIteration
-        return batch

@@ -42,8 +42,8 @@ class Chain:
     nor has one of a queue that was taken from the device.
     """
 
-    # How it works: the ring makes a chain while it walks the descriptors, and fills all of it in there, as
-    # an __init__ would double the cost of a request. It is in the ring's record until it is published or
+    # How it works: the ring makes a chain while it walks the descriptors, and fills it in there and when it
+    # records it, as an __init__ would double the cost of a request. It is in the ring's record until it is published or
     # rewound. `written` is both the length and the state: NOT_COMPLETED until complete() sets it. The
     # buffers are views into the guest's memory, and keep its mapping. They are cleared as soon as the chain
     # is published, in place, as cursors hold the same lists. Any task may complete; one thread runs all.

@@ -10,7 +10,7 @@ from protocol.virtio.packed import EventFlags
 from protocol.virtio.split import DescriptorFlag
 from vhost_user.memory import TOTAL_STORE_ORDER, BadAddressError, IotlbMissError, fence
 from vhost_user.ring import packed_place
-from vhost_user.ring.chain import NOT_COMPLETED, Chain
+from vhost_user.ring.chain import Chain
 from vhost_user.ring.inflight_packed import PackedInflight
 from vhost_user.ring.packed_place import Place
 from vhost_user.ring.ring import (
@@ -264,8 +264,6 @@ class PackedRing(Ring):
     ) -> list[Chain]:
         """Return available chains from `cursor` on, up to the first that is not as it must be."""
         batch: list[Chain] = []
-        completions = self.completions
-        number_of_chain = self.popped
         unpack = self._unpack
         ring_table, ring_flags = cursor.table, cursor.flags
         ring_end = len(ring_table)
@@ -284,10 +282,6 @@ class PackedRing(Ring):
                 place = slot << 4
                 after = table_end = slots = 0
                 chain = Chain()
-                chain._completions = completions
-                chain.written = NOT_COMPLETED
-                chain.is_put_back = False
-                chain._readable = chain._writable = None
                 readable: list[memoryview] = []
                 writable: list[memoryview] = []
                 chain.readable_buffers = readable
@@ -352,11 +346,8 @@ class PackedRing(Ring):
                         place = 0
                 if readable_length + writable_length > MAX_CHAIN_BYTES:
                     raise BrokenRingError("a chain of more than 4 GiB")
-                chain.readable_length = readable_length
-                chain.writable_length = writable_length
+                chain.readable_length, chain.writable_length = readable_length, writable_length
                 chain.slots = slots
-                chain.number = number_of_chain
-                number_of_chain += 1
                 if note is not None:
                     chain.entry = note(ring_table, slot, slots)
                 batch.append(chain)

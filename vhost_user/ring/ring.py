@@ -11,7 +11,7 @@ from protocol.virtio.features import Feature
 from protocol.virtio.split import DESCRIPTOR_SIZE
 from vhost_user.memory import BadAddressError, DirtyLogError, IotlbMissError
 from vhost_user.ring import in_order
-from vhost_user.ring.chain import Unattended
+from vhost_user.ring.chain import NOT_COMPLETED, Unattended
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -207,10 +207,18 @@ class Ring(ABC):
         self._generation = generation
 
     def _took(self, batch: Batch) -> None:
-        """Record chains in the order in which the driver made them available."""
+        """Fill in the rest of new chains, and record them in the order in which they were made available."""
         if self._config.only_read:
             read_whole(batch)
-        self.popped += len(batch)
+        number, completions = self.popped, self.completions
+        for chain in batch:
+            chain.number = number
+            number += 1
+            chain._completions = completions
+            chain.written = NOT_COMPLETED
+            chain.is_put_back = False
+            chain._readable = chain._writable = None
+        self.popped = number
         self._taken.update(dict.fromkeys(batch))
 
     def _prepare(self, done: Sequence[Chain]) -> Sequence[Chain]:

@@ -9,7 +9,7 @@ from protocol.virtio import split
 from protocol.virtio.features import Feature
 from protocol.virtio.split import DescriptorFlag
 from vhost_user.memory import TOTAL_STORE_ORDER, BadAddressError, IotlbMissError, fence
-from vhost_user.ring.chain import NOT_COMPLETED, Chain
+from vhost_user.ring.chain import Chain
 from vhost_user.ring.inflight_split import SplitInflight
 from vhost_user.ring.ring import (
     MAX_CHAIN_BYTES,
@@ -210,8 +210,6 @@ class SplitRing(Ring):
     ) -> list[Chain]:
         """Return the chains whose heads are at `places`, up to the first that is not as it must be."""
         batch: list[Chain] = []
-        completions = self.completions
-        number = self.popped
         unpack = self._unpack
         # Runs of guest memory that held the last buffers: most descriptors need no look at the table.
         ring_table = self._table
@@ -226,10 +224,6 @@ class SplitRing(Ring):
                 left = self._size
                 chain = Chain()
                 chain.head = head
-                chain._completions = completions
-                chain.written = NOT_COMPLETED
-                chain.is_put_back = False
-                chain._readable = chain._writable = None
                 readable: list[memoryview] = []
                 writable: list[memoryview] = []
                 chain.readable_buffers = readable
@@ -285,10 +279,7 @@ class SplitRing(Ring):
                     index = following
                 if readable_length + writable_length > MAX_CHAIN_BYTES:
                     raise BrokenRingError("a chain of more than 4 GiB")
-                chain.readable_length = readable_length
-                chain.writable_length = writable_length
-                chain.number = number
-                number += 1
+                chain.readable_length, chain.writable_length = readable_length, writable_length
                 if note is not None:
                     note(head)
                 batch.append(chain)
