@@ -10,27 +10,23 @@ QEMU docs/specs/ivshmem-spec.rst, "The ivshmem server".
 #   blocked       its socket is full: `_drain`, a task of its own, is the only one that sends to it
 #   doomed        it is in `_doomed` as well, with the reason; the next `_settle()` disconnects it
 #   disconnected  its stream is closed, its id given back, and the others have its leave queued
-#   refused       it was never a client: it is in `_refused`, and holds its connection until it leaves
+#   refused       it was never a client: it is in `refusals`, and holds its connection until it leaves
 #
 # `_settle()` is the one place that sends to clients that are not blocked. Sending may find further clients
 # that have gone, whose leave the others are to be told: so it goes on until none is doomed. Nothing is
 # awaited in it, so that no client sees a join and a leave in another order than the others do.
 #
-# Descriptors: the stream of a client is closed by `_disconnect()`, that of a refused client by `_see_off()`,
-# or by `_close_first_refused()` where too many are held. The registry owns the eventfds, and closes those of
-# an id that has left, but for the slots of a sticky server. The memory and the listener are the caller's.
-# Spare descriptors are closed to refuse clients at the limit of open files, and opened again when refused
-# ones leave.
+# Descriptors: the stream of a client is closed by `_disconnect()`, that of a refused client by `refusals`.
+# The registry owns the eventfds, and closes those of an id that has left, but for the slots of a sticky
+# server. The memory and the listener are the caller's.
 #
 # A crash closes every stream. Clients go on with the memory and the eventfds that they were passed, and ring
 # each other; they never hear of a peer again. What the next server knows of them is in `id_mark`.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -39,11 +35,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from ivshmem_server.id_supply import IdSupply
-from protocol.fds import OwnedFd
+from ivshmem_server.refusals import Refusals, send_queued
 from protocol.io.eventfd import EventFd, drain
 from protocol.io.exhaustion import is_exhausted
 from protocol.io.stream import RETRY_SECONDS, AncillaryLostError, Credentials
-from protocol.ivshmem import IdsExhaustedError, Refusal, Registry, ServerSession
+from protocol.ivshmem import IdsExhaustedError, Refusal, Registry
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -55,20 +51,8 @@ if TYPE_CHECKING:
 DEFAULT_MAX_PEERS = 65536
 DEFAULT_MAX_QUEUED = 65536
 
-MAX_REFUSED = 64
-"""How many refused clients may hold their connection; of more, the one refused first is closed."""
-
-SHOWN_GROUPS = 32
-"""How many groups of a refused client a line of the log tells; its "groups" in JSON are all."""
-
 ACCEPT_BATCH = 16
 """How many clients to admit before everybody is told of them."""
-
-SPARE_DESCRIPTORS = 8
-"""How many clients can be refused at once, and hold their connections, at the limit of open files."""
-
-ACCEPT_RETRY_SECONDS = 0.1
-"""How long a connection waits that cannot even be accepted to be refused."""
 
 _TALKED = "it sent something, and the protocol is one-way"
 
@@ -137,9 +121,7 @@ class IvshmemServer:
         self._allow_gids = frozenset(allow_gids)
         self._clients: dict[Member, Client] = {}
         self._doomed: dict[Client, str] = {}
-        self._refused: dict[FdStream, None] = {}
-        self._spares: list[OwnedFd] = []
-        self._fill_spares()
+        self._refusals = Refusals(self.counters)
 
     @property
     def vectors(self) -> int:
@@ -178,8 +160,7 @@ class IvshmemServer:
             client.stream.close()
         self._clients.clear()
         self._registry.close()
-        for spare in self._spares:
-            spare.close()
+        self._refusals.close()
 
     # A client comes
 
@@ -197,37 +178,13 @@ class IvshmemServer:
             exhausted = True
         self._settle(nursery)
         if exhausted:
-            await self._refuse_at_limit(listener, nursery)
-
-    async def _refuse_at_limit(self, listener: Listener, nursery: trio.Nursery) -> None:
-        """Refuse a client at the limit of open files, with a spare descriptor or a refused client's.
-
-        It holds its connection as any other that is refused: see `_hold()`.
-        """
-        if self._spares:
-            self._spares.pop().close()
-        elif self._refused:
-            self._close_first_refused()
-        try:
-            stream = listener.accept_nowait()
-        except OSError:
-            await trio.sleep(ACCEPT_RETRY_SECONDS)
-            self._fill_spares()
-        else:
-            self._refuse(stream, Refusal.NO_RESOURCES)
-            self._hold(stream, nursery)
-
-    def _fill_spares(self) -> None:
-        with contextlib.suppress(OSError):
-            while len(self._spares) < SPARE_DESCRIPTORS:
-                self._spares.append(OwnedFd(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)))
+            await self._refusals.refuse_at_limit(listener, nursery)
 
     def _admit(self, stream: FdStream, nursery: trio.Nursery) -> None:
         credentials = stream.peer_credentials()
         member = self._join(stream, credentials)
         if isinstance(member, Refusal):
-            self._refuse(stream, member)
-            self._hold(stream, nursery)
+            self._refusals.refuse(stream, member, nursery)
             return
         client = self._clients[member] = Client(stream, member, credentials)
         self._note("joined", client)
@@ -258,45 +215,6 @@ class IvshmemServer:
         if who.uid in self._allow_uids or who.gid in self._allow_gids:
             return True
         return bool(self._allow_gids) and not self._allow_gids.isdisjoint(stream.peer_groups())
-
-    def _refuse(self, stream: FdStream, reason: Refusal) -> None:
-        who = stream.peer_credentials()
-        groups = stream.peer_groups()
-        name = reason.name.lower()
-        self.counters[f"refused: {name}"] += 1
-        text = f"pid {who.pid}, uid {who.uid}, gid {who.gid}, {_groups_text(groups)}"
-        fields = {"event": "refused", "reason": name, **who._asdict(), "groups": groups}
-        _log.warning("refused %s: %s", text, reason.text, extra=fields)
-        session = ServerSession()
-        session.refuse(reason)
-        with contextlib.suppress(OSError):  # it may have gone already
-            _send(stream, session)
-            stream.send_eof()
-
-    def _hold(self, stream: FdStream, nursery: trio.Nursery) -> None:
-        """Leave it to a refused client to close its connection.
-
-        A QEMU into which a device is plugged connects first, and reads the refusal when the device
-        comes: where the connection is closed by then, the refusal is lost and QEMU spins for ever.
-        """
-        if len(self._refused) >= MAX_REFUSED:
-            self._close_first_refused()
-        self._refused[stream] = None
-        nursery.start_soon(self._see_off, stream)
-
-    async def _see_off(self, stream: FdStream) -> None:
-        """Wait until a refused client has gone, and close its connection."""
-        try:
-            with stream, contextlib.suppress(OSError, trio.ClosedResourceError):
-                await stream.receive(1, max_fds=0)
-        finally:
-            self._refused.pop(stream, None)
-            self._fill_spares()
-
-    def _close_first_refused(self) -> None:
-        first = next(iter(self._refused))
-        del self._refused[first]
-        first.close()
 
     # A client goes
 
@@ -369,7 +287,7 @@ class IvshmemServer:
         session = client.member.session
         queued = session.queued
         try:
-            _send(client.stream, session)
+            send_queued(client.stream, session)
         except BlockingIOError:
             return client.stream.wait_writable
         except OSError as error:
@@ -391,28 +309,11 @@ class IvshmemServer:
             _log.debug("%s %s", client, event, extra=fields)
 
 
-def _groups_text(groups: Sequence[int]) -> str:
-    """Return the groups of a client for a line of the log, which has room for some."""
-    if not groups:
-        return "no other groups"
-    shown = ", ".join(map(str, groups[:SHOWN_GROUPS]))
-    more = f" and {len(groups) - SHOWN_GROUPS} more" if len(groups) > SHOWN_GROUPS else ""
-    return f"groups {shown}{more}"
-
-
 _Pause = Callable[[], Awaitable[None]]
 
 
 async def _retry_pause() -> None:
     await trio.sleep(RETRY_SECONDS)
-
-
-def _send(stream: FdStream, session: ServerSession) -> None:
-    """Send until nothing is left. Raises OSError; BlockingIOError where the socket is full."""
-    while (message := session.next_message()) is not None:
-        # Eight bytes of a UNIX stream socket go whole or not at all: the kernel never splits a page.
-        stream.send_nowait(message.buffers, message.ancillary)
-        session.sent()
 
 
 def _make_eventfds(vectors: int) -> Sequence[EventFd]:

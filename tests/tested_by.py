@@ -23,6 +23,7 @@ TESTED_BY: dict[str, tuple[str, ...]] = {
         "protocol/io/file_lock.py",
         "protocol/io/posix_memory.py",
     ),
+    "ivshmem_server/test_server.py": ("ivshmem_server/refusals.py",),
     "ivshmem_server/peer/test_peer.py": ("ivshmem_server/peer/changes.py",),
     "ivshmem_server/peer/test_faults.py": ("ivshmem_server/peer/connection.py",),
     "ivshmem_server/program/test_commands.py": (

@@ -14,7 +14,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivshmem_server.server import SPARE_DESCRIPTORS
+from ivshmem_server.refusals import SPARE_DESCRIPTORS
 from ivshmem_server.status import format_status, status_document
 from protocol.io import connect
 from protocol.ivshmem import MAX_ID, MAX_VECTORS, MemoryReceived, Refusal, VectorReceived

@@ -43,10 +43,10 @@ class Chain:
     """
 
     # How it works: the ring makes a chain while it walks the descriptors, and fills it in there and when it
-    # records it, as an __init__ would double the cost of a request. It is in the ring's record until it is published or
-    # rewound. `written` is both the length and the state: NOT_COMPLETED until complete() sets it. The
-    # buffers are views into the guest's memory, and keep its mapping. They are cleared as soon as the chain
-    # is published, in place, as cursors hold the same lists. Any task may complete; one thread runs all.
+    # records it, as an __init__ would double the cost of a request. It is in the ring's record until it is
+    # published or rewound. `written` is both the length and the state: NOT_COMPLETED until complete() sets
+    # it. The buffers are views into the guest's memory, and keep its mapping. They are cleared as soon as the
+    # chain is published, in place, as cursors hold the same lists. Any task may complete, in the one thread.
     __slots__ = (
         "_completions",
         "_readable",
