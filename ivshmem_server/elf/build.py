@@ -94,7 +94,7 @@ class TypeBuilder:
     def _build(self, die: DIE) -> CType:
         builder = _BUILDERS.get(str(die.tag))
         if builder is None:
-            raise ElfViewError(f"{self._name(die)} is no type that memory can hold")
+            raise ElfViewError(f"{self._name(die)} is not a type that memory can hold")
         return builder(self, die)
 
     def _name(self, die: DIE) -> str:

@@ -32,7 +32,7 @@ QUIET_SECONDS = 0.1
 """How long a server is quiet once it has sent all our vectors. Nothing in the protocol tells."""
 
 MISSING_SECONDS = 1.0
-"""How long a server is quiet before vectors that we expect are missing: a busy server is no error."""
+"""How long a server is quiet before vectors that we expect are missing: a busy server is not an error."""
 
 SETUP_SECONDS = 10.0
 

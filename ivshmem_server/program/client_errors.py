@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def explain(error: BaseException, options: argparse.Namespace) -> str | None:
-    """Return the line for `error`; None where it is no mistake of a user or a server, but a bug."""
+    """Return the line for `error`; None where it is not a mistake of a user or a server, but a bug."""
     match error:
         case RemoteProtocolError():
             return f"{error} (server at {options.socket_path})"

@@ -1,5 +1,5 @@
 /*
- * The driver's side of a virtqueue, split or packed, with EVENT_IDX (virtio 1.2, sections 2.7 and
+ * The driver's side of a virtqueue, split or packed, with EVENT_IDX (virtio 1.3, sections 2.7 and
  * 2.8). A request is one chain that is named by a slot number: one indirect descriptor, or in a
  * split ring without INDIRECT_DESC as many descriptors as MAX_PARTS in a row.
  */

@@ -123,7 +123,7 @@ class GuestMemory:
 
         For code that follows addresses itself. The addresses are valid until `generation` changes; whoever
         gives up the thread meanwhile holds views into the regions. Empty with an IOTLB: the driver's
-        addresses are no guest addresses then, and `window()` is asked.
+        addresses are not guest addresses then, and `window()` is asked.
         """
         return () if self._iotlb is not None else self._table
 

@@ -73,7 +73,7 @@ def to_json(value: Value) -> Json:
             return _json_item(value.type, content)
         case Unreadable(type=Opaque(reason=reason)):
             return {"unreadable": reason}
-    raise TypeError(f"{value!r} is no decoded value")
+    raise TypeError(f"{value!r} is not a decoded value")
 
 
 def _json_members(fields: Sequence[tuple[Member, Value]]) -> dict[str, Json]:

@@ -29,7 +29,7 @@ class Discriminants:
         elif isinstance(plain, Enum):
             self._signed = plain.signed
         else:
-            raise ElfViewError(f"the discriminant is of type {ctype.name}, which is no number")
+            raise ElfViewError(f"the discriminant is of type {ctype.name}, which is not a number")
         self._bits = 8 * plain.size
         self._big_endian = plain.big_endian
 

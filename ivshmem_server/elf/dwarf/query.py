@@ -55,7 +55,7 @@ class Query:
         text = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
         match = _SYNTAX.fullmatch(text.strip())
         if match is None or match[3].endswith("::") or (is_variable and match[1]):
-            raise ElfViewError(f"{text!r} is no name of a {_WANTED[is_variable]}")
+            raise ElfViewError(f"{text!r} is not the name of a {_WANTED[is_variable]}")
         found = cls(match[3], match[1], match[2] is not None, is_variable=is_variable)
         place = _PLACE.fullmatch(match[4] or "")
         if place is None:

@@ -170,11 +170,11 @@ def test_names_are_what_find_takes(types: ElfTypes) -> None:
         ("point@other.c", "has no point@other.c, but defines struct point in program.c"),
         ("struct opaque", "it only declares struct opaque in program.c: give the ELF that defines it"),
         ("zzzzzz", "compilers leave out types that nothing uses"),
-        ("", "'' is no name of a type"),
-        ("@program.c", "is no name of a type"),
-        ("::", "'::' is no name of a type"),
+        ("", "'' is not the name of a type"),
+        ("@program.c", "is not the name of a type"),
+        ("::", "'::' is not the name of a type"),
         ("point\udcff", "has no point\\xff; did you mean struct point"),
-        ("point::", "'point::' is no name of a type"),
+        ("point::", "'point::' is not the name of a type"),
     ],
 )
 def test_name_that_nothing_defines(types: ElfTypes, asked: str, said: str) -> None:
@@ -232,7 +232,7 @@ def test_definitions_that_differ_in_names_of_types_only_are_one(tmp_path: Path) 
 def test_functions_and_void_are_no_types_of_memory(tmp_path: Path) -> None:
     source = "typedef int call_t(int); typedef void nothing_t; call_t *call; nothing_t *nothing;"
     types = load_types(GCC.compile(tmp_path, source))
-    with pytest.raises(ElfViewError, match="no type that memory can hold"):
+    with pytest.raises(ElfViewError, match="not a type that memory can hold"):
         types.find("call_t")
     with pytest.raises(ElfViewError, match="nothing_t is void"):
         types.find("nothing_t")

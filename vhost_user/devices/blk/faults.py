@@ -192,7 +192,7 @@ def _parse_action(text: str) -> Fault:
 def _parse_sectors(text: str) -> range:
     match = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
     if match is None or int(match[2] or match[1]) < int(match[1]):
-        raise ValueError(f"'{text}' are no sectors; write them as 100-200, or 100 for one")
+        raise ValueError(f"'{text}' are not sectors; write them as 100-200, or 100 for one")
     return range(int(match[1]), int(match[2] or match[1]) + 1)
 
 

@@ -83,7 +83,7 @@ class FileDisk:
         self.block_sizes = block_sizes(self._fd, logical_block_size)
         self.size = 0
         self.rest = 0
-        """Bytes after the last whole block, which are no part of the disk."""
+        """Bytes after the last whole block, which are not part of the disk."""
         self.measure()
 
     def fileno(self) -> int:

@@ -178,7 +178,7 @@ class ConnectionTable:
         header = Header.decode(readable.read(HEADER_SIZE))
         own = Address(header.dst_cid, header.dst_port)
         if header.src_cid != self.cid or header.type != SocketType.STREAM:
-            self.complain("sends packets from another CID, or of sockets that are no streams")
+            self.complain("sends packets from another CID, or of sockets that are not streams")
             self._refuse(header)
         elif (stream := self._streams.get((own, header.src_port))) is not None:
             if header.length > readable.remaining:

@@ -1,4 +1,4 @@
-"""The driver's side of a packed virtqueue (virtio 1.2, section 2.8)."""
+"""The driver's side of a packed virtqueue (virtio 1.3, section 2.8)."""
 
 from __future__ import annotations
 

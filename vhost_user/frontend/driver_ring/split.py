@@ -1,4 +1,4 @@
-"""The driver's side of a split virtqueue (virtio 1.2, section 2.7)."""
+"""The driver's side of a split virtqueue (virtio 1.3, section 2.7)."""
 
 from __future__ import annotations
 

@@ -103,7 +103,9 @@ def test_discriminant_that_is_no_number(types: ElfTypes) -> None:
     assert to_json(decode(types.find("strange"), b"\0\0\0\7")) == {
         "sound": 7,
         "real": 0.0,
-        "variants of struct strange": {"unreadable": "the discriminant is of type half, which is no number"},
+        "variants of struct strange": {
+            "unreadable": "the discriminant is of type half, which is not a number"
+        },
     }
 
 

@@ -206,7 +206,7 @@ def test_offer(image: Path) -> None:
 def test_cache_mode_follows_what_the_driver_turned_on(
     blk: Blk, features: BlkFeature, asked: int, writeback: int
 ) -> None:
-    """In either order: after a migration the mode comes before the features (virtio 1.2, section 5.2.6.2)."""
+    """In either order: after a migration the mode comes before the features (virtio 1.3, section 5.2.6.2)."""
     blk.negotiated(Feature(features) | Feature.VERSION_1)
     set_writeback(blk, asked)
     assert config(blk).writeback == writeback
