@@ -52,7 +52,7 @@ def test_rule_as_people_write_it(text: str, fault: Fault) -> None:
         ("read:latency", "'' is not a time; write it as 20ms"),
         ("read:latency=10", "'10' is not a time"),
         ("read:latency=-1ms", "'-1ms' is not a time"),
-        ("read:lba=200-100:error", "'200-100' are no sectors"),
+        ("read:lba=200-100:error", "'200-100' are not sectors"),
         ("read:lba=x:error", "'x' are not sectors; write them as 100-200"),
         ("read:times=0:error", "'0' is not a number of times"),
         ("read:sector=1:error", "'sector=1' is not a condition: lba=FIRST-LAST or times=N"),
