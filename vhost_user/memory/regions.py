@@ -106,7 +106,8 @@ class GuestMemory:
         self.log: DirtyLog | None = None
         """Where writes are noted while VHOST_F_LOG_ALL is on. Whoever sets it keeps it."""
         self._mapped: list[_Mapped] = []
-        self._table: tuple[tuple[int, int, int], ...] = ()
+        self._table: tuple[tuple[int, int, int], ...] | None = ()
+        """What `flat_table` returns; None until it is asked for after a change."""
         self._starts: list[int] = []
         self._iotlb: Iotlb | None = None
         self._together: WeakValueDictionary[tuple[tuple[int, int], ...], memoryview] = WeakValueDictionary()
@@ -125,7 +126,11 @@ class GuestMemory:
         gives up the thread meanwhile holds views into the regions. Empty with an IOTLB: the driver's
         addresses are not guest addresses then, and `window()` is asked.
         """
-        return () if self._iotlb is not None else self._table
+        if self._iotlb is not None:
+            return ()
+        if self._table is None:
+            self._table = tuple(_row(each) for each in self._mapped)
+        return self._table
 
     @property
     def files(self) -> dict[tuple[int, int], Region]:
@@ -276,7 +281,7 @@ class GuestMemory:
     def _change(self, mapped: list[_Mapped]) -> None:
         self._mapped = mapped
         self._together.clear()  # their addresses may be another region's from now on
-        self._table = tuple(_row(entry) for entry in mapped)
+        self._table = None
         self._starts = [entry.region.guest_address for entry in mapped]
         self.generation += 1
 
