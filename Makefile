@@ -1,7 +1,7 @@
 # Everything there is to run here. Each target installs what it needs first and says so:
 #   make demo    two real QEMU guests and a host process share memory and ring each other
 #   make guest   a shell in a real Linux guest, with the devices that DEVICES= tells QEMU of
-#   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest: about six minutes
+#   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest: about eight minutes
 #   make test-all  all tests, with User Mode Linux, programs of other people's, and older QEMUs: what CI runs,
 #                in about 25 minutes with -j3 -O
 #   make fuzz    any bytes to everything that takes bytes, FUZZ_SECONDS= to each target, 600 by default
@@ -62,7 +62,7 @@ guest: setup
 
 # Two parts at a time, each of which prints when it has ended.
 test: setup
-	@echo "test: linters, unit tests and guests side by side, about six minutes on two processors"
+	@echo "test: linters, unit tests and guests side by side, about eight minutes on two processors"
 	@HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-quick} $(MAKE) --no-print-directory $(PARALLEL) \
 	    QUICK=' and not extended' lint guest-tests unit-tests
 

@@ -98,7 +98,13 @@ CACHES = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("disks", [RINGS, CACHES], ids=["rings", "queues and caches"])
+@pytest.mark.parametrize(
+    "disks",
+    [
+        pytest.param(RINGS, id="rings"),
+        pytest.param(CACHES, id="queues and caches", marks=pytest.mark.extended),
+    ],
+)
 async def test_fio_finds_what_it_wrote(directory: Path, disks: list[Disk]) -> None:
     original = random.Random(2).randbytes(DISK_SIZE)
     devices = ["-smp", "2"]
@@ -178,7 +184,7 @@ A line ends it, when they have finished what they are at: however fast it is, it
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("packed", ["off", "on"])
+@pytest.mark.parametrize("packed", ["off", pytest.param("on", marks=pytest.mark.extended)])
 async def test_back_end_is_killed_under_load(directory: Path, packed: str) -> None:
     image = directory / "image"
     original = random.Random(3).randbytes(8 * MIB)

@@ -112,7 +112,7 @@ async def test_hwrng_gives_different_bytes_also_after_a_reboot(directory: Path) 
 
 
 @pytest.mark.parametrize("event_idx", [True, pytest.param(False, marks=pytest.mark.extended)])
-@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("packed", [True, pytest.param(False, marks=pytest.mark.extended)])
 async def test_disk_is_what_the_file_is(image: Path, *, packed: bool, event_idx: bool) -> None:
     properties = f",packed={'on' if packed else 'off'},event_idx={'on' if event_idx else 'off'}"
     async with guest_with_disk(image, properties=properties) as guest:
@@ -178,6 +178,7 @@ async def test_read_only_disk_refuses_writes(image: Path) -> None:
         assert content(image) == random.Random(1).randbytes(DISK_SIZE)
 
 
+@pytest.mark.extended
 async def test_file_system_survives_a_reboot_and_a_reset(image: Path) -> None:
     mount = f"modprobe -a virtio_blk crc32c_generic ext4 && mkdir -p /tmp/disk && mount {DISK} /tmp/disk"
     async with guest_with_disk(image) as guest:
