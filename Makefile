@@ -23,9 +23,10 @@ UML = $(if $(CI)$(filter test-all,$(MAKECMDGOALS)),uml)
 # What tests need besides.
 TESTS = $(if $(filter test test-all,$(MAKECMDGOALS)),--tests)
 
-# Tests that need neither QEMU nor a guest, and those that need both. QUICK is for `make test`.
-UNIT = not qemu and not guest and not uml and not peers$(QUICK)
-GUEST = (qemu or guest) and not peers$(QUICK)
+# Tests that need neither QEMU nor a guest, and those that need both. `make test` sets QUICK.
+CHOSEN = $(if $(QUICK),not extended and)
+UNIT = $(CHOSEN) not qemu and not guest and not uml and not peers
+GUEST = $(CHOSEN) (qemu or guest) and not peers
 
 # The platforms that all is to be tested on, and those of them that `make test` leaves out.
 PLATFORMS := $(shell $(PYTHON) -m tests.rig.debian.platforms)
@@ -64,7 +65,7 @@ guest: setup
 test: setup
 	@echo "test: linters, unit tests and guests side by side, about eight minutes on two processors"
 	@HYPOTHESIS_PROFILE=$${HYPOTHESIS_PROFILE:-quick} $(MAKE) --no-print-directory $(PARALLEL) \
-	    QUICK=' and not extended' lint guest-tests unit-tests
+	    QUICK=1 lint guest-tests unit-tests
 
 test-all: lint $(UML) unit-tests guest-tests uml-tests peer-tests $(OTHERS:%=guest-tests-on-%)
 
