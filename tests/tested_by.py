@@ -58,7 +58,6 @@ TESTED_BY: dict[str, tuple[str, ...]] = {
     "vhost_user/backend/test_exhaustion.py": ("protocol/io/exhaustion.py",),
     "vhost_user/backend/test_migration.py": (
         "vhost_user/backend/device_state.py",
-        "vhost_user/backend/dirty_logging.py",
         "vhost_user/backend/handlers/migration.py",
         "vhost_user/backend/inflight.py",
         "vhost_user/memory/inflight_file.py",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,52 +10,35 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from protocol.fds import OwnedFd
-from protocol.io import EventFd
 from protocol.vhost_user import (
     AddMemReg,
-    BackendIotlbMsg,
     GetMaxMemSlots,
-    IotlbMsg,
-    IotlbType,
     MemoryRegion,
     Number,
-    Permission,
     ProtocolFeature,
     RemMemReg,
-    SetFeatures,
-    SetLogBase,
-    SetLogFd,
     SetMemTable,
-    VringAddressFlag,
 )
 from protocol.virtio.features import Feature
-from tests.vhost_user.echo import Echo, Gate
+from tests.vhost_user.echo import Echo
 from tests.vhost_user.raw_frontend import (
     DEFAULT_FEATURES,
     GUEST,
     MEMORY_SIZE,
     USER,
-    Frontend,
     GuestMemory,
     attached,
     until,
+    works,
 )
 from vhost_user import RING_FEATURES, DeviceId, VirtioDevice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
-    from protocol.vhost_user import FrontendChannel, Packet, Refused, Request
-    from tests.vhost_user.raw_frontend import Queue
     from vhost_user import Chain, Virtqueue
 
 PAGE = 4096
-
-
-async def works(queue: Queue) -> bool:
-    """Tell whether the device serves the queue."""
-    return await queue.exchange([b"ping"], [8]) == [b"ping"]
 
 
 def another_region(number: int = 1, size: int = 1 << 20) -> GuestMemory:
@@ -257,281 +239,3 @@ async def test_gpa_addresses_name_rings_by_guest_address() -> None:
 
 
 # The guest's IOMMU
-
-SHIFT = 0x10_0000_0000
-"""I/O virtual addresses are guest addresses and this."""
-
-
-class Iommu:
-    """A front-end that maps everything, a page at a time, when it is asked."""
-
-    def __init__(self, frontend: Frontend, *, answers: bool = True) -> None:
-        self.misses: list[int] = []
-        self.failures: list[BackendIotlbMsg] = []
-        self.is_silent = False
-        """Whether it leaves misses unanswered."""
-        self.flushes = 0
-        """How often it has everything forgotten between telling of a page and the answer to the miss."""
-        self._frontend = frontend
-        self._answers = answers
-        frontend.answer = self.answer  # type: ignore[method-assign]
-
-    async def answer(self, session: FrontendChannel, request: Request | Refused) -> Packet | None:
-        assert isinstance(request, BackendIotlbMsg)
-        if request.type is IotlbType.ACCESS_FAIL:
-            self.failures.append(request)
-            return session.acknowledge(request)
-        assert request.type is IotlbType.MISS
-        self.misses.append(request.iova)
-        if self.is_silent:
-            return None
-        if self._answers:
-            await self.map(request.iova)
-        if self.flushes:
-            self.flushes -= 1
-            await self.flush()
-        return session.acknowledge(request, ok=self._answers)
-
-    async def flush(self) -> None:
-        """Have all that was told forgotten."""
-        await self._frontend.request(IotlbMsg(0, 1 << 63, 0, Permission.READ, IotlbType.INVALIDATE))
-
-    async def map(self, iova: int) -> None:
-        page = iova // PAGE * PAGE
-        user = page - SHIFT - GUEST + USER
-        access = Permission.READ | Permission.WRITE
-        await self._frontend.request(IotlbMsg(page, PAGE, user, access, IotlbType.UPDATE))
-
-
-async def translated(frontend: Frontend) -> Queue:
-    """Start a queue that finds nothing but by asking for it."""
-    features = DEFAULT_FEATURES | Feature.ACCESS_PLATFORM
-    await frontend.negotiate(features)
-    await frontend.share_memory()
-    # The driver's addresses are I/O virtual ones.
-    region = frontend.memory.region
-    frontend.memory.region = replace(region, guest_address=GUEST + SHIFT, user_address=GUEST + SHIFT)
-    return frontend.queue()
-
-
-async def test_addresses_are_asked_for_when_they_are_needed() -> None:
-    async with attached(Echo()) as frontend, trio.open_nursery() as nursery:
-        queue = await translated(frontend)
-        await frontend.open_channel(nursery)
-        iommu = Iommu(frontend)
-        await queue.start()
-        frontend.memory.allocate(2 * PAGE)
-        for _ in range(3):
-            assert await works(queue)
-        asked = len(iommu.misses)
-        assert asked == 2  # the ring's page, and the buffers'
-        await iommu.flush()
-        assert await works(queue)
-        assert len(iommu.misses) > asked
-        await queue.stop()
-        nursery.cancel_scope.cancel()
-
-
-async def test_page_that_is_invalidated_before_the_miss_is_answered_is_asked_for_again() -> None:
-    async with attached(Echo()) as frontend, trio.open_nursery() as nursery:
-        queue = await translated(frontend)
-        await frontend.open_channel(nursery)
-        iommu = Iommu(frontend)
-        iommu.flushes = 3
-        await queue.start()
-        frontend.memory.allocate(2 * PAGE)
-        assert await works(queue)
-        assert iommu.failures == []
-        assert iommu.misses[0] == iommu.misses[1]
-        await queue.stop()
-        nursery.cancel_scope.cancel()
-
-
-async def test_address_that_the_guest_does_not_permit_breaks_the_queue(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async with attached(Echo()) as frontend, trio.open_nursery() as nursery:
-        queue = await translated(frontend)
-        await frontend.open_channel(nursery)
-        iommu = Iommu(frontend, answers=False)
-        await queue.start()
-        with trio.fail_after(60):
-            await queue.err.wait()
-        assert "the guest's IOMMU maps nothing at" in caplog.text
-        await until(lambda: iommu.failures)
-        assert [failure.iova for failure in iommu.failures] == iommu.misses
-        nursery.cancel_scope.cancel()
-
-
-async def test_address_that_nobody_can_be_asked_for_breaks_the_queue(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async with attached(Echo()) as frontend:
-        queue = await translated(frontend)
-        await queue.start()
-        with trio.fail_after(60):
-            await queue.err.wait()
-        assert "SET_BACKEND_REQ_FD" in caplog.text
-
-
-async def test_queue_stops_while_the_front_end_is_asked_for_an_address() -> None:
-    """It waits for our reply, so it answers nothing before it has that."""
-    device = Echo()
-    device.drain_seconds = 3600
-    async with attached(device) as frontend, trio.open_nursery() as nursery:
-        queue = await translated(frontend)
-        await frontend.open_channel(nursery)
-        iommu = Iommu(frontend)
-        await queue.start()
-        frontend.memory.allocate(2 * PAGE)
-        await until(lambda: iommu.misses)
-        iommu.is_silent = True
-        queue.submit([b"ping"], [8])
-        await until(lambda: len(iommu.misses) == 2)
-        assert await queue.stop() == 0
-        nursery.cancel_scope.cancel()
-
-
-# The dirty log
-
-
-class Log:
-    """A dirty log for the first pages of guest memory, at guest address 0."""
-
-    def __init__(self) -> None:
-        self.size = -(-(GUEST + MEMORY_SIZE) // PAGE // 8)
-        self.fd = OwnedFd(os.memfd_create("test-log", os.MFD_CLOEXEC))
-        os.ftruncate(self.fd.fileno(), self.size)
-        self._view = memoryview(mmap.mmap(self.fd.fileno(), self.size))
-
-    def take(self) -> set[int]:
-        """Return the pages of the guest's memory that are marked, counted from its start; clear them."""
-        first = GUEST // PAGE // 8
-        marked = {
-            8 * byte + bit
-            for byte, bits in enumerate(self._view[first:])
-            for bit in range(8)
-            if bits >> bit & 1
-        }
-        self._view[first:] = bytes(len(self._view) - first)
-        return marked
-
-    def close(self) -> None:
-        self.fd.close()
-        self._view = memoryview(b"")
-
-
-@pytest.fixture
-def log() -> Iterator[Log]:
-    log = Log()
-    yield log
-    log.close()
-
-
-def pages(frontend: Frontend, address: int) -> int:
-    return (address - GUEST) // PAGE
-
-
-async def test_rule_19_writes_are_logged_while_log_all_is_on(log: Log) -> None:
-    async with attached(Echo()) as frontend:
-        queue = await frontend.start()
-        await frontend.request(SetLogBase(log.size, 0, fds=(log.fd.dup(),)))
-        frontend.memory.allocate(2 * PAGE)
-        assert await works(queue)
-        assert log.take() == set()
-
-        await frontend.set_features(frontend.features | Feature.LOG_ALL)
-        (out,) = queue.submit([b"ping"], [8])
-        await queue.wait()
-        assert log.take() == {pages(frontend, out.address)}
-
-        await frontend.set_features(frontend.features.without(Feature.LOG_ALL))
-        assert await works(queue)
-        assert log.take() == set()
-        assert await works(queue)
-
-
-async def test_rule_19_used_ring_is_logged_with_its_flag_at_its_log_address(log: Log) -> None:
-    async with attached(Echo()) as frontend:
-        queue = await frontend.start()
-        await frontend.request(SetLogBase(log.size, 0, fds=(log.fd.dup(),)))
-        await frontend.set_features(frontend.features | Feature.LOG_ALL)
-        await frontend.request(queue.address(VringAddressFlag.LOG, GUEST + 300 * PAGE))
-        (out,) = queue.submit([b"ping"], [8])
-        await queue.wait()
-        assert log.take() == {pages(frontend, out.address), 300}
-        await frontend.request(queue.address())
-        assert await works(queue)
-        assert 300 not in log.take()
-
-
-@pytest.mark.parametrize(
-    "features",
-    [Feature.VERSION_1, Feature.VERSION_1 | Feature.RING_PACKED],
-    ids=["split", "packed"],
-)
-async def test_word_that_tells_the_driver_not_to_kick_is_logged(log: Log, features: Feature) -> None:
-    device = Gate()
-    async with attached(device) as frontend:
-        queue = await frontend.start(features)
-        await frontend.request(SetLogBase(log.size, 0, fds=(log.fd.dup(),)))
-        await frontend.set_features(frontend.features | Feature.LOG_ALL)
-        await frontend.request(queue.address(VringAddressFlag.LOG, GUEST + 300 * PAGE))
-        assert log.take() == set()
-        queue.submit([b"ping"], [8])
-        await until(lambda: device.held)
-        assert 300 in log.take()
-        device.open.set()
-        await queue.wait()
-
-
-async def test_eventfd_tells_that_the_log_has_changed(log: Log) -> None:
-    async with attached(Echo()) as frontend:
-        queue = await frontend.start()
-        with EventFd.create() as changed:
-            await frontend.request(SetLogFd(fds=(changed.dup(),)))
-            await frontend.request(SetLogBase(log.size, 0, fds=(log.fd.dup(),)))
-            assert await works(queue)
-            assert changed.take() == 0
-            await frontend.set_features(frontend.features | Feature.LOG_ALL)
-            assert await works(queue)
-            assert changed.take() == 1
-
-
-async def test_descriptor_for_the_log_that_is_no_eventfd_is_told_and_done_without(
-    log: Log, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with attached(Echo()) as frontend:
-        queue = await frontend.start()
-        await frontend.request(SetLogFd(fds=(OwnedFd(os.open("/dev/zero", os.O_RDONLY)),)))
-        await frontend.request(SetLogBase(log.size, 0, fds=(log.fd.dup(),)))
-        await frontend.set_features(frontend.features | Feature.LOG_ALL)
-        for _ in range(2):
-            assert await works(queue)
-    assert caplog.text.count("the descriptor of SET_LOG_FD is not an eventfd: Bad file descriptor") == 1
-
-
-async def test_log_that_is_too_small_breaks_the_queue(log: Log, caplog: pytest.LogCaptureFixture) -> None:
-    async with attached(Echo()) as frontend:
-        queue = await frontend.start()
-        await frontend.request(SetLogBase(PAGE, 0, fds=(log.fd.dup(),)))
-        await frontend.set_features(frontend.features | Feature.LOG_ALL)
-        queue.submit([b"ping"], [8])
-        with trio.fail_after(60):
-            await queue.err.wait()
-        assert "outside the dirty log" in caplog.text
-
-
-async def test_iommu_that_was_not_asked_for_is_refused_with_what_to_do(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    class WithoutIommu(Echo):
-        ring_features = RING_FEATURES
-
-    async with attached(WithoutIommu()) as frontend:
-        await frontend.negotiate()
-        frontend.session.negotiation.offered |= Feature.ACCESS_PLATFORM  # QEMU 7.2's rng does not look
-        reply = await frontend.try_request(SetFeatures(DEFAULT_FEATURES | Feature.ACCESS_PLATFORM))
-        assert reply is not None
-        assert reply.failed
-    assert "ACCESS_PLATFORM were not offered; start the back-end with --iommu" in caplog.text
