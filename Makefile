@@ -3,7 +3,7 @@
 #   make guest   a shell in a real Linux guest, with the devices that DEVICES= tells QEMU of
 #   make test    linters, unit tests, a real QEMU over qtest, a real Linux guest: about eight minutes
 #   make test-all  all tests, with User Mode Linux, programs of other people's, and older QEMUs: what CI runs,
-#                in about 25 minutes with -j3 -O
+#                in about half an hour with -j3 -O
 #   make fuzz    any bytes to everything that takes bytes, FUZZ_SECONDS= to each target, 600 by default
 #   make uml     builds User Mode Linux for the tests that are left out without it (two minutes, once)
 #   make bench   speed: disks beside QEMU's storage daemon, network cards beside QEMU's own, the ivshmem

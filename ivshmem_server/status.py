@@ -84,11 +84,11 @@ async def serve_status(server: IvshmemServer, listener: Listener, socket_path: s
     """Send the state to whoever connects to `listener`, then close; until cancelled."""
     async with trio.open_nursery() as nursery:
         while True:
-            stream = await listener.accept_patiently(_warn)
+            stream = await listener.accept_patiently(_log_accept_failure)
             nursery.start_soon(_send_status, server, stream, socket_path)
 
 
-def _warn(reason: str) -> None:
+def _log_accept_failure(reason: str) -> None:
     _log.warning("the status socket can take no client: %s; trying again", reason)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -28,28 +29,16 @@ def run_main(main: Callable[..., Awaitable[object]], *arguments: object) -> int:
     printed as one line with the name of the program, and ends it with 1. Whatever else is raised
     is raised again.
     """
-    program = Path(sys.argv[0]).name
     try:
-        result = trio.run(_call, main, arguments)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except BaseExceptionGroup as group:
-        interrupts, others = group.split(KeyboardInterrupt)
-        if others is None:
+        result = trio.run(partial(main, *arguments))
+    except BaseException as raised:
+        error = unwrap_group(raised)
+        if isinstance(error, KeyboardInterrupt):
             return INTERRUPTED
-        error = unwrap_group(others) if interrupts is None and isinstance(others, Exception) else others
         if (text := _in_one_line(error)) is None:
             raise
-        return fail(program, text)
-    except (UserError, OSError) as error:
-        if (text := _in_one_line(error)) is None:
-            raise
-        return fail(program, text)
+        return fail(Path(sys.argv[0]).name, text)
     return result if isinstance(result, int) else 0
-
-
-async def _call(main: Callable[..., Awaitable[object]], arguments: tuple[Any, ...]) -> object:
-    return await main(*arguments)
 
 
 def _in_one_line(error: BaseException) -> str | None:

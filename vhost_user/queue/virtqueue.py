@@ -124,7 +124,6 @@ class Virtqueue:
         ring.completions = self
         self._ready: list[Chain] = []
         """Popped from the ring and not delivered to the device, the next one last."""
-        self._popped = False
         self._asked_for_kicks = True
         self._done: list[Chain] = []
         """Completed and not published. The iterating task's own may wait while it holds a batch."""
@@ -393,10 +392,9 @@ class Virtqueue:
     def _pop(self, limit: int) -> Batch:
         batch = self._ring.pop(limit)
         if batch:
-            self._popped = True
             if self._asked_for_kicks:
                 self._asked_for_kicks = self._ring.want_kicks(False)
-        elif self._kicks >= _KICKS_OF_A_DRIVER and not self._popped:
+        elif self._kicks >= _KICKS_OF_A_DRIVER and not self._ring.popped:
             self._kicks = 0
             if self._ring.all_zero():
                 self._owner.memory_not_shared()

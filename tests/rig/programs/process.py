@@ -138,3 +138,22 @@ def _popen(
         env={**os.environ, **(env or {})},
         start_new_session=own_group,
     )
+
+
+async def is_ready(program: Program, notify: trio.socket.SocketType, seconds: float) -> bool:
+    """Wait until a program says READY=1 at `notify` (sd_notify(3)); False if it ends instead.
+
+    Raises trio.TooSlowError after so many seconds.
+    """
+    with trio.fail_after(seconds):
+        async with trio.open_nursery() as nursery:
+
+            async def give_up_when_it_ends() -> None:
+                await program.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(give_up_when_it_ends)
+            while b"READY=1" not in (await notify.recv(4096)).splitlines():
+                pass
+            nursery.cancel_scope.cancel()
+    return not program.ended

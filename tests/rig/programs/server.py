@@ -95,16 +95,5 @@ async def start_server(
 
 async def _until_ready(program: process.Program, notify: trio.socket.SocketType) -> None:
     """Wait until the server says that it listens. Raises ServerStartError if it ends instead."""
-    with trio.fail_after(_START_SECONDS):
-        async with trio.open_nursery() as nursery:
-
-            async def give_up_when_it_ends() -> None:
-                await program.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(give_up_when_it_ends)
-            while b"READY=1" not in (await notify.recv(4096)).splitlines():
-                pass
-            nursery.cancel_scope.cancel()
-    if program.ended:
+    if not await process.is_ready(program, notify, _START_SECONDS):
         raise ServerStartError(program.output())
