@@ -29,6 +29,7 @@ from vhost_user import RING_FEATURES
 
 if TYPE_CHECKING:
     import pytest
+
     from protocol.vhost_user import FrontendChannel, Packet, Refused, Request
     from tests.vhost_user.raw_frontend import Queue
 
