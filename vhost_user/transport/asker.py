@@ -150,20 +150,13 @@ class Asker:
             self._log.debug("> %s", describe(request))
         waiting = self._session.waiting
         is_answered = bool(waiting) and waiting[-1] is request
-        if is_answered:
-            self._unanswered.append(finish)
+        self._unanswered.append(finish)  # also one without an answer, for fail(), while it is sent
         try:
             await self._stream.send(*packet)
-        except BaseException:
-            if self.failure is not None and not is_answered:
-                finish(None, self.failure)
-            elif not is_answered:
-                self._unanswered.append(finish)  # for fail()
-            raise
         finally:
             request.close()
-        if not is_answered:
-            finish(None, None)
+        if not is_answered and self.failure is None:
+            self._unanswered.pop()(None, None)
 
     async def _receive(self) -> Exception | None:
         """Receive until the end; return what went wrong."""
